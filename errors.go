@@ -1,0 +1,78 @@
+package p2pnode
+
+import (
+	"errors"
+	"fmt"
+	"net"
+)
+
+// The sentinels. Compare with errors.Is: every method wraps them with what
+// happened and what to do about it.
+var (
+	// ErrClosed is returned by every method of a Node after Close was called,
+	// by calls that were blocked when it was called, and by a Subscription or
+	// listener after its own Close. errors.Is(ErrClosed, net.ErrClosed) is true.
+	ErrClosed error = closedError{}
+
+	// ErrDisabled is returned by the methods of a part that is switched off.
+	// The error that wraps it names the option that decides.
+	ErrDisabled = errors.New("p2pnode: disabled")
+
+	// ErrNoPeers is returned when a call reached nobody: a publish to a topic
+	// without peers, a provide with an empty routing table or with every peer
+	// refusing the record, a lookup with nobody to ask.
+	ErrNoPeers = errors.New("p2pnode: no peers")
+
+	// ErrNotReady is returned by WaitReady when its context ends first. The
+	// error that wraps it lists what was still missing.
+	ErrNotReady = errors.New("p2pnode: not ready")
+
+	// ErrNotFound is returned by FindPeer and GetValue when the network was
+	// asked and does not know the answer.
+	ErrNotFound = errors.New("p2pnode: not found")
+
+	// ErrTooLarge is returned by Publish for a message above the limit that
+	// WithMaxMessageSize sets.
+	ErrTooLarge = errors.New("p2pnode: message too large")
+)
+
+// closedError is the type of ErrClosed, so that it matches net.ErrClosed too.
+type closedError struct{}
+
+func (closedError) Error() string        { return "p2pnode: closed" }
+func (closedError) Is(target error) bool { return target == net.ErrClosed }
+
+// OptionError reports an option whose value, or whose combination with other
+// options, cannot work. New and ValidateOptions return all of them at once,
+// joined: walk them with errors.As on each joined error, or print the whole.
+type OptionError struct {
+	Option string // the exported name, such as "WithListenAddrs"
+	Err    error  // what is wrong, which value, and the way out
+}
+
+func (e *OptionError) Error() string { return e.Option + ": " + e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// StartError is what New returns when a part of the node could not be started.
+// Nothing that New started is left running.
+type StartError struct {
+	Step string // the phase of New: "identity", "host", "dht", "listen", …
+	Err  error
+}
+
+func (e *StartError) Error() string { return "p2pnode: starting " + e.Step + ": " + e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *StartError) Unwrap() error { return e.Err }
+
+func optionErrorf(option, format string, args ...any) error {
+	return &OptionError{Option: option, Err: fmt.Errorf(format, args...)}
+}
+
+// disabled is the error of a method whose part is off; way names the option
+// that would enable it or that switched it off.
+func disabled(part, way string) error {
+	return fmt.Errorf("%w: %s is off; %s", ErrDisabled, part, way)
+}
