@@ -1,0 +1,42 @@
+// Package backoff computes jittered, exponentially growing delays.
+package backoff
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Backoff yields delays that double from Min to Max. Each is drawn evenly from
+// the upper half of its step, so that peers that failed together do not retry
+// together, and none is longer than its step. It is not safe for concurrent
+// use: each retrying loop has its own.
+type Backoff struct {
+	Min time.Duration // the first step
+	Max time.Duration // the last step, repeated for ever
+
+	// Rand returns a number in [0,1); nil means math/rand/v2.
+	Rand func() float64
+
+	step time.Duration
+}
+
+// Next returns the next delay.
+func (b *Backoff) Next() time.Duration {
+	switch {
+	case b.step == 0:
+		b.step = b.Min
+	case b.step >= b.Max/2:
+		b.step = b.Max
+	default:
+		b.step *= 2
+	}
+	draw := b.Rand
+	if draw == nil {
+		draw = rand.Float64
+	}
+	half := b.step / 2
+	return half + time.Duration(draw()*float64(b.step-half))
+}
+
+// Reset makes Next start again from Min.
+func (b *Backoff) Reset() { b.step = 0 }

@@ -1,0 +1,8 @@
+//go:build !linux && !darwin && !windows
+
+package keyfile
+
+import "errors"
+
+// renameExclusive is not offered by this system.
+func renameExclusive(_, _ string) error { return errors.ErrUnsupported }

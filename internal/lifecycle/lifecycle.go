@@ -1,0 +1,132 @@
+// Package lifecycle holds the two things that make a node start and stop
+// cleanly: a last-in-first-out stack of named closers, and a group of
+// goroutines that is awaited.
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Stack is a list of closers that run in reverse order of registration. The
+// same stack unwinds a failed start and carries out an ordinary close, so the
+// two can never drift apart. The zero value is ready to use.
+type Stack struct {
+	mu    sync.Mutex
+	steps []step
+
+	once sync.Once
+	err  error
+}
+
+type step struct {
+	name   string
+	budget time.Duration
+	close  func() error
+}
+
+// Push registers a closer. Call it on the line after the resource was
+// acquired. budget bounds how long Close waits for it; zero means no bound.
+func (s *Stack) Push(name string, budget time.Duration, close func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.steps = append(s.steps, step{name, budget, close})
+}
+
+// Close runs every closer once, last registered first, goes on after errors
+// and returns them joined, each labelled with its closer's name. A closer that
+// overruns its budget is reported and left to finish by itself. Every call
+// returns the first call's result; concurrent calls wait for it.
+func (s *Stack) Close() error {
+	s.once.Do(func() {
+		s.mu.Lock()
+		steps := s.steps
+		s.steps = nil
+		s.mu.Unlock()
+
+		var errs []error
+		for i := len(steps) - 1; i >= 0; i-- {
+			if err := steps[i].run(); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", steps[i].name, err))
+			}
+		}
+		s.err = errors.Join(errs...)
+	})
+	return s.err
+}
+
+func (s step) run() error {
+	if s.budget <= 0 {
+		return s.close()
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.close() }()
+	timer := time.NewTimer(s.budget)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("still closing after %v", s.budget)
+	}
+}
+
+// Group owns goroutines that share a context and are awaited together.
+type Group struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu     sync.Mutex // serialises Go with Close: no Add after Wait began
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// NewGroup returns a group whose context ends with parent or with Close.
+func NewGroup(parent context.Context) *Group {
+	ctx, cancel := context.WithCancel(parent)
+	return &Group{ctx: ctx, cancel: cancel}
+}
+
+// Context returns the group's context.
+func (g *Group) Context() context.Context { return g.ctx }
+
+// Go runs f in a goroutine that Close awaits, and reports whether it did:
+// after Close nothing is started any more.
+func (g *Group) Go(f func(ctx context.Context)) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.wg.Go(func() { f(g.ctx) })
+	return true
+}
+
+// Run runs f in the calling goroutine, which Close then awaits, and reports
+// whether it did.
+func (g *Group) Run(f func(ctx context.Context)) bool {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return false
+	}
+	g.wg.Add(1)
+	g.mu.Unlock()
+	defer g.wg.Done()
+	f(g.ctx)
+	return true
+}
+
+// Close cancels the group's context and waits for its goroutines. It may be
+// called more than once.
+func (g *Group) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.cancel()
+	g.wg.Wait()
+	return nil
+}
