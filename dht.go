@@ -1,0 +1,279 @@
+package p2pnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ipfs/boxo/ipns"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p-kad-dht/dual"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/routing"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+)
+
+var dhtModes = map[DHTMode]dht.ModeOpt{
+	DHTModeAutoServer: dht.ModeAutoServer,
+	DHTModeAuto:       dht.ModeAuto,
+	DHTModeServer:     dht.ModeServer,
+	DHTModeClient:     dht.ModeClient,
+}
+
+// dhtPart is the node's DHT: one on a network of the application's own, two,
+// for the Internet and the LAN, on the public IPFS network.
+type dhtPart struct {
+	routing.Routing
+	host      *hostPart
+	tables    []*dht.IpfsDHT // the Internet's before the LAN's
+	protocols []protocol.ID  // those served in server mode
+	stop      func() error
+}
+
+// newDHT builds the DHT. changed is called whenever a routing table gains or
+// loses a peer.
+func newDHT(cfg *config, h *hostPart, changed func()) (*dhtPart, error) {
+	opts := []dht.Option{dht.Mode(dhtModes[cfg.effectiveDHTMode()])}
+	if cfg.datastore != nil {
+		opts = append(opts, dht.Datastore(cfg.datastore))
+	}
+	d := &dhtPart{host: h}
+	if cfg.ipfs {
+		both, err := dual.New(h, dual.DHTOption(append(opts, cfg.dhtOptions...)...))
+		if err != nil {
+			return nil, err
+		}
+		d.Routing, d.stop, d.tables = both, both.Close, []*dht.IpfsDHT{both.WAN, both.LAN}
+		d.protocols = []protocol.ID{"/ipfs/kad/1.0.0", "/ipfs/lan/kad/1.0.0"}
+	} else {
+		prefix := protocol.ID(cfg.protocolPrefix())
+		// No address filters: on an application's own network a peer on
+		// loopback or on the LAN is as good as any.
+		opts = append(opts, dht.ProtocolPrefix(prefix), dht.Validator(validators(cfg, h)))
+		one, err := dht.New(h, append(opts, cfg.dhtOptions...)...)
+		if err != nil {
+			return nil, err
+		}
+		d.Routing, d.stop, d.tables = one, one.Close, []*dht.IpfsDHT{one}
+		d.protocols = []protocol.ID{prefix + "/kad/1.0.0"}
+	}
+	for _, t := range d.tables {
+		// The routing table has these two callbacks and nothing else to
+		// subscribe to. They are set before the host has a connection, so
+		// nothing reads them yet.
+		added, removed := t.RoutingTable().PeerAdded, t.RoutingTable().PeerRemoved
+		t.RoutingTable().PeerAdded = func(p peer.ID) { added(p); changed() }
+		t.RoutingTable().PeerRemoved = func(p peer.ID) { removed(p); changed() }
+	}
+	return d, nil
+}
+
+// validators are those for public keys and IPNS names, which every libp2p
+// network knows, and the application's.
+func validators(cfg *config, h *hostPart) record.NamespacedValidator {
+	v := record.NamespacedValidator{
+		"pk":   record.PublicKeyValidator{},
+		"ipns": ipns.Validator{KeyBook: h.Peerstore()},
+	}
+	for namespace, own := range cfg.validators {
+		v[namespace] = own
+	}
+	return v
+}
+
+// size is the number of peers in the routing tables.
+func (d *dhtPart) size() int {
+	n := 0
+	for _, t := range d.tables {
+		n += t.RoutingTable().Size()
+	}
+	return n
+}
+
+// serves reports whether the node answers queries now.
+func (d *dhtPart) serves() bool {
+	return slices.ContainsFunc(d.host.Mux().Protocols(), func(p protocol.ID) bool { return slices.Contains(d.protocols, p) })
+}
+
+// active is the DHT that records go to: the Internet's if it has peers.
+func (d *dhtPart) active() *dht.IpfsDHT {
+	for _, t := range d.tables {
+		if t.RoutingTable().Size() > 0 {
+			return t
+		}
+	}
+	return d.tables[len(d.tables)-1]
+}
+
+// refresh asks every DHT to fill its routing table, in the background.
+func (d *dhtPart) refresh() {
+	for _, t := range d.tables {
+		t.RefreshRoutingTable()
+	}
+}
+
+func (d *dhtPart) close() error { return d.stop() }
+
+// needDHT is the guard of the methods that use the DHT.
+func (n *Node) needDHT() error {
+	switch {
+	case n.closed():
+		return ErrClosed
+	case n.dht == nil:
+		return disabled("the DHT", "leave WithoutDHT out")
+	default:
+		return nil
+	}
+}
+
+// lookupError explains a failed lookup: with an empty routing table there is
+// nobody to ask.
+func (n *Node) lookupError(what string, err error) error {
+	if n.dht.size() == 0 || errors.Is(err, kb.ErrLookupFailure) {
+		return n.fail(fmt.Errorf("%s: %w: %s", what, ErrNoPeers, n.emptyTable()))
+	}
+	if errors.Is(err, routing.ErrNotFound) {
+		return n.fail(fmt.Errorf("%s: %w", what, ErrNotFound))
+	}
+	return n.fail(fmt.Errorf("%s: %w", what, err))
+}
+
+// emptyTable says why the routing table may be empty and what to do.
+func (n *Node) emptyTable() string {
+	why := "the routing table is empty"
+	switch {
+	case !n.cfg.looksForPeers() && len(n.base.swarm.Peers()) == 0:
+		return why + " and nothing says where to find peers; give WithBootstrapPeers or WithMDNS, or call Connect"
+	case len(n.base.swarm.Peers()) == 0:
+		return why + " because no peer is connected" + n.boot.complaint()
+	default:
+		return fmt.Sprintf("%s though %d peers are connected: none of them serves the DHT protocol %s; check that WithNetwork is the same everywhere and that not all are DHT clients",
+			why, len(n.base.swarm.Peers()), n.dht.protocols[0])
+	}
+}
+
+// FindPeer returns the addresses of a peer: those of a connected peer at once,
+// otherwise what the DHT knows. It never returns a peer without an address and
+// no error. The error is ErrNotFound when the DHT does not know the peer,
+// ErrNoPeers when there was nobody to ask, ErrDisabled without a DHT, and
+// ErrClosed after Close.
+func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
+	if err := n.needDHT(); err != nil {
+		return peer.AddrInfo{}, err
+	}
+	what := "find peer " + id.String()
+	if err := id.Validate(); err != nil {
+		return peer.AddrInfo{}, fmt.Errorf("p2pnode: find peer: %w", err)
+	}
+	if id == n.id {
+		return n.AddrInfo(), nil
+	}
+	ctx, done := n.bind(ctx)
+	defer done()
+	n.base.awaitIdentify(ctx, id)
+	if n.base.isConnected(id) {
+		if ai := n.base.Peerstore().PeerInfo(id); len(ai.Addrs) > 0 {
+			return ai, nil
+		}
+	}
+	ai, err := n.dht.FindPeer(ctx, id)
+	if err != nil {
+		return peer.AddrInfo{}, n.lookupError(what, err)
+	}
+	if len(ai.Addrs) == 0 {
+		// The lookup may have ended because the peer has just connected to
+		// us; its addresses arrive with identify.
+		n.base.awaitIdentify(ctx, id)
+		ai = n.base.Peerstore().PeerInfo(id)
+	}
+	if len(ai.Addrs) == 0 {
+		return peer.AddrInfo{}, n.lookupError(what, routing.ErrNotFound)
+	}
+	return ai, nil
+}
+
+// awaitIdentify waits until the connections to a peer are identified: before
+// that its addresses and protocols are not known.
+func (h *hostPart) awaitIdentify(ctx context.Context, id peer.ID) {
+	ids, ok := h.Host.(interface{ IDService() identify.IDService })
+	if !ok {
+		return
+	}
+	for _, c := range h.swarm.ConnsToPeer(id) {
+		select {
+		case <-ids.IDService().IdentifyWait(c):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// PutValue stores a record in the DHT under a key like /pk/… or
+// /<namespace>/…, for whose namespace there is a validator (see
+// WithValidator). It returns nil once at least one other peer has proved to
+// hold the record. Records expire after 48 hours. The error is ErrNoPeers when
+// nobody could be asked to hold it, ErrDisabled without a DHT, and ErrClosed
+// after Close.
+func (n *Node) PutValue(ctx context.Context, key string, value []byte) error {
+	if err := n.needDHT(); err != nil {
+		return err
+	}
+	ctx, done := n.bind(ctx)
+	defer done()
+	what := fmt.Sprintf("put value %q", key)
+	if err := n.content.waitForTable(ctx); err != nil {
+		return n.lookupError(what, err)
+	}
+	if err := n.dht.PutValue(ctx, key, value); err != nil {
+		return n.lookupError(what, n.explainKey(key, err))
+	}
+	// The DHT does not tell who took the record: ask.
+	table := n.dht.active()
+	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
+	if err != nil {
+		return n.fail(fmt.Errorf("%s: %w", what, err))
+	}
+	closest, err := table.GetClosestPeers(ctx, key)
+	if err != nil {
+		return n.lookupError(what, err)
+	}
+	for _, p := range closest {
+		if rec, _, err := messenger.GetValue(ctx, p, key); err == nil && rec != nil {
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return n.fail(fmt.Errorf("%s: %w", what, context.Cause(ctx)))
+	}
+	return n.fail(fmt.Errorf("%s: %w: none of the %d closest peers keeps the record", what, ErrNoPeers, len(closest)))
+}
+
+// GetValue returns the best record that the DHT has under a key, as the
+// validator of its namespace judges. The error is ErrNotFound when there is
+// none, ErrNoPeers when there was nobody to ask, ErrDisabled without a DHT, and
+// ErrClosed after Close.
+func (n *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
+	if err := n.needDHT(); err != nil {
+		return nil, err
+	}
+	ctx, done := n.bind(ctx)
+	defer done()
+	value, err := n.dht.GetValue(ctx, key)
+	if err != nil {
+		return nil, n.lookupError(fmt.Sprintf("get value %q", key), n.explainKey(key, err))
+	}
+	return value, nil
+}
+
+// explainKey turns the DHT's word on a key without a validator into advice.
+func (n *Node) explainKey(key string, err error) error {
+	if errors.Is(err, record.ErrInvalidRecordType) {
+		return fmt.Errorf("no validator for the key's namespace; give WithValidator, on every node: %w", err)
+	}
+	return err
+}

@@ -1,0 +1,117 @@
+package p2pnode
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// defaultRow is a line of the table of defaults.
+type defaultRow struct{ setting, value, why, option string }
+
+// codeDefaults are the values of the table of defaults as the code has them.
+func codeDefaults() map[string]string {
+	c := defaultConfig()
+	onOff := func(on bool) string {
+		if on {
+			return "on"
+		}
+		return "off"
+	}
+	noneIf := func(none bool) string {
+		if none {
+			return "none"
+		}
+		return "some"
+	}
+	words := func(list any) string {
+		return strings.ReplaceAll(strings.Trim(fmt.Sprint(list), "[]"), " ", ", ")
+	}
+	listens := "elsewhere"
+	list, _ := c.listenAddrs()
+	if len(list) == 2*len(c.enabledTransports()) &&
+		strings.HasPrefix(list[0].String(), "/ip4/0.0.0.0/tcp/0") && strings.HasPrefix(list[len(list)-1].String(), "/ip6/::/") {
+		listens = "all interfaces, any free port"
+	}
+	withPeers := *c
+	withPeers.mdns = true
+	return map[string]string{
+		"identity":             map[bool]string{true: "fresh Ed25519 key"}[c.key == nil && c.identityFile == ""],
+		"network":              c.network,
+		"transports":           words(c.enabledTransports()),
+		"security":             words(c.security),
+		"listen addresses":     listens,
+		"connection limits":    fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
+		"DHT mode":             string(c.effectiveDHTMode()),
+		"minimum of peers":     fmt.Sprint(withPeers.effectiveMinPeers()),
+		"bootstrap retry":      fmt.Sprintf("%v to %v", bootstrapRetryMin, bootstrapRetryMax),
+		"LAN discovery":        onOff(c.mdns),
+		"relay client":         onOff(!c.noRelay),
+		"relay reservations":   noneIf(len(c.autoRelays) == 0),
+		"relay service":        onOff(c.relayService),
+		"hole punching":        onOff(c.holePunching),
+		"port mapping":         onOff(c.portMapping),
+		"pubsub messages":      "signed, flood-published", // see TestPubSubSigns and TestPitfall50
+		"message size":         fmt.Sprint(c.maxMessageSize),
+		"wait for topic peers": publishWait.String(),
+		"wait for DHT peers":   tableWait.String(),
+		"unread messages":      fmt.Sprint(subscriptionBuffer),
+		"logging":              noneIf(!c.logger.Handler().Enabled(nil, 12)), //nolint:staticcheck // the discard handler looks at no context
+		"metrics":              noneIf(c.metrics == nil),
+	}
+}
+
+// tableOf reads the table of defaults from a file: the lines with four cells
+// after the one that starts with "Setting".
+func tableOf(t *testing.T, file string) []defaultRow {
+	t.Helper()
+	f, err := os.Open(file)
+	mustNot(t, err)
+	defer f.Close()
+	var rows []defaultRow
+	inside := false
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		line := strings.Trim(strings.TrimPrefix(lines.Text(), "//"), "| \t")
+		cells := strings.Split(line, "|")
+		for i := range cells {
+			cells[i] = strings.Trim(cells[i], "` \t")
+		}
+		switch {
+		case len(cells) != 4:
+			inside = false
+		case cells[0] == "Setting":
+			inside = true
+		case inside && !strings.HasPrefix(cells[0], "-"):
+			rows = append(rows, defaultRow{cells[0], cells[1], cells[2], cells[3]})
+		}
+	}
+	mustNot(t, lines.Err())
+	return rows
+}
+
+// The tables of defaults in doc.go and README.md say the same, and what the
+// code does.
+func TestTablesOfDefaultsEqualTheCode(t *testing.T) {
+	doc, readme := tableOf(t, "doc.go"), tableOf(t, "README.md")
+	want := codeDefaults()
+	if len(doc) != len(want) {
+		t.Errorf("doc.go has %d defaults, the code %d", len(doc), len(want))
+	}
+	for i, row := range doc {
+		if got, ok := want[row.setting]; !ok || got != row.value {
+			t.Errorf("doc.go says that %s is %q, the code %q", row.setting, row.value, got)
+		}
+		if row.why == "" {
+			t.Errorf("%s has no reason", row.setting)
+		}
+		if i >= len(readme) || readme[i] != row {
+			t.Errorf("README.md lacks the row %+v at its place", row)
+		}
+	}
+	if len(readme) != len(doc) {
+		t.Errorf("README.md has %d defaults, doc.go %d", len(readme), len(doc))
+	}
+}

@@ -1,0 +1,449 @@
+package p2pnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	webrtc "github.com/libp2p/go-libp2p/p2p/transport/webrtc"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	webtransport "github.com/libp2p/go-libp2p/p2p/transport/webtransport"
+	"github.com/libp2p/go-libp2p/x/rate"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+// connGrace is how long a new connection is spared from trimming.
+const connGrace = 20 * time.Second
+
+// hostPart is the libp2p host with what was made for it.
+type hostPart struct {
+	host.Host
+	swarm *swarm.Swarm
+}
+
+// newHost builds a host that does not listen yet: the parts on top of it
+// register their protocols first, and each address is then bound by itself,
+// so that each has its own error. relayOptions come from relay.go.
+func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, factory func([]ma.Multiaddr) []ma.Multiaddr, blocked func()) (_ *hostPart, err error) {
+	// A libp2p.New that fails does not close what it was given, so what it
+	// is given is made here and closed here.
+	var made []io.Closer
+	defer func() {
+		if err != nil {
+			for _, c := range slices.Backward(made) {
+				err = errors.Join(err, c.Close())
+			}
+		}
+	}()
+	limits, err := newResourceManager(cfg, blocked)
+	if err != nil {
+		return nil, fmt.Errorf("resource manager: %w", err)
+	}
+	made = append(made, limits)
+	conns, err := connmgr.NewConnManager(cfg.connLow, cfg.connHigh, connmgr.WithGracePeriod(connGrace))
+	if err != nil {
+		return nil, fmt.Errorf("connection manager: %w", err)
+	}
+	made = append(made, conns)
+	peers, err := pstoremem.NewPeerstore()
+	if err != nil {
+		return nil, fmt.Errorf("peerstore: %w", err)
+	}
+	made = append(made, peers)
+
+	opts := hostOptions(cfg, key)
+	opts = append(opts,
+		libp2p.ResourceManager(limits),
+		libp2p.ConnectionManager(conns),
+		libp2p.Peerstore(peers),
+		libp2p.AddrsFactory(factory),
+	)
+	opts = append(opts, relayOptions...)
+	opts = append(opts, cfg.libp2pOptions...)
+	h, err := libp2p.New(opts...)
+	if err != nil {
+		return nil, err
+	}
+	sw, ok := h.Network().(*swarm.Swarm)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the network is a %T, not a swarm: an option of WithLibp2pOptions replaced it", h.Network()), h.Close())
+	}
+	return &hostPart{Host: h, swarm: sw}, nil
+}
+
+// hostOptions turns the config into libp2p options. It starts nothing.
+func hostOptions(cfg *config, key crypto.PrivKey) []libp2p.Option {
+	opts := []libp2p.Option{
+		libp2p.Identity(key),
+		libp2p.UserAgent(cfg.userAgent),
+		libp2p.NoListenAddrs,
+		libp2p.NoTransports,
+		noUpstreamMetrics,
+	}
+	for _, t := range cfg.enabledTransports() {
+		opts = append(opts, libp2p.Transport(transportConstructors[t]))
+	}
+	for _, s := range cfg.security {
+		switch s {
+		case SecurityNoise:
+			opts = append(opts, libp2p.Security(noise.ID, noise.New))
+		case SecurityTLS:
+			opts = append(opts, libp2p.Security(libp2ptls.ID, libp2ptls.New))
+		}
+	}
+	if cfg.psk != nil {
+		opts = append(opts, libp2p.PrivateNetwork(cfg.psk))
+	}
+	return opts
+}
+
+var transportConstructors = map[Transport]any{
+	TransportTCP:          tcp.NewTCPTransport,
+	TransportQUIC:         quic.NewTransport,
+	TransportWebSocket:    websocket.New,
+	TransportWebTransport: webtransport.New,
+	TransportWebRTCDirect: webrtc.New,
+}
+
+// noUpstreamMetrics keeps libp2p's collectors out of every registry. They are
+// process-wide: two hosts on two registries would each show the sum of both.
+// DisableMetrics alone leaves the event bus registering in the default
+// registry, hence the registerer that does nothing.
+func noUpstreamMetrics(cfg *libp2p.Config) error {
+	cfg.DisableMetrics = true
+	cfg.PrometheusRegisterer = nopRegisterer{}
+	return nil
+}
+
+type nopRegisterer struct{}
+
+func (nopRegisterer) Register(prometheus.Collector) error  { return nil }
+func (nopRegisterer) MustRegister(...prometheus.Collector) {}
+func (nopRegisterer) Unregister(prometheus.Collector) bool { return false }
+
+// newResourceManager scales libp2p's default limits to the machine and fits
+// them to the connection manager. On an application's own network, peers on
+// private addresses do not share the per-address limits: there a whole
+// cluster often stands behind one address, and the refused ones would see no
+// more than a broken handshake.
+func newResourceManager(cfg *config, blocked func()) (network.ResourceManager, error) {
+	scaling := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&scaling)
+	limits := scaling.AutoScale()
+	partial := limits.ToPartialLimitConfig()
+	atLeast := func(v *rcmgr.LimitVal, n int) {
+		if *v > 0 && int(*v) < n {
+			*v = rcmgr.LimitVal(n)
+		}
+	}
+	// Trimming starts at the high watermark: connections must be possible
+	// well beyond it, or new peers are refused instead of old ones trimmed.
+	atLeast(&partial.System.Conns, 2*cfg.connHigh)
+	atLeast(&partial.System.ConnsInbound, 2*cfg.connHigh)
+	atLeast(&partial.System.ConnsOutbound, 2*cfg.connHigh)
+
+	opts := []rcmgr.Option{rcmgr.WithMetricsDisabled()}
+	if blocked != nil {
+		opts = append(opts, rcmgr.WithTraceReporter(blockCounter(blocked)))
+	}
+	if !cfg.ipfs {
+		var v4, v6 []rcmgr.NetworkPrefixLimit
+		limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{
+			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: rate.Limit{RPS: 0.2, Burst: 16}}},
+			IPv6SubnetLimits: []rate.SubnetLimit{
+				{PrefixLength: 56, Limit: rate.Limit{RPS: 0.2, Burst: 16}},
+				{PrefixLength: 48, Limit: rate.Limit{RPS: 0.5, Burst: 80}},
+			},
+			GracePeriod: time.Minute,
+		}}
+		for _, p := range privatePrefixes {
+			limit := rcmgr.NetworkPrefixLimit{Network: p, ConnCount: math.MaxInt}
+			if p.Addr().Is4() {
+				v4 = append(v4, limit)
+			} else {
+				v6 = append(v6, limit)
+			}
+			limiter.NetworkPrefixLimits = append(limiter.NetworkPrefixLimits, rate.PrefixLimit{Prefix: p})
+		}
+		opts = append(opts, rcmgr.WithNetworkPrefixLimit(v4, v6), rcmgr.WithConnRateLimiters(limiter))
+	}
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(partial.Build(limits)), opts...)
+}
+
+// privatePrefixes are the address ranges that are not routed on the Internet:
+// loopback, RFC 1918, RFC 6598, link-local and unique local.
+var privatePrefixes = []netip.Prefix{
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("10.0.0.0/8"),
+	netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("::1/128"),
+	netip.MustParsePrefix("fc00::/7"),
+	netip.MustParsePrefix("fe80::/10"),
+}
+
+// ListenError tells why the node does not listen on an address.
+type ListenError struct {
+	Addr ma.Multiaddr
+	Err  error
+}
+
+func (e *ListenError) Error() string {
+	if errors.Is(e.Err, syscall.EADDRINUSE) {
+		return fmt.Sprintf("cannot listen on %s: the port is in use by another program or node (%v)", e.Addr, e.Err)
+	}
+	return fmt.Sprintf("cannot listen on %s: %v", e.Addr, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// listen binds the addresses, each by itself, and returns those that did not.
+func (h *hostPart) listen(list []ma.Multiaddr) []*ListenError {
+	// WebTransport and WebRTC share the UDP port of a QUIC listener when it
+	// stands first.
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b ma.Multiaddr) int {
+		return listenOrder[addrs.KindOf(a)] - listenOrder[addrs.KindOf(b)]
+	})
+	var failed []*ListenError
+	for _, a := range list {
+		err := portFree(a)
+		if err == nil {
+			err = h.swarm.AddListenAddr(a)
+		}
+		if err != nil {
+			failed = append(failed, &ListenError{Addr: a, Err: err})
+		}
+	}
+	return failed
+}
+
+// listenAddrs are the addresses that are bound. The relay client counts as a
+// listener to the swarm; it is none here.
+func (h *hostPart) listenAddrs() []ma.Multiaddr {
+	return slices.DeleteFunc(slices.Clone(h.swarm.ListenAddresses()), addrs.IsCircuit)
+}
+
+var listenOrder = map[addrs.Kind]int{addrs.QUIC: 0, addrs.WebTransport: 1, addrs.WebRTCDirect: 2}
+
+// portFree finds out whether somebody listens on a TCP address already.
+// Libp2p binds TCP ports with SO_REUSEPORT, with which two nodes on one port
+// both succeed and each gets a random half of the other's connections.
+func portFree(a ma.Multiaddr) error {
+	if addrs.KindOf(a) != addrs.TCP {
+		return nil
+	}
+	netw, hostport, err := manet.DialArgs(a)
+	if err != nil || strings.HasSuffix(hostport, ":0") {
+		return nil // the transport itself says what is wrong with it
+	}
+	l, err := net.Listen(netw, hostport)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// checkListening decides whether what could not be bound fails New: never
+// less than one address, and all of them unless the user said otherwise or
+// this machine lacks an IP version of the default addresses.
+func checkListening(cfg *config, failed []*ListenError) error {
+	list, defaults := cfg.listenAddrs()
+	var errs []error
+	for _, f := range failed {
+		missingIP6 := defaults && addrs.IsIP6(f.Addr) && !errors.Is(f, syscall.EADDRINUSE)
+		if !cfg.partialListen && !missingIP6 || len(failed) == len(list) {
+			errs = append(errs, f)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// connectError is a failed connection attempt, told in one line. The swarm's
+// own error has a line for each address.
+type connectError struct {
+	id  peer.ID
+	err error
+}
+
+func (e *connectError) Unwrap() error { return e.err }
+
+func (e *connectError) Error() string {
+	what := "connect to " + e.id.String() + ": "
+	var de *swarm.DialError
+	if !errors.As(e.err, &de) {
+		return what + e.err.Error()
+	}
+	var why []string
+	if de.Cause != nil && (len(de.DialErrors) == 0 || !errors.Is(de.Cause, swarm.ErrAllDialsFailed)) {
+		why = append(why, de.Cause.Error())
+	}
+	for _, te := range de.DialErrors {
+		why = append(why, te.Address.String()+": "+strings.ReplaceAll(te.Cause.Error(), "\n", " "))
+	}
+	return what + strings.Join(why, "; ")
+}
+
+// connect dials a peer now. A dial that failed lately makes the swarm refuse
+// the next ones for 5 seconds to 5 minutes, with an error that hides why; who
+// asks here has a reason to, so that is forgotten first.
+func (n *Node) connect(ctx context.Context, p peer.AddrInfo) error {
+	n.base.swarm.Backoff().Clear(p.ID)
+	// A relayed connection satisfies those who only know relayed addresses;
+	// others want a direct one beside it.
+	if len(p.Addrs) > 0 && !slices.ContainsFunc(p.Addrs, func(a ma.Multiaddr) bool { return !addrs.IsCircuit(a) }) {
+		ctx = network.WithAllowLimitedConn(ctx, "p2pnode: only relayed addresses are known")
+	}
+	return n.host.Connect(ctx, p)
+}
+
+// Connect makes sure that there is a connection to a peer, dialling the given
+// addresses and those known already; without any, the peer is looked up in the
+// DHT. An address through a relay, /…/p2p/<relay>/p2p-circuit, works like any
+// other. It returns once the peer is identified. Earlier failed attempts do
+// not hold it back. It returns ErrClosed after Close, and otherwise an error
+// with the reason for every address.
+func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	if err := p.ID.Validate(); err != nil {
+		return fmt.Errorf("p2pnode: connect: no peer ID given: %w", err)
+	}
+	if p.ID == n.id {
+		return fmt.Errorf("p2pnode: connect: %s is this node itself", p.ID)
+	}
+	ctx, done := n.bind(ctx)
+	defer done()
+	if err := n.connect(ctx, p); err != nil {
+		return n.fail(&connectError{p.ID, err})
+	}
+	return nil
+}
+
+// Ping measures the round-trip time to a peer, connecting first if needed, by
+// the protocol /ipfs/ping/1.0.0. It returns ErrClosed after Close.
+func (n *Node) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
+	if n.closed() {
+		return 0, ErrClosed
+	}
+	ctx, done := n.bind(ctx)
+	defer done()
+	if id == n.id {
+		return 0, fmt.Errorf("p2pnode: ping: %s is this node itself", id)
+	}
+	// The result channel closes when ctx is done; ping writes one more result
+	// at most, and stops with it.
+	r, ok := <-ping.Ping(ctx, n.host, id)
+	switch {
+	case !ok:
+		return 0, n.fail(fmt.Errorf("ping %s: %w", id, context.Cause(ctx)))
+	case r.Error != nil:
+		return 0, n.fail(fmt.Errorf("ping %s: %w", id, r.Error))
+	}
+	return r.RTT, nil
+}
+
+// Peer describes a connected peer at one moment.
+type Peer struct {
+	ID        peer.ID       `json:"id"`
+	Addr      ma.Multiaddr  `json:"addr"`              // the far end of the best connection
+	Relayed   bool          `json:"relayed"`           // there is no direct connection
+	Direction string        `json:"direction"`         // "inbound" or "outbound"
+	Latency   time.Duration `json:"latency,omitempty"` // moving average, in nanoseconds; 0 when not measured yet
+	Agent     string        `json:"agent,omitempty"`   // what the peer calls itself
+}
+
+// Peers returns the connected peers, sorted by ID. After Close it returns nil.
+func (n *Node) Peers() []Peer {
+	if n.closed() {
+		return nil
+	}
+	return n.base.peers()
+}
+
+func (h *hostPart) peers() []Peer {
+	ids := h.swarm.Peers()
+	list := make([]Peer, 0, len(ids))
+	for _, id := range ids {
+		if p, ok := h.peer(id); ok {
+			list = append(list, p)
+		}
+	}
+	slices.SortFunc(list, func(a, b Peer) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return list
+}
+
+// peer describes one connected peer by its best connection: direct before
+// relayed, then the oldest.
+func (h *hostPart) peer(id peer.ID) (Peer, bool) {
+	conns := h.swarm.ConnsToPeer(id)
+	if len(conns) == 0 {
+		return Peer{}, false
+	}
+	best := slices.MinFunc(conns, func(a, b network.Conn) int {
+		if x, y := a.Stat(), b.Stat(); x.Limited != y.Limited {
+			if y.Limited {
+				return -1
+			}
+			return 1
+		} else {
+			return x.Opened.Compare(y.Opened)
+		}
+	})
+	p := Peer{
+		ID:        id,
+		Addr:      best.RemoteMultiaddr(),
+		Relayed:   addrs.IsCircuit(best.RemoteMultiaddr()),
+		Direction: strings.ToLower(best.Stat().Direction.String()),
+		Latency:   h.Peerstore().LatencyEWMA(id),
+	}
+	if v, err := h.Peerstore().Get(id, "AgentVersion"); err == nil {
+		p.Agent, _ = v.(string)
+	}
+	return p, true
+}
+
+// isConnected reports whether there is a connection, direct or relayed.
+func (h *hostPart) isConnected(id peer.ID) bool {
+	switch h.swarm.Connectedness(id) {
+	case network.Connected, network.Limited:
+		return true
+	default:
+		return false
+	}
+}
+
+// direct reports whether there is a connection that is not relayed.
+func (h *hostPart) direct(id peer.ID) bool {
+	return h.swarm.Connectedness(id) == network.Connected
+}

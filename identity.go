@@ -1,0 +1,175 @@
+package p2pnode
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/keyfile"
+)
+
+// KeyType names a kind of private key.
+type KeyType string
+
+// The key types. Ed25519 is the default everywhere: its keys are small and
+// fast, and the peer ID contains the public key.
+const (
+	KeyEd25519   KeyType = "ed25519"
+	KeyRSA       KeyType = "rsa" // 2048 bits, see GenerateRSAKey for more
+	KeySecp256k1 KeyType = "secp256k1"
+	KeyECDSA     KeyType = "ecdsa" // P-256
+)
+
+// The sizes of RSA keys in bits: smaller ones are not safe, larger ones are
+// refused by other peers.
+const (
+	minRSABits = 2048
+	maxRSABits = 8192
+)
+
+// maxKeyText bounds the text of a key; that of the largest RSA key has about
+// 6,300 characters.
+const maxKeyText = keyfile.MaxSize
+
+// GenerateKey makes a new private key from the system's random source. An RSA
+// key has 2048 bits; it takes tens of milliseconds, the others microseconds.
+func GenerateKey(t KeyType) (crypto.PrivKey, error) {
+	var key crypto.PrivKey
+	var err error
+	switch t {
+	case KeyEd25519:
+		key, _, err = crypto.GenerateEd25519Key(rand.Reader)
+	case KeyRSA:
+		return GenerateRSAKey(minRSABits)
+	case KeySecp256k1:
+		key, _, err = crypto.GenerateSecp256k1Key(rand.Reader)
+	case KeyECDSA:
+		key, _, err = crypto.GenerateECDSAKeyPair(rand.Reader)
+	default:
+		return nil, fmt.Errorf("p2pnode: %q is not a key type: choose of %s", string(t), quoteAll([]KeyType{KeyEd25519, KeyRSA, KeySecp256k1, KeyECDSA}))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("p2pnode: generate key: %w", err)
+	}
+	return key, nil
+}
+
+// GenerateRSAKey makes a new RSA key of 2048 to 8192 bits.
+func GenerateRSAKey(bits int) (crypto.PrivKey, error) {
+	if bits < minRSABits || bits > maxRSABits {
+		return nil, fmt.Errorf("p2pnode: generate RSA key: %d bits: it must be %d to %d", bits, minRSABits, maxRSABits)
+	}
+	key, _, err := crypto.GenerateRSAKeyPair(bits, rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("p2pnode: generate RSA key: %w", err)
+	}
+	return key, nil
+}
+
+// EncodeKey returns the text of a private key: the base64 of its marshalled
+// form, as go-libp2p's programs and kubo (Identity.PrivKey) keep it. The text
+// is as secret as the key.
+func EncodeKey(key crypto.PrivKey) (string, error) {
+	if _, err := PeerID(key); err != nil {
+		return "", err
+	}
+	b, err := crypto.MarshalPrivateKey(key)
+	if err != nil {
+		return "", errors.New("p2pnode: encode key: it cannot be marshalled")
+	}
+	return base64.StdEncoding.EncodeToString(b), nil
+}
+
+// DecodeKey reads the text that EncodeKey makes; white space around it does
+// not matter. No part of the text appears in its errors.
+func DecodeKey(s string) (crypto.PrivKey, error) {
+	key, err := decodeKey(s)
+	if err != nil {
+		return nil, fmt.Errorf("p2pnode: decode key: %w", err)
+	}
+	return key, nil
+}
+
+func decodeKey(s string) (crypto.PrivKey, error) {
+	if len(s) > maxKeyText {
+		return nil, fmt.Errorf("the text has %d characters, more than any key", len(s))
+	}
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return nil, errors.New("the text is empty")
+	}
+	b, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil {
+		// The error of package base64 gives away no more than a position.
+		return nil, fmt.Errorf("the text is not the base64 of a private key: %w", err)
+	}
+	return unmarshalKey(b)
+}
+
+// unmarshalKey reads a marshalled key and makes sure that it is whole: what
+// it marshals to again is what it was read from, and it can be used.
+func unmarshalKey(b []byte) (crypto.PrivKey, error) {
+	// What the libraries underneath say may quote the key, so it is dropped.
+	key, err := crypto.UnmarshalPrivateKey(b)
+	if err != nil {
+		return nil, errors.New("it is not a whole private key in the form of libp2p")
+	}
+	if again, err := crypto.MarshalPrivateKey(key); err != nil || !bytes.Equal(again, b) {
+		return nil, errors.New("it is a private key with something missing or added")
+	}
+	if _, err := PeerID(key); err != nil {
+		return nil, errors.New("it is a private key without a usable public key")
+	}
+	return key, nil
+}
+
+// PeerID returns the peer ID that a private key stands for: what others know
+// its owner by. Specification: github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md.
+func PeerID(key crypto.PrivKey) (peer.ID, error) {
+	if key == nil {
+		return "", errors.New("p2pnode: the key is nil")
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return "", errors.New("p2pnode: the key has no usable public key")
+	}
+	return id, nil
+}
+
+// loadOrCreateIdentity reads the key at path, or puts a new Ed25519 key there
+// when nothing is. The file holds what EncodeKey makes and a newline.
+func loadOrCreateIdentity(path string) (key crypto.PrivKey, created bool, err error) {
+	generate := func() ([]byte, error) {
+		k, err := GenerateKey(KeyEd25519)
+		if err != nil {
+			return nil, err
+		}
+		text, err := EncodeKey(k)
+		return []byte(text + "\n"), err
+	}
+	check := func(b []byte) (err error) {
+		key, err = parseKeyFile(b)
+		return err
+	}
+	_, created, err = keyfile.LoadOrCreate(path, generate, check)
+	if err != nil {
+		return nil, false, err
+	}
+	return key, created, nil
+}
+
+// parseKeyFile reads the content of a key file: the text, or the marshalled
+// bytes themselves, which other programs write. Those start with the bytes
+// 0x08 and the key's type, which no text does.
+func parseKeyFile(b []byte) (crypto.PrivKey, error) {
+	if len(b) > 0 && b[0] == 0x08 {
+		return unmarshalKey(b)
+	}
+	return decodeKey(string(b))
+}

@@ -1,0 +1,116 @@
+package p2pnode
+
+import (
+	"context"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// leakIgnores are the goroutines that outlive a closed node and are not ours
+// to end, each with its reason.
+var leakIgnores = []goleak.Option{
+	// Started once a process by packages on import.
+	goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
+	goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
+	goleak.IgnoreAnyFunction("github.com/jackpal/go-nat-pmp.(*Client).GetExternalAddress"),
+}
+
+// TestMain fails the suite when a goroutine outlives it.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, leakIgnores...)
+}
+
+// testTimeout ends a test that waits for something that never comes. It is no
+// assertion about speed.
+const testTimeout = time.Minute
+
+// loopback are the options of a node on this machine alone: every default
+// transport, on 127.0.0.1.
+func loopback() Option {
+	return WithListenAddrs("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws")
+}
+
+// newNode starts a node on loopback with the options after the defaults of
+// the tests, and closes it with the test.
+func newNode(tb testing.TB, opts ...Option) *Node {
+	tb.Helper()
+	n, err := New(testContext(tb), append([]Option{loopback()}, opts...)...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return n
+}
+
+func testContext(tb testing.TB) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	tb.Cleanup(cancel)
+	return ctx
+}
+
+// join makes a node enter a network through another.
+func via(n *Node) Option { return WithBootstrapPeers(n.AddrInfo()) }
+
+// ready waits until the nodes are ready.
+func ready(tb testing.TB, nodes ...*Node) {
+	tb.Helper()
+	for _, n := range nodes {
+		if err := n.WaitReady(testContext(tb)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func mustNot(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// needMulticast skips a test on a machine where a multicast packet does not
+// come back to its sender, as in some containers. In CI that is a failure: the
+// check script provides for it.
+func needMulticast(tb testing.TB) {
+	tb.Helper()
+	err := multicastWorks()
+	switch {
+	case err == nil:
+	case os.Getenv("CI") != "":
+		tb.Fatalf("multicast does not work here: %v", err)
+	default:
+		tb.Skipf("multicast does not work here: %v", err)
+	}
+}
+
+var multicastWorks = sync.OnceValue(func() error {
+	group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 45353}
+	in, err := net.ListenMulticastUDP("udp4", nil, group)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := net.DialUDP("udp4", nil, group)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if _, err := out.Write([]byte("heard?")); err != nil {
+		return err
+	}
+	if err := in.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return err
+	}
+	_, _, err = in.ReadFromUDP(make([]byte, 16))
+	return err
+})

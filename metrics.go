@@ -1,0 +1,98 @@
+package p2pnode
+
+import (
+	"sync/atomic"
+
+	"github.com/libp2p/go-libp2p/core/metrics"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// collector reports a node's figures when they are asked for. Libp2p's own
+// collectors are process-wide and would add up the nodes of a process, so none
+// of them is used: these belong to one node and carry its peer ID.
+type collector struct {
+	node  *Node
+	descs map[string]*prometheus.Desc
+}
+
+// metric is one figure of the collector.
+type metric struct {
+	name, help string
+	kind       prometheus.ValueType
+	read       func(*Node) float64
+}
+
+var nodeMetrics = []metric{
+	{"peers", "Connected peers.", prometheus.GaugeValue, func(n *Node) float64 { return float64(len(n.base.swarm.Peers())) }},
+	{"connections", "Open connections, of which a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(len(n.base.swarm.Conns())) }},
+	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.refused.Load()) }},
+	{"received_bytes_total", "Bytes received in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalIn) }},
+	{"sent_bytes_total", "Bytes sent in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalOut) }},
+	{"dht_routing_table_peers", "Peers in the DHT's routing table.", prometheus.GaugeValue, func(n *Node) float64 {
+		if n.dht == nil {
+			return 0
+		}
+		return float64(n.dht.size())
+	}},
+	{"bootstrap_rounds_total", "Rounds of dialling the bootstrap peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
+	{"relay_reservations", "Reservations that stand at the relays of WithAutoRelay.", prometheus.GaugeValue, func(n *Node) float64 {
+		held := 0
+		for _, r := range n.cfg.autoRelays {
+			if n.relay.reserved(n.base, r.ID) {
+				held++
+			}
+		}
+		return float64(held)
+	}},
+	{"pubsub_published_total", "Messages that Publish sent.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.published })},
+	{"pubsub_delivered_total", "Messages that arrived on a subscribed topic, the node's own included.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.delivered })},
+	{"pubsub_dropped_total", "Messages that subscriptions lost because their readers were too slow.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.dropped })},
+}
+
+func pubsubCount(of func(*pubsubPart) *atomic.Uint64) func(*Node) float64 {
+	return func(n *Node) float64 {
+		if n.pubsub == nil {
+			return 0
+		}
+		return float64(of(n.pubsub).Load())
+	}
+}
+
+func newCollector(n *Node) *collector {
+	c := &collector{node: n, descs: make(map[string]*prometheus.Desc)}
+	for _, m := range nodeMetrics {
+		c.descs[m.name] = prometheus.NewDesc("p2pnode_"+m.name, m.help, nil, prometheus.Labels{"peer_id": n.id.String()})
+	}
+	return c
+}
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range nodeMetrics {
+		ch <- c.descs[m.name]
+	}
+}
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	for _, m := range nodeMetrics {
+		ch <- prometheus.MustNewConstMetric(c.descs[m.name], m.kind, m.read(c.node))
+	}
+}
+
+// blockCounter is called by the resource manager for everything that happens
+// in it, and counts what it refused.
+type blockCounter func()
+
+func (f blockCounter) ConsumeEvent(ev rcmgr.TraceEvt) {
+	switch ev.Type {
+	case rcmgr.TraceBlockAddConnEvt, rcmgr.TraceBlockAddStreamEvt:
+		f()
+	}
+}
+
+// counters are what only a node with metrics counts.
+type counters struct {
+	refused   atomic.Uint64
+	rounds    atomic.Uint64
+	bandwidth *metrics.BandwidthCounter
+}

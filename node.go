@@ -1,0 +1,376 @@
+package p2pnode
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/metrics"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/routing"
+	"github.com/libp2p/go-libp2p/p2p/host/routed"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/connector"
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+)
+
+// closeBudget bounds each part's close, so that Close always ends.
+const closeBudget = 5 * time.Second
+
+// Node is a libp2p host, a Kademlia DHT, gossipsub, discovery and relaying
+// under one handle. New makes it and Close ends it. All methods are safe for
+// concurrent use, any number of nodes can live in one process, and after Close
+// every method returns ErrClosed or, where it has no error, does nothing.
+type Node struct {
+	cfg *config // read-only
+	log *slog.Logger
+	id  peer.ID
+	key crypto.PrivKey
+
+	ctx    context.Context // ends when Close begins
+	cancel context.CancelFunc
+	stack  lifecycle.Stack  // the one list of what to close, in reverse
+	group  *lifecycle.Group // goroutines that belong to no part
+
+	base    *hostPart // the host itself
+	host    host.Host // the same, finding unknown peers in the DHT
+	watch   *watcher
+	dht     *dhtPart     // nil without a DHT
+	content *contentPart // nil without a DHT
+	pubsub  *pubsubPart  // nil without pubsub
+	streams *streamsPart
+	relay   *relayPart
+	sink    *connector.Connector
+	boot    *bootstrapper // nil without bootstrap peers
+
+	listenErrors []*ListenError
+	counters
+}
+
+// phase is one step of New.
+type phase struct {
+	name string
+	run  func() error
+}
+
+// phases is the order in which a node comes up. It listens when every part
+// has registered its protocols, so that no peer finds one missing, and looks
+// for peers last.
+func (n *Node) phases() []phase {
+	return []phase{
+		{"identity", n.startIdentity},
+		{"host", n.startHost},
+		{"events", n.startEvents},
+		{"dht", n.startDHT},
+		{"pubsub", n.startPubSub},
+		{"streams", n.startStreams},
+		{"relay", n.startRelay},
+		{"discovery", n.startDiscovery},
+		{"metrics", n.startMetrics},
+		{"listen", n.startListening},
+		{"mdns", n.startMDNS},
+		{"bootstrap", n.startBootstrap},
+	}
+}
+
+// New builds and starts a node. It returns once the local parts are up and
+// does not wait for the network: WaitReady does. The ctx bounds New alone; the
+// node runs until Close.
+//
+// Wrong options are reported all at once, each an *OptionError, before
+// anything is started. A part that cannot start is reported as a *StartError.
+// On error nothing that New started is left running.
+func New(ctx context.Context, opts ...Option) (*Node, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.logger}
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	n.group = lifecycle.NewGroup(n.ctx)
+	n.stack.Push("goroutines", closeBudget, n.group.Close)
+	for _, p := range n.phases() {
+		err := ctx.Err()
+		if err == nil {
+			err = p.run()
+		}
+		if err == nil && cfg.afterPhase != nil {
+			err = cfg.afterPhase(p.name)
+		}
+		if err != nil {
+			n.cancel()
+			if closeErr := n.stack.Close(); closeErr != nil {
+				n.log.Warn("undoing a failed start", "err", closeErr)
+			}
+			return nil, &StartError{Step: p.name, Err: err}
+		}
+	}
+	n.log.Info("node started", "id", n.id, "addrs", n.Addrs())
+	return n, nil
+}
+
+// Close stops the node: blocked calls return ErrClosed, topics are left,
+// streams reset, connections closed, and every goroutine that the node started
+// has ended when it returns. A part that hangs for 5 seconds is given up and
+// named in the error, so Close always ends. All errors are joined, each
+// labelled with its part. Close may be called more than once and concurrently;
+// every call returns the first one's result.
+func (n *Node) Close() error {
+	n.cancel()
+	if err := n.stack.Close(); err != nil {
+		return fmt.Errorf("p2pnode: close: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) startIdentity() (err error) {
+	switch {
+	case n.cfg.key != nil:
+		n.key = n.cfg.key
+	case n.cfg.identityFile != "":
+		var created bool
+		if n.key, created, err = loadOrCreateIdentity(n.cfg.identityFile); err != nil {
+			return &OptionError{Option: "WithIdentityFile", Err: err}
+		}
+		if created {
+			n.log.Info("identity created", "file", n.cfg.identityFile)
+		}
+	default:
+		if n.key, err = GenerateKey(KeyEd25519); err != nil {
+			return err
+		}
+	}
+	if n.id, err = PeerID(n.key); err != nil {
+		return err
+	}
+	if err := checkBootstrap(n.cfg.bootstrap, n.id, "WithBootstrapPeers"); err != nil {
+		return err
+	}
+	return checkBootstrap(n.cfg.autoRelays, n.id, "WithAutoRelay")
+}
+
+func (n *Node) startHost() (err error) {
+	n.relay = newRelay(n.cfg, n.log)
+	opts := n.relay.options(n.cfg)
+	var blocked func()
+	if n.cfg.metrics != nil {
+		n.bandwidth = metrics.NewBandwidthCounter()
+		opts = append(opts, libp2p.BandwidthReporter(n.bandwidth))
+		blocked = func() { n.refused.Add(1) }
+	}
+	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, blocked); err != nil {
+		return err
+	}
+	n.stack.Push("host", closeBudget, n.base.Close)
+	n.host = n.base
+	return nil
+}
+
+func (n *Node) startEvents() (err error) {
+	// Before the host: its close would wait for a bus that nobody drains.
+	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
+	n.stack.Push("events", closeBudget, group.Close)
+	n.watch, err = newWatcher(group, n.base, n.Addrs, n.log)
+	return err
+}
+
+func (n *Node) startDHT() (err error) {
+	if n.cfg.noDHT {
+		return nil
+	}
+	if n.dht, err = newDHT(n.cfg, n.base, n.watch.change.notify); err != nil {
+		return err
+	}
+	n.stack.Push("dht", closeBudget, n.dht.close)
+	n.host = routedhost.Wrap(n.base, n.dht)
+	n.content = &contentPart{self: n.id, dht: n.dht, table: &n.watch.change, found: n.FindPeer}
+	return nil
+}
+
+func (n *Node) startPubSub() (err error) {
+	if n.cfg.noPubSub {
+		return nil
+	}
+	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
+	if n.pubsub, err = newPubSub(n.cfg, n.base, group); err != nil {
+		_ = group.Close() // it has started nothing
+		return err
+	}
+	n.stack.Push("pubsub", closeBudget, n.pubsub.close)
+	return nil
+}
+
+func (n *Node) startStreams() error {
+	n.streams = newStreams(n.ctx, n.log)
+	n.stack.Push("stream handlers", closeBudget, n.streams.close)
+	return nil
+}
+
+func (n *Node) startRelay() error {
+	if n.cfg.relayService {
+		service, err := startRelayService(n.cfg, n.base)
+		if err != nil {
+			return err
+		}
+		n.stack.Push("relay service", closeBudget, service.Close)
+	}
+	if len(n.cfg.autoRelays) > 0 {
+		if err := n.relay.follow(n.group, n.base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) startDiscovery() error {
+	n.sink = connector.New(n.group, connector.Config{
+		Self: n.id, Dial: n.connect, Connected: n.base.isConnected, Log: n.log,
+	})
+	n.watch.onLost(func(id peer.ID) {
+		n.sink.Lost(id)
+		n.relay.lost(id)
+	})
+	return nil
+}
+
+func (n *Node) startMetrics() error {
+	if n.cfg.metrics == nil {
+		return nil
+	}
+	c := newCollector(n)
+	if err := n.cfg.metrics.Register(c); err != nil {
+		return &OptionError{Option: "WithMetrics", Err: err}
+	}
+	n.stack.Push("metrics", closeBudget, func() error {
+		n.cfg.metrics.Unregister(c)
+		return nil
+	})
+	return nil
+}
+
+func (n *Node) startListening() error {
+	list, _ := n.cfg.listenAddrs()
+	n.listenErrors = n.base.listen(list)
+	for _, e := range n.listenErrors {
+		n.log.Warn("not listening", "addr", e.Addr, "err", e.Err)
+	}
+	if err := checkListening(n.cfg, n.listenErrors); err != nil {
+		return err
+	}
+	n.relay.open(n.base)
+	return nil
+}
+
+func (n *Node) startMDNS() error {
+	if !n.cfg.mdns {
+		return nil
+	}
+	m := &mdnsPart{
+		host: n.base, service: n.cfg.mdnsServiceName(), log: n.log,
+		found: func(ai peer.AddrInfo) { n.sink.Found(ai, "mdns") },
+	}
+	if err := m.start(); err != nil {
+		return err
+	}
+	n.stack.Push("mdns", closeBudget, m.close)
+	n.group.Go(func(ctx context.Context) { m.follow(ctx, &n.watch.moved) })
+	return nil
+}
+
+func (n *Node) startBootstrap() error {
+	peers := n.cfg.bootstrapPeers()
+	if len(peers) == 0 {
+		return nil
+	}
+	n.boot = &bootstrapper{
+		peers: peers, dial: func(ctx context.Context, p peer.AddrInfo) error {
+			if err := n.connect(ctx, p); err != nil {
+				return &connectError{p.ID, err}
+			}
+			return nil
+		},
+		connected: n.base.isConnected, count: func() int { return len(n.base.swarm.Peers()) }, enough: n.hasEnough, refresh: func() {},
+		change: &n.watch.change, moved: &n.watch.moved, log: n.log,
+		report: func(r BootstrapRound) {
+			n.rounds.Add(1)
+			n.watch.emit(r)
+			n.watch.change.notify()
+		},
+	}
+	if n.dht != nil {
+		n.boot.refresh = n.dht.refresh
+	}
+	n.group.Go(n.boot.run)
+	return nil
+}
+
+// closed reports whether Close has begun.
+func (n *Node) closed() bool { return n.ctx.Err() != nil }
+
+// bind returns a context that ends with ctx or with the node, then with the
+// cause ErrClosed.
+func (n *Node) bind(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(n.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// ID returns the node's peer ID, also after Close.
+func (n *Node) ID() peer.ID { return n.id }
+
+// Addrs returns the addresses that the node announces, each ending in
+// /p2p/<id>, so that every one of them can be handed to somebody else as it
+// is. After Close it returns nil.
+func (n *Node) Addrs() []ma.Multiaddr {
+	if n.closed() {
+		return nil
+	}
+	return withID(n.base, n.base.Addrs())
+}
+
+// AddrInfo returns the node's ID with the addresses that it announces, the
+// form that Connect takes. After Close it holds the ID alone.
+func (n *Node) AddrInfo() peer.AddrInfo {
+	if n.closed() {
+		return peer.AddrInfo{ID: n.id}
+	}
+	return peer.AddrInfo{ID: n.id, Addrs: n.base.Addrs()}
+}
+
+// Host returns the libp2p host, for what the node does not offer itself. It
+// finds peers without known addresses in the DHT. The node closes it.
+func (n *Node) Host() host.Host { return n.host }
+
+// DHT returns the DHT, nil without one. The node closes it.
+func (n *Node) DHT() routing.Routing {
+	if n.dht == nil {
+		return nil
+	}
+	return n.dht.Routing
+}
+
+// PubSub returns the gossipsub router, nil without one. A topic can be joined
+// once in a router: those of Publish and Subscribe are joined already.
+func (n *Node) PubSub() *pubsub.PubSub {
+	if n.pubsub == nil {
+		return nil
+	}
+	return n.pubsub.PubSub
+}
+
+// shortHash names something that cannot stand for itself.
+func shortHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,720 @@
+package p2pnode
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-datastore"
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/pnet"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+// Option configures a Node. Options apply in the order given. One that "sets"
+// a value overrides an earlier one of its name; one that "adds" accumulates.
+// Slices given to an option are copied; a nil Option is skipped.
+type Option interface{ apply(*config) error }
+
+// option is the one implementation of Option: the name appears in its errors.
+type option struct {
+	name string
+	set  func(*config) error
+}
+
+func (o option) apply(c *config) error {
+	if err := o.set(c); err != nil {
+		return &OptionError{Option: o.name, Err: err}
+	}
+	return nil
+}
+
+// ValidateOptions reports what New would find wrong with the options, without
+// starting anything: all problems at once, each an *OptionError, joined. It
+// does not look at files or ports.
+func ValidateOptions(opts ...Option) error {
+	_, err := newConfig(opts)
+	return err
+}
+
+// Transport names a transport that WithTransports can enable.
+type Transport string
+
+// The transports. The first three are on by default.
+const (
+	TransportTCP          = Transport(addrs.TCP)
+	TransportQUIC         = Transport(addrs.QUIC) // QUIC version 1, RFC 9000
+	TransportWebSocket    = Transport(addrs.WebSocket)
+	TransportWebTransport = Transport(addrs.WebTransport)
+	TransportWebRTCDirect = Transport(addrs.WebRTCDirect)
+)
+
+// Security names a security protocol for the stream transports, TCP and
+// WebSocket. The others bring their own.
+type Security string
+
+// The security protocols, both on by default.
+const (
+	SecurityNoise Security = "noise" // /noise
+	SecurityTLS   Security = "tls"   // /tls/1.0.0, which is TLS 1.3
+)
+
+// DHTMode says whether a node answers the DHT queries of others.
+type DHTMode string
+
+// The modes of the DHT.
+const (
+	// DHTModeAutoServer serves, unless the node is known to be unreachable
+	// from outside (see WithReachability and WithAutoRelay).
+	DHTModeAutoServer DHTMode = "auto-server"
+	// DHTModeAuto serves once the node is known to be reachable from outside.
+	// On a LAN or a private network that never happens.
+	DHTModeAuto DHTMode = "auto"
+	// DHTModeServer always serves.
+	DHTModeServer DHTMode = "server"
+	// DHTModeClient never serves.
+	DHTModeClient DHTMode = "client"
+)
+
+// WithNetwork sets the name of the application's network, overriding the
+// default of "p2pnode". Peers of different networks may connect, but they
+// never mix in the DHT (protocol /<name>/kad/1.0.0), in rendezvous, which lives
+// in the DHT, or on the LAN (the mDNS service name). Letters, digits and -_./
+// are allowed, up to 128 characters. WithNetwork("ipfs") gives a DHT that kubo
+// and js-libp2p peers of a network of your own understand; the public network
+// is WithIPFS.
+func WithNetwork(name string) Option {
+	return option{"WithNetwork", func(c *config) error {
+		if !networkName.MatchString(name) || len(name) > 128 {
+			return fmt.Errorf("%q is not a network name: use letters, digits and -_./, neither starting nor ending with a slash, at most 128 characters", name)
+		}
+		c.network = name
+		return nil
+	}}
+}
+
+var networkName = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
+
+// WithIPFS joins the public IPFS network: the Amino DHT and beside it the DHT
+// of the LAN, the network's bootstrap peers unless others are configured, and
+// the standard mDNS service name if WithMDNS is given. Off by default, because
+// a node on a public network serves strangers. It cannot be combined with
+// WithNetwork, WithPrivateNetwork, WithValidator or WithoutDHT.
+func WithIPFS() Option {
+	return option{"WithIPFS", func(c *config) error {
+		c.ipfs = true
+		return nil
+	}}
+}
+
+// WithPrivateNetwork sets the 32-byte pre-shared key of a private network: a
+// peer without it cannot get past the handshake. Off by default. Only TCP and
+// WebSocket can carry it, so the other transports are off then, and naming one
+// is an error. The file format swarm.key is read by DecodeV1PSK of
+// github.com/libp2p/go-libp2p/core/pnet. Specification:
+// github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md.
+func WithPrivateNetwork(psk pnet.PSK) Option {
+	psk = slices.Clone(psk)
+	return option{"WithPrivateNetwork", func(c *config) error {
+		if len(psk) != 32 {
+			return fmt.Errorf("the key has %d bytes, not 32; a swarm.key file must be decoded first, with pnet.DecodeV1PSK", len(psk))
+		}
+		c.psk = psk
+		return nil
+	}}
+}
+
+// WithIdentity sets the private key that the node's peer ID is derived from,
+// overriding the default of a fresh Ed25519 key. Of WithIdentity,
+// WithIdentityFile and WithIdentityString the last one given counts.
+func WithIdentity(key crypto.PrivKey) Option {
+	return option{"WithIdentity", func(c *config) error {
+		if _, err := PeerID(key); err != nil {
+			return err
+		}
+		c.key, c.identityFile = key, ""
+		return nil
+	}}
+}
+
+// WithIdentityFile sets the file that holds the private key, overriding the
+// default of a fresh key at each start. The file is created, mode 0600, with
+// an Ed25519 key when it does not exist, and is never written again. One that
+// others may read, or that does not hold a key, fails New and stays untouched.
+func WithIdentityFile(path string) Option {
+	return option{"WithIdentityFile", func(c *config) error {
+		if path == "" {
+			return errors.New("the path is empty")
+		}
+		c.key, c.identityFile = nil, path
+		return nil
+	}}
+}
+
+// WithIdentityString sets the private key from its text form, the base64 of
+// the marshalled key as EncodeKey makes it and as kubo keeps it, overriding the
+// default of a fresh key.
+func WithIdentityString(s string) Option {
+	return option{"WithIdentityString", func(c *config) error {
+		key, err := DecodeKey(s)
+		if err != nil {
+			return err
+		}
+		c.key, c.identityFile = key, ""
+		return nil
+	}}
+}
+
+// WithListenAddrs sets the addresses to listen on, in the multiaddr notation,
+// overriding the default of every enabled transport on a free port of all IPv4
+// and IPv6 interfaces. Each address must bind, or New fails and says which one
+// did not and why; WithPartialListen relaxes that.
+func WithListenAddrs(addresses ...string) Option {
+	addresses = slices.Clone(addresses)
+	return option{"WithListenAddrs", func(c *config) error {
+		list, err := parseAddrs(addresses, "WithoutListening is the way not to listen", func(a ma.Multiaddr) error {
+			switch kind := addrs.KindOf(a); {
+			case kind == addrs.Circuit:
+				return fmt.Errorf("%s goes through a relay; WithAutoRelay makes reservations", a)
+			case addrs.HasPeerID(a):
+				return fmt.Errorf("%s names a peer; leave out the /p2p part, or use WithBootstrapAddrs if this is a peer to connect to", a)
+			case kind == addrs.Unknown:
+				return fmt.Errorf("%s has no transport that this library knows; examples are /ip4/0.0.0.0/tcp/4001 and /ip4/0.0.0.0/udp/4001/quic-v1", a)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		c.listen = list
+		return nil
+	}}
+}
+
+// WithoutListening makes a node that dials and is not dialled: it opens no
+// listening port. Others can still reach it through a relay, see
+// WithAutoRelay.
+func WithoutListening() Option {
+	return option{"WithoutListening", func(c *config) error {
+		c.noListen = true
+		return nil
+	}}
+}
+
+// WithPartialListen accepts that some, but not all, of the addresses of
+// WithListenAddrs do not bind. Those that did not are in Status.ListenErrors
+// and logged as warnings. Off by default, because a node that listens on half
+// of what was asked for is found out late.
+func WithPartialListen() Option {
+	return option{"WithPartialListen", func(c *config) error {
+		c.partialListen = true
+		return nil
+	}}
+}
+
+// WithAnnounceAddrs sets the addresses that the node tells others, overriding
+// the default of those it listens on: for a node behind a forwarded port or a
+// name. Relayed addresses are still announced beside them.
+func WithAnnounceAddrs(addresses ...string) Option {
+	addresses = slices.Clone(addresses)
+	return option{"WithAnnounceAddrs", func(c *config) error {
+		list, err := parseAddrs(addresses, "leave the option out to announce the listening addresses", func(a ma.Multiaddr) error {
+			if addrs.HasPeerID(a) {
+				return fmt.Errorf("%s names a peer; leave out the /p2p part, it is added", a)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		c.announce = list
+		return nil
+	}}
+}
+
+// WithTransports sets the transports, overriding the default of TCP, QUIC and
+// WebSocket (TCP and WebSocket with WithPrivateNetwork).
+func WithTransports(transports ...Transport) Option {
+	transports = slices.Clone(transports)
+	return option{"WithTransports", func(c *config) error {
+		if len(transports) == 0 {
+			return errors.New("no transport given")
+		}
+		for _, t := range transports {
+			if !t.known() {
+				return fmt.Errorf("%q is not a transport: choose of %s", string(t), quoteAll(allTransports))
+			}
+		}
+		c.transports = slices.Compact(slices.Sorted(slices.Values(transports)))
+		return nil
+	}}
+}
+
+// WithSecurity sets the security protocols of TCP and WebSocket connections in
+// order of preference, overriding the default of Noise and then TLS 1.3.
+func WithSecurity(protocols ...Security) Option {
+	protocols = slices.Clone(protocols)
+	return option{"WithSecurity", func(c *config) error {
+		if len(protocols) == 0 {
+			return errors.New("no protocol given: a connection without one would have no identity")
+		}
+		for i, s := range protocols {
+			if s != SecurityNoise && s != SecurityTLS {
+				return fmt.Errorf("%q is not a security protocol: choose of %q and %q", string(s), SecurityNoise, SecurityTLS)
+			}
+			if slices.Contains(protocols[:i], s) {
+				return fmt.Errorf("%q is named twice", s)
+			}
+		}
+		c.security = protocols
+		return nil
+	}}
+}
+
+// WithConnLimits sets the watermarks of the connection manager, overriding the
+// default of 160 and 192: above high, connections of little use are closed
+// until low remain. Connections younger than 20 seconds and protected peers
+// are spared.
+func WithConnLimits(low, high int) Option {
+	return option{"WithConnLimits", func(c *config) error {
+		if low <= 0 || high <= low {
+			return fmt.Errorf("low %d and high %d: they must be 0 < low < high", low, high)
+		}
+		c.connLow, c.connHigh = low, high
+		return nil
+	}}
+}
+
+// WithUserAgent sets the name that the node gives itself towards its peers,
+// overriding the default of "p2pnode" with the module's version if known.
+func WithUserAgent(s string) Option {
+	return option{"WithUserAgent", func(c *config) error {
+		if s == "" || len(s) > 256 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return fmt.Errorf("%q: it must have 1 to 256 characters, none of them a control character", s)
+		}
+		c.userAgent = s
+		return nil
+	}}
+}
+
+// WithDHTMode sets the mode of the DHT, overriding the default of
+// DHTModeAutoServer, which with WithIPFS is DHTModeAuto: the public network
+// asks its members not to serve before they know that they are reachable.
+func WithDHTMode(mode DHTMode) Option {
+	return option{"WithDHTMode", func(c *config) error {
+		if _, ok := dhtModes[mode]; !ok {
+			return fmt.Errorf("%q is not a mode: choose of %s", string(mode), quoteAll([]DHTMode{DHTModeAutoServer, DHTModeAuto, DHTModeServer, DHTModeClient}))
+		}
+		c.dhtMode = mode
+		return nil
+	}}
+}
+
+// WithoutDHT switches the DHT off, and with it FindPeer, PutValue, GetValue,
+// Provide, FindProviders, Advertise and FindPeers, which return ErrDisabled.
+func WithoutDHT() Option {
+	return option{"WithoutDHT", func(c *config) error {
+		c.noDHT = true
+		return nil
+	}}
+}
+
+// WithValidator adds a validator for DHT records whose key starts with
+// /<namespace>/, beside those for /pk and /ipns. Without one for its
+// namespace a record is refused. Every node of the network needs the same ones.
+func WithValidator(namespace string, v record.Validator) Option {
+	return option{"WithValidator", func(c *config) error {
+		switch {
+		case namespace == "" || strings.ContainsRune(namespace, '/'):
+			return fmt.Errorf("%q is not a namespace: for keys like /app/name it is \"app\"", namespace)
+		case namespace == "pk" || namespace == "ipns":
+			return fmt.Errorf("records of %q have their own validator, which cannot be replaced", namespace)
+		case v == nil:
+			return fmt.Errorf("the validator of %q is nil", namespace)
+		case c.validators[namespace] != nil:
+			return fmt.Errorf("%q has a validator already", namespace)
+		}
+		if c.validators == nil {
+			c.validators = make(map[string]record.Validator)
+		}
+		c.validators[namespace] = v
+		return nil
+	}}
+}
+
+// WithDatastore sets where the DHT keeps the records that it holds for others,
+// overriding the default of memory. The store stays the caller's: close it
+// after the node.
+func WithDatastore(ds datastore.Batching) Option {
+	return option{"WithDatastore", func(c *config) error {
+		if ds == nil {
+			return errors.New("the datastore is nil")
+		}
+		c.datastore = ds
+		return nil
+	}}
+}
+
+// WithBootstrapPeers adds peers through which the node enters its network and
+// comes back to it. All are dialled at start, and again, with growing delays,
+// whenever fewer peers are connected than WithMinPeers asks for. See
+// ParsePeers for the text form.
+func WithBootstrapPeers(peers ...peer.AddrInfo) Option {
+	peers = addrs.Merge(peers...)
+	return option{"WithBootstrapPeers", func(c *config) error {
+		if err := checkPeers(peers); err != nil {
+			return err
+		}
+		c.bootstrap = addrs.Merge(append(slices.Clone(c.bootstrap), peers...)...)
+		return nil
+	}}
+}
+
+// WithBootstrapAddrs is WithBootstrapPeers for addresses in the multiaddr
+// notation, each ending in the peer's ID: /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…
+func WithBootstrapAddrs(addresses ...string) Option {
+	addresses = slices.Clone(addresses)
+	return option{"WithBootstrapAddrs", func(c *config) error {
+		peers, err := ParsePeers(addresses...)
+		if err != nil {
+			return err
+		}
+		if len(peers) == 0 {
+			return errors.New("no address given")
+		}
+		c.bootstrap = addrs.Merge(append(slices.Clone(c.bootstrap), peers...)...)
+		return nil
+	}}
+}
+
+// WithMinPeers sets how many connected peers the node wants at least: below
+// that it dials its bootstrap peers again, and WaitReady waits. It overrides
+// the default of 1 with bootstrap peers or mDNS, and 0 without either.
+func WithMinPeers(n int) Option {
+	return option{"WithMinPeers", func(c *config) error {
+		if n < 0 {
+			return fmt.Errorf("%d is negative", n)
+		}
+		c.minPeers = n
+		return nil
+	}}
+}
+
+// WithMDNS finds the peers of the network on the LAN and is found by them, by
+// multicast DNS. Off by default, because it tells everybody on the LAN that
+// the node is there. The service name comes from WithNetwork unless one is
+// given; "_p2p._udp" is what other implementations use. A failure to start is
+// an error from New. Specification:
+// github.com/libp2p/specs/blob/master/discovery/mdns.md.
+func WithMDNS(service ...string) Option {
+	service = slices.Clone(service)
+	return option{"WithMDNS", func(c *config) error {
+		switch {
+		case len(service) > 1:
+			return fmt.Errorf("%d service names given, at most one is possible", len(service))
+		case len(service) == 1 && !mdnsName.MatchString(service[0]):
+			return fmt.Errorf("%q is not a service name: it looks like \"_myapp._udp\", at most 63 characters before the dot", service[0])
+		}
+		c.mdns, c.mdnsService = true, ""
+		if len(service) == 1 {
+			c.mdnsService = service[0]
+		}
+		return nil
+	}}
+}
+
+var mdnsName = regexp.MustCompile(`^_[A-Za-z0-9_-]{1,62}\._(udp|tcp)$`)
+
+// WithoutRelay switches the relay client off: the node neither dials through
+// relays nor is reached through them.
+func WithoutRelay() Option {
+	return option{"WithoutRelay", func(c *config) error {
+		c.noRelay = true
+		return nil
+	}}
+}
+
+// WithAutoRelay adds relays at which the node keeps reservations, so that
+// others reach it through them, and announces the addresses that follow. It
+// says that the node is not reachable otherwise: unless WithReachability
+// says more, its reachability is private, and in DHTModeAutoServer it is a
+// DHT client. Specification: github.com/libp2p/specs/tree/master/relay.
+func WithAutoRelay(relays ...peer.AddrInfo) Option {
+	relays = addrs.Merge(relays...)
+	return option{"WithAutoRelay", func(c *config) error {
+		if err := checkPeers(relays); err != nil {
+			return err
+		}
+		c.autoRelays = addrs.Merge(append(slices.Clone(c.autoRelays), relays...)...)
+		return nil
+	}}
+}
+
+// WithRelayService lets others reserve a place at this node and be reached
+// through it, at once and whatever the node's own reachability. Off by
+// default, because it spends the node's bandwidth on others.
+func WithRelayService(limits ...RelayLimits) Option {
+	limits = slices.Clone(limits)
+	return option{"WithRelayService", func(c *config) error {
+		if len(limits) > 1 {
+			return fmt.Errorf("%d sets of limits given, at most one is possible", len(limits))
+		}
+		var l RelayLimits
+		if len(limits) == 1 {
+			l = limits[0]
+		}
+		if err := l.check(); err != nil {
+			return err
+		}
+		c.relayService, c.relayLimits = true, l
+		return nil
+	}}
+}
+
+// RelayLimits bounds what a relay gives away. A zero field means its default.
+type RelayLimits struct {
+	// Reservations is how many peers can hold one; default 128.
+	Reservations int
+	// ReservationsPerIP is how many of them from one IP address; default 8.
+	ReservationsPerIP int
+	// Circuits is how many connections each can have open; default 16.
+	Circuits int
+	// Duration is how long a relayed connection may last; default 2 minutes.
+	Duration time.Duration
+	// Data is how many bytes it may carry each way; default 131072.
+	Data int64
+	// Unlimited lifts Duration and Data, which must be zero then.
+	Unlimited bool
+}
+
+// WithHolePunching lets two nodes behind NATs that are connected through a
+// relay try to get a direct connection, both ways (DCUtR). Off by default,
+// because it makes a node dial addresses that strangers name. Specification:
+// github.com/libp2p/specs/blob/master/relay/DCUtR.md.
+func WithHolePunching() Option {
+	return option{"WithHolePunching", func(c *config) error {
+		c.holePunching = true
+		return nil
+	}}
+}
+
+// WithPortMapping asks the router for a port on its public address, by UPnP
+// or NAT-PMP. Off by default, because it changes the router's settings.
+func WithPortMapping() Option {
+	return option{"WithPortMapping", func(c *config) error {
+		c.portMapping = true
+		return nil
+	}}
+}
+
+// WithReachability says whether others can dial this node, public or private,
+// instead of leaving that to be found out (AutoNAT), which on a private
+// network never comes to a result.
+func WithReachability(r network.Reachability) Option {
+	return option{"WithReachability", func(c *config) error {
+		if r != network.ReachabilityPublic && r != network.ReachabilityPrivate {
+			return fmt.Errorf("%s cannot be forced: choose network.ReachabilityPublic or network.ReachabilityPrivate, or leave the option out", r)
+		}
+		c.reachability = r
+		return nil
+	}}
+}
+
+// WithoutPubSub switches pubsub off: Publish and Subscribe return ErrDisabled.
+func WithoutPubSub() Option {
+	return option{"WithoutPubSub", func(c *config) error {
+		c.noPubSub = true
+		return nil
+	}}
+}
+
+// WithMaxMessageSize sets how many bytes a pubsub message may take on the
+// wire, overriding the default of 1 MiB. The message's data may be 1 KiB less.
+// Every node of the network needs the same limit: a peer that gets a larger
+// message cuts the stream.
+func WithMaxMessageSize(n int) Option {
+	return option{"WithMaxMessageSize", func(c *config) error {
+		if n < 2*messageOverhead || n > 1<<30 {
+			return fmt.Errorf("%d bytes: it must be %d to %d", n, 2*messageOverhead, 1<<30)
+		}
+		c.maxMessageSize = n
+		return nil
+	}}
+}
+
+// WithLogger sets where the node logs, overriding the default of nowhere. It
+// logs one line per change of state and never a key. The libraries underneath
+// have their own process-wide logging, which this does not touch.
+func WithLogger(l *slog.Logger) Option {
+	return option{"WithLogger", func(c *config) error {
+		if l == nil {
+			return errors.New("the logger is nil; leave the option out for silence")
+		}
+		c.logger = l
+		return nil
+	}}
+}
+
+// WithMetrics registers the node's metrics, all named p2pnode_…, overriding
+// the default of none. They carry the label peer_id, so that any number of
+// nodes can share a registerer, and are unregistered by Close.
+func WithMetrics(reg prometheus.Registerer) Option {
+	return option{"WithMetrics", func(c *config) error {
+		if reg == nil {
+			return errors.New("the registerer is nil; leave the option out for no metrics")
+		}
+		c.metrics = reg
+		return nil
+	}}
+}
+
+// WithLibp2pOptions adds options for libp2p.New. They apply after the node's
+// own ones; what they replace is theirs to get right.
+func WithLibp2pOptions(opts ...libp2p.Option) Option {
+	opts = slices.Clone(opts)
+	return option{"WithLibp2pOptions", func(c *config) error {
+		c.libp2pOptions = append(c.libp2pOptions, opts...)
+		return nil
+	}}
+}
+
+// WithDHTOptions adds options for the DHT, or with WithIPFS for both. They
+// apply after the node's own ones.
+func WithDHTOptions(opts ...dht.Option) Option {
+	opts = slices.Clone(opts)
+	return option{"WithDHTOptions", func(c *config) error {
+		c.dhtOptions = append(c.dhtOptions, opts...)
+		return nil
+	}}
+}
+
+// WithPubSubOptions adds options for pubsub. They apply after the node's own
+// ones.
+func WithPubSubOptions(opts ...pubsub.Option) Option {
+	opts = slices.Clone(opts)
+	return option{"WithPubSubOptions", func(c *config) error {
+		c.pubsubOptions = append(c.pubsubOptions, opts...)
+		return nil
+	}}
+}
+
+// ParsePeers reads addresses that end in a peer ID, and joins those of one
+// peer. It reports every address that it cannot read.
+func ParsePeers(addresses ...string) ([]peer.AddrInfo, error) {
+	var infos []peer.AddrInfo
+	var errs []error
+	for _, s := range addresses {
+		ai, err := addrs.ParsePeer(s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		infos = append(infos, ai)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return addrs.Merge(infos...), nil
+}
+
+func parseAddrs(texts []string, ifNone string, check func(ma.Multiaddr) error) ([]ma.Multiaddr, error) {
+	if len(texts) == 0 {
+		return nil, fmt.Errorf("no address given; %s", ifNone)
+	}
+	var list []ma.Multiaddr
+	var errs []error
+	for _, s := range texts {
+		a, err := addrs.Parse(s)
+		if err == nil {
+			err = check(a)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if !ma.Contains(list, a) {
+			list = append(list, a)
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+func checkPeers(peers []peer.AddrInfo) error {
+	if len(peers) == 0 {
+		return errors.New("no peer given")
+	}
+	for _, p := range peers {
+		if err := p.ID.Validate(); err != nil {
+			return fmt.Errorf("a peer with the addresses %s has no ID: %w", p.Addrs, err)
+		}
+		if len(p.Addrs) == 0 {
+			return fmt.Errorf("peer %s has no address", p.ID)
+		}
+	}
+	return nil
+}
+
+var allTransports = []Transport{TransportTCP, TransportQUIC, TransportWebSocket, TransportWebTransport, TransportWebRTCDirect}
+
+func (t Transport) known() bool { return slices.Contains(allTransports, t) }
+
+// canPrivate reports whether a transport can carry a pre-shared key.
+func (t Transport) canPrivate() bool { return t == TransportTCP || t == TransportWebSocket }
+
+// anyPort is the transport's part of an address that takes any free port.
+func (t Transport) anyPort() string {
+	return map[Transport]string{
+		TransportTCP:          "/tcp/0",
+		TransportQUIC:         "/udp/0/quic-v1",
+		TransportWebSocket:    "/tcp/0/ws",
+		TransportWebTransport: "/udp/0/quic-v1/webtransport",
+		TransportWebRTCDirect: "/udp/0/webrtc-direct",
+	}[t]
+}
+
+// constant is the name of the transport's constant, for error texts.
+func (t Transport) constant() string {
+	return map[Transport]string{
+		TransportTCP:          "TransportTCP",
+		TransportQUIC:         "TransportQUIC",
+		TransportWebSocket:    "TransportWebSocket",
+		TransportWebTransport: "TransportWebTransport",
+		TransportWebRTCDirect: "TransportWebRTCDirect",
+	}[t]
+}
+
+func quoteAll[S ~string](list []S) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = fmt.Sprintf("%q", string(s))
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// defaultUserAgent is the module's path and version, as far as the build
+// knows it.
+func defaultUserAgent() string {
+	const module = "github.com/go-p2pnode/p2pnode"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == module && m.Version != "" && m.Version != "(devel)" {
+				return "p2pnode/" + m.Version
+			}
+		}
+	}
+	return "p2pnode"
+}

@@ -1,0 +1,558 @@
+package p2pnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+)
+
+const (
+	// publishWait is how long Publish waits for the first peer on a topic.
+	publishWait = 5 * time.Second
+	// messageOverhead is what a message takes on the wire beside its data:
+	// author, sequence number, signature, key and topic.
+	messageOverhead = 1 << 10
+	// subscriptionBuffer is how many messages wait for Next by default.
+	subscriptionBuffer = 1024
+	// pumpBuffer is how many messages wait between gossipsub and the pump
+	// that deals them out; the pump never blocks, so this covers a burst.
+	pumpBuffer = 256
+)
+
+// Message is a message that was published to a topic.
+type Message struct {
+	Author peer.ID // who signed it
+	From   peer.ID // the neighbour that it came from; the node itself for its own
+	Topic  string
+	Data   []byte // shared with the other subscriptions of the node: do not modify
+	ID     string // unique to the message, not printable
+}
+
+// PublishOption changes one Publish.
+type PublishOption interface{ applyPublish(*publishConfig) }
+
+type publishConfig struct{ now bool }
+
+type publishOption func(*publishConfig)
+
+func (o publishOption) applyPublish(c *publishConfig) { o(c) }
+
+// PublishNow publishes at once and returns nil even when nobody but the node's
+// own subscriptions is there to get the message.
+func PublishNow() PublishOption { return publishOption(func(c *publishConfig) { c.now = true }) }
+
+// SubscribeOption changes one Subscribe.
+type SubscribeOption interface {
+	applySubscribe(*subscribeConfig) error
+}
+
+type subscribeConfig struct{ buffer int }
+
+type subscribeOption func(*subscribeConfig) error
+
+func (o subscribeOption) applySubscribe(c *subscribeConfig) error { return o(c) }
+
+// SubscribeBuffer sets how many messages wait for Next before the oldest are
+// dropped, overriding the default of 1024.
+func SubscribeBuffer(n int) SubscribeOption {
+	return subscribeOption(func(c *subscribeConfig) error {
+		if n < 1 {
+			return fmt.Errorf("SubscribeBuffer: %d messages: at least one must fit", n)
+		}
+		c.buffer = n
+		return nil
+	})
+}
+
+// pubsubPart is the node's gossipsub router and its topics. A topic is joined
+// once, on first use, however many subscriptions and publishers it has: a
+// second join is an error to the router.
+type pubsubPart struct {
+	*pubsub.PubSub
+	self  peer.ID
+	log   *slog.Logger
+	group *lifecycle.Group
+	limit int // of a message's data
+
+	// topics maps a name to its *topic. It is read without mu, also from the
+	// router's own loop, which join waits for while it holds mu.
+	topics sync.Map
+	mu     sync.Mutex // serialises join and close
+	closed bool       // guarded by mu
+
+	published, delivered, dropped atomic.Uint64
+}
+
+// topic is a joined topic.
+type topic struct {
+	*pubsub.Topic
+	name string
+
+	events *pubsub.TopicEventHandler
+	peers  atomic.Int64 // how many are on the topic
+	came   signal       // peers has grown
+
+	mu   sync.Mutex // serialises changes of feed
+	feed atomic.Pointer[feed]
+}
+
+// feed is an upstream subscription and those that it feeds. It is replaced as
+// a whole, never changed.
+type feed struct {
+	up   *pubsub.Subscription
+	subs []*Subscription
+}
+
+// newPubSub starts gossipsub. The router has no Close: it lives as long as the
+// group's context, and its goroutines end shortly after.
+func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group) (*pubsubPart, error) {
+	p := &pubsubPart{
+		self: h.ID(), log: cfg.logger, group: group,
+		limit: cfg.maxMessageSize - messageOverhead,
+	}
+	opts := append([]pubsub.Option{
+		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
+		pubsub.WithMaxMessageSize(cfg.maxMessageSize),
+		// A node's own messages go to every peer on the topic, not only to
+		// its mesh, which stays empty until the next heartbeat: without this
+		// what is published in the first second after a peer came is lost.
+		pubsub.WithFloodPublish(true),
+		pubsub.WithRawTracer(dropTracer{p: p}),
+	}, cfg.pubsubOptions...)
+	ps, err := pubsub.NewGossipSub(group.Context(), h, opts...)
+	if err != nil {
+		return nil, err
+	}
+	p.PubSub = ps
+	return p, nil
+}
+
+// close leaves the topics, so that the neighbours learn of it, and ends the
+// router.
+func (p *pubsubPart) close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	for _, t := range p.all() {
+		t.closeSubs()
+		t.events.Cancel()
+		if err := t.Close(); err != nil {
+			p.log.Debug("leaving a topic", "topic", t.name, "err", err)
+		}
+	}
+	return p.group.Close()
+}
+
+// all returns the joined topics, sorted by name.
+func (p *pubsubPart) all() []*topic {
+	var list []*topic
+	p.topics.Range(func(_, t any) bool {
+		list = append(list, t.(*topic))
+		return true
+	})
+	slices.SortFunc(list, func(a, b *topic) int { return strings.Compare(a.name, b.name) })
+	return list
+}
+
+// join returns the topic, joining it if needed.
+func (p *pubsubPart) join(name string) (*topic, error) {
+	if t, ok := p.topics.Load(name); ok {
+		return t.(*topic), nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, ErrClosed
+	}
+	if t, ok := p.topics.Load(name); ok {
+		return t.(*topic), nil
+	}
+	joined, err := p.Join(name)
+	if err != nil {
+		return nil, err
+	}
+	t := &topic{Topic: joined, name: name}
+	if t.events, err = joined.EventHandler(); err != nil {
+		return nil, errors.Join(err, joined.Close())
+	}
+	p.group.Go(t.countPeers)
+	p.topics.Store(name, t)
+	return t, nil
+}
+
+// countPeers keeps count of the peers on the topic.
+func (t *topic) countPeers(ctx context.Context) {
+	for {
+		ev, err := t.events.NextPeerEvent(ctx)
+		if err != nil {
+			return
+		}
+		switch ev.Type {
+		case pubsub.PeerJoin:
+			t.peers.Add(1)
+			t.came.notify()
+		case pubsub.PeerLeave:
+			t.peers.Add(-1)
+		}
+	}
+}
+
+// subscribe adds a subscription. The first one of a topic subscribes the node.
+func (p *pubsubPart) subscribe(t *topic, buffer int) (*Subscription, error) {
+	s := &Subscription{
+		part: p, topic: t, buffer: buffer,
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.feed.Load()
+	if f == nil {
+		up, err := t.Subscribe(pubsub.WithBufferSize(pumpBuffer))
+		if err != nil {
+			return nil, err
+		}
+		f = &feed{up: up}
+		if !p.group.Go(func(ctx context.Context) { p.pump(ctx, t, up) }) {
+			up.Cancel()
+			return nil, ErrClosed
+		}
+	}
+	t.feed.Store(&feed{up: f.up, subs: append(slices.Clip(f.subs), s)})
+	return s, nil
+}
+
+// drop removes a subscription. The node unsubscribes with its last one.
+func (t *topic) drop(s *Subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.feed.Load()
+	if f == nil {
+		return
+	}
+	left := slices.DeleteFunc(slices.Clone(f.subs), func(o *Subscription) bool { return o == s })
+	if len(left) > 0 {
+		t.feed.Store(&feed{up: f.up, subs: left})
+		return
+	}
+	t.feed.Store(nil)
+	f.up.Cancel()
+}
+
+// pump deals a topic's messages out to its subscriptions. It may outlive its
+// feed for a moment: then a new one has its own pump.
+func (p *pubsubPart) pump(ctx context.Context, t *topic, up *pubsub.Subscription) {
+	for {
+		m, err := up.Next(ctx)
+		if err != nil {
+			return
+		}
+		f := t.feed.Load()
+		if f == nil || f.up != up {
+			continue
+		}
+		p.delivered.Add(1)
+		msg := &Message{Author: m.GetFrom(), From: m.ReceivedFrom, Topic: t.name, Data: m.Data, ID: m.ID}
+		for _, s := range f.subs {
+			s.push(msg)
+		}
+	}
+}
+
+func (t *topic) closeSubs() {
+	t.mu.Lock()
+	f := t.feed.Swap(nil)
+	t.mu.Unlock()
+	if f == nil {
+		return
+	}
+	for _, s := range f.subs {
+		s.once.Do(func() { close(s.done) })
+	}
+	f.up.Cancel()
+}
+
+// needPubSub is the guard of the methods that use pubsub.
+func (n *Node) needPubSub() error {
+	switch {
+	case n.closed():
+		return ErrClosed
+	case n.pubsub == nil:
+		return disabled("pubsub", "leave WithoutPubSub out")
+	default:
+		return nil
+	}
+}
+
+// Publish sends data, signed, to the peers that are subscribed to a topic, and
+// to this node's own subscriptions. The topic need not be subscribed to. When
+// no peer is known to be on the topic, Publish waits for the first one until
+// ctx ends, 5 seconds at most, and then returns ErrNoPeers; the option
+// PublishNow skips that. A nil error means that the message was handed to at
+// least one peer, not that anyone has processed it.
+//
+// Peers that are reached through a relay only are not on any topic: gossipsub
+// does not use relayed connections. Data above the limit of WithMaxMessageSize
+// is refused with ErrTooLarge. It returns ErrDisabled without pubsub and
+// ErrClosed after Close. It keeps no reference to data. Specification:
+// github.com/libp2p/specs/blob/master/pubsub/gossipsub/gossipsub-v1.1.md.
+func (n *Node) Publish(ctx context.Context, topic string, data []byte, opts ...PublishOption) error {
+	if err := n.needPubSub(); err != nil {
+		return err
+	}
+	var cfg publishConfig
+	for _, o := range opts {
+		if o != nil {
+			o.applyPublish(&cfg)
+		}
+	}
+	if len(data) > n.pubsub.limit-len(topic) {
+		return fmt.Errorf("p2pnode: publish to %q: %w: %d bytes, with at most %d; raise WithMaxMessageSize on every node, or publish where to fetch it", topic, ErrTooLarge, len(data), n.pubsub.limit-len(topic))
+	}
+	t, err := n.pubsub.join(topic)
+	if err != nil {
+		return n.fail(fmt.Errorf("publish to %q: %w", topic, err))
+	}
+	if !cfg.now && t.peers.Load() == 0 {
+		if err := n.awaitTopicPeer(ctx, t); err != nil {
+			return n.fail(fmt.Errorf("publish to %q: %w", topic, err))
+		}
+	}
+	if err := t.Publish(ctx, slices.Clone(data)); err != nil {
+		return n.fail(fmt.Errorf("publish to %q: %w", topic, err))
+	}
+	n.pubsub.published.Add(1)
+	return nil
+}
+
+// awaitTopicPeer waits for the first peer on a topic.
+func (n *Node) awaitTopicPeer(ctx context.Context, t *topic) error {
+	timer := time.NewTimer(publishWait)
+	defer timer.Stop()
+	for {
+		came := t.came.wait()
+		if t.peers.Load() > 0 {
+			return nil
+		}
+		var why error
+		select {
+		case <-came:
+			continue
+		case <-n.ctx.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			why = ctx.Err()
+		case <-timer.C:
+			why = fmt.Errorf("waited %v", publishWait)
+		}
+		return fmt.Errorf("%w on the topic, %d connected (%w); subscribe elsewhere first, or use PublishNow",
+			ErrNoPeers, len(n.base.swarm.Peers()), why)
+	}
+}
+
+// Subscribe subscribes the node to a topic. Each subscription, also of the
+// same topic, gets every message from then on, the node's own ones included.
+// The ctx bounds the call alone: the subscription lives until its Close or the
+// node's. It returns ErrDisabled without pubsub and ErrClosed after Close.
+func (n *Node) Subscribe(ctx context.Context, topic string, opts ...SubscribeOption) (*Subscription, error) {
+	if err := n.needPubSub(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("p2pnode: subscribe to %q: %w", topic, err)
+	}
+	cfg := subscribeConfig{buffer: subscriptionBuffer}
+	for _, o := range opts {
+		if o == nil {
+			continue
+		}
+		if err := o.applySubscribe(&cfg); err != nil {
+			return nil, fmt.Errorf("p2pnode: subscribe to %q: %w", topic, err)
+		}
+	}
+	t, err := n.pubsub.join(topic)
+	if err == nil {
+		var s *Subscription
+		if s, err = n.pubsub.subscribe(t, cfg.buffer); err == nil {
+			return s, nil
+		}
+	}
+	return nil, n.fail(fmt.Errorf("subscribe to %q: %w", topic, err))
+}
+
+// Subscription is one reader of a topic. Its methods are safe for concurrent
+// use; messages read by one caller are not seen by another.
+type Subscription struct {
+	part   *pubsubPart
+	topic  *topic
+	buffer int
+
+	wake chan struct{}
+	done chan struct{}
+	once sync.Once
+
+	mu      sync.Mutex
+	ring    []*Message // guarded by mu; grows up to buffer
+	head, n int        // guarded by mu
+	dropped atomic.Uint64
+}
+
+// push adds a message, at the cost of the oldest one when the buffer is full.
+func (s *Subscription) push(m *Message) {
+	s.mu.Lock()
+	if s.n == len(s.ring) {
+		s.growLocked()
+	}
+	if s.n == len(s.ring) {
+		s.ring[s.head] = nil
+		s.head = (s.head + 1) % len(s.ring)
+		s.n--
+		s.dropped.Add(1)
+		s.part.dropped.Add(1)
+	}
+	s.ring[(s.head+s.n)%len(s.ring)] = m
+	s.n++
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Subscription) growLocked() {
+	size := min(max(2*len(s.ring), 16), s.buffer)
+	if size == len(s.ring) {
+		return
+	}
+	ring := make([]*Message, size)
+	for i := range s.n {
+		ring[i] = s.ring[(s.head+i)%len(s.ring)]
+	}
+	s.ring, s.head = ring, 0
+}
+
+// pop takes the oldest message; more tells that others are waiting.
+func (s *Subscription) pop() (m *Message, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n == 0 {
+		return nil, false
+	}
+	m = s.ring[s.head]
+	s.ring[s.head] = nil
+	s.head = (s.head + 1) % len(s.ring)
+	s.n--
+	return m, s.n > 0
+}
+
+// Topic returns the topic's name.
+func (s *Subscription) Topic() string { return s.topic.name }
+
+// Dropped returns how many messages this subscription has lost because its
+// reader was too slow. The oldest ones are lost first.
+func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
+
+// Next waits for the next message. It returns ErrClosed after Close of the
+// subscription or of the node, and ctx's error when ctx ends first.
+func (s *Subscription) Next(ctx context.Context) (*Message, error) {
+	for {
+		select {
+		case <-s.done:
+			return nil, ErrClosed
+		default:
+		}
+		m, more := s.pop()
+		if m != nil {
+			if more { // another reader may be waiting
+				select {
+				case s.wake <- struct{}{}:
+				default:
+				}
+			}
+			return m, nil
+		}
+		select {
+		case <-s.wake:
+		case <-s.done:
+			return nil, ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Messages returns an iterator over the messages. It ends without an error
+// when the subscription or the node is closed, and with ctx's error when ctx
+// ends.
+func (s *Subscription) Messages(ctx context.Context) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		for {
+			m, err := s.Next(ctx)
+			if errors.Is(err, ErrClosed) {
+				return
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Close ends the subscription: calls of Next return ErrClosed. The node leaves
+// the topic with its last subscription. It may be called more than once, and
+// returns nil.
+func (s *Subscription) Close() error {
+	s.once.Do(func() {
+		close(s.done)
+		s.topic.drop(s)
+	})
+	return nil
+}
+
+// dropTracer counts the messages that gossipsub itself had to drop because a
+// pump was too far behind, for every subscription of the topic. It runs in the
+// router's loop and takes no lock.
+type dropTracer struct{ p *pubsubPart }
+
+func (d dropTracer) UndeliverableMessage(m *pubsub.Message) {
+	t, ok := d.p.topics.Load(m.GetTopic())
+	if !ok {
+		return
+	}
+	f := t.(*topic).feed.Load()
+	if f == nil {
+		return
+	}
+	for _, s := range f.subs {
+		s.dropped.Add(1)
+		d.p.dropped.Add(1)
+	}
+}
+
+// The rest of pubsub.RawTracer.
+func (dropTracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
+func (dropTracer) OnClosedOutboundStream(peer.ID)           {}
+func (dropTracer) Join(string)                              {}
+func (dropTracer) Leave(string)                             {}
+func (dropTracer) Graft(peer.ID, string)                    {}
+func (dropTracer) Prune(peer.ID, string)                    {}
+func (dropTracer) ValidateMessage(*pubsub.Message)          {}
+func (dropTracer) DeliverMessage(*pubsub.Message)           {}
+func (dropTracer) RejectMessage(*pubsub.Message, string)    {}
+func (dropTracer) DuplicateMessage(*pubsub.Message)         {}
+func (dropTracer) ThrottlePeer(peer.ID)                     {}
+func (dropTracer) RecvRPC(*pubsub.RPC)                      {}
+func (dropTracer) SendRPC(*pubsub.RPC, peer.ID)             {}
+func (dropTracer) DropRPC(*pubsub.RPC, peer.ID)             {}
