@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -16,10 +18,9 @@ import (
 // two can never drift apart. The zero value is ready to use.
 type Stack struct {
 	mu    sync.Mutex
-	steps []step
-
-	once sync.Once
-	err  error
+	steps []step        // guarded by mu
+	done  chan struct{} // made by the first Close, closed at its end; guarded by mu
+	err   error         // set before done is closed
 }
 
 type step struct {
@@ -41,29 +42,34 @@ func (s *Stack) Push(name string, budget time.Duration, close func() error) {
 // overruns its budget is reported and left to finish by itself. Every call
 // returns the first call's result; concurrent calls wait for it.
 func (s *Stack) Close() error {
-	s.once.Do(func() {
-		s.mu.Lock()
-		steps := s.steps
-		s.steps = nil
+	s.mu.Lock()
+	if s.done != nil {
 		s.mu.Unlock()
+		<-s.done // not a lock: virtual time goes on while one waits for a channel
+		return s.err
+	}
+	s.done = make(chan struct{})
+	steps := s.steps
+	s.steps = nil
+	s.mu.Unlock()
 
-		var errs []error
-		for i := len(steps) - 1; i >= 0; i-- {
-			if err := steps[i].run(); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", steps[i].name, err))
-			}
+	var errs []error
+	for _, step := range slices.Backward(steps) {
+		if err := step.run(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", step.name, err))
 		}
-		s.err = errors.Join(errs...)
-	})
+	}
+	s.err = errors.Join(errs...)
+	close(s.done)
 	return s.err
 }
 
 func (s step) run() error {
 	if s.budget <= 0 {
-		return s.close()
+		return s.guarded()
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.close() }()
+	go func() { done <- s.guarded() }()
 	timer := time.NewTimer(s.budget)
 	defer timer.Stop()
 	select {
@@ -72,6 +78,16 @@ func (s step) run() error {
 	case <-timer.C:
 		return fmt.Errorf("still closing after %v", s.budget)
 	}
+}
+
+// guarded turns a panic into an error, so that the closers below still run.
+func (s step) guarded() (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return s.close()
 }
 
 // Group owns goroutines that share a context and are awaited together.
