@@ -164,9 +164,16 @@ func (c *config) validate() []error {
 		if c.partialListen {
 			fail("WithPartialListen", "there is nothing to listen on with WithoutListening; drop one of the two")
 		}
+		if c.mdns {
+			fail("WithMDNS", "there is no address to announce with WithoutListening; drop one of the two")
+		}
 		if c.portMapping {
 			fail("WithPortMapping", "there is no port to map with WithoutListening; drop one of the two")
 		}
+	}
+
+	if c.mdns && c.listen != nil && !slices.ContainsFunc(c.listen, announcedByMDNS) {
+		fail("WithMDNS", "it announces TCP and QUIC addresses only, and WithListenAddrs names none; add one, such as /ip4/0.0.0.0/tcp/0")
 	}
 
 	if c.noRelay {
@@ -199,14 +206,26 @@ func (c *config) validate() []error {
 			}
 		}
 	}
-	if c.noPubSub && len(c.pubsubOptions) > 0 {
-		fail("WithPubSubOptions", "it configures the pubsub that WithoutPubSub switches off; drop one of the two")
+	if c.noPubSub {
+		if len(c.pubsubOptions) > 0 {
+			fail("WithPubSubOptions", "it configures the pubsub that WithoutPubSub switches off; drop one of the two")
+		}
+		if c.maxMessageSize != defaultMaxMessageSize {
+			fail("WithMaxMessageSize", "it configures the pubsub that WithoutPubSub switches off; drop one of the two")
+		}
 	}
 	if c.minPeers > c.connHigh {
 		fail("WithMinPeers", "%d peers are more than the %d connections at which WithConnLimits starts to trim; raise the limit or lower the minimum", c.minPeers, c.connHigh)
 	}
 	slices.SortStableFunc(errs, func(a, b error) int { return cmpErrors(a, b) })
 	return errs
+}
+
+// announcedByMDNS reports whether mDNS tells others of an address: it leaves
+// out those that are for browsers.
+func announcedByMDNS(a ma.Multiaddr) bool {
+	k := addrs.KindOf(a)
+	return k == addrs.TCP || k == addrs.QUIC
 }
 
 // cmpErrors orders the findings of validate by option, because some of them

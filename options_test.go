@@ -1,0 +1,317 @@
+package p2pnode
+
+import (
+	"bytes"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// optionRow is a good or a bad value of an option.
+type optionRow struct {
+	name string // of the option
+	opt  Option
+	// good: which fields of config the option sets, checked by what has to
+	// be true of them.
+	check func(*config) bool
+	// bad: what the error has to say.
+	bad string
+}
+
+func somePeer(port string) peer.AddrInfo {
+	id, _ := peer.Decode(someID)
+	return peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/" + port)}}
+}
+
+const (
+	someID   = "12D3KooWRBhwfeP2Y4TCx1SM6s9rUoHhR5STiGwxBhgFRcw3UERE"
+	someAddr = "/ip4/192.0.2.1/tcp/4001/p2p/" + someID
+)
+
+func someKey(tb testing.TB) crypto.PrivKey {
+	tb.Helper()
+	key, err := GenerateKey(KeyEd25519)
+	mustNot(tb, err)
+	return key
+}
+
+func optionRows(t *testing.T) []optionRow {
+	key := someKey(t)
+	text, err := EncodeKey(key)
+	mustNot(t, err)
+	psk := bytes.Repeat([]byte{7}, 32)
+	reg := prometheus.NewRegistry()
+	logger := slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil))
+	ds := dssync.MutexWrap(datastore.NewMapDatastore())
+	long := strings.Repeat("x", 300)
+	noID := peer.AddrInfo{Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/1")}}
+	noAddr := peer.AddrInfo{ID: somePeer("1").ID}
+	return []optionRow{
+		{name: "WithNetwork", opt: WithNetwork("acme/chat-1.0_x"), check: func(c *config) bool { return c.network == "acme/chat-1.0_x" }},
+		{name: "WithNetwork", opt: WithNetwork(""), bad: `""`},
+		{name: "WithNetwork", opt: WithNetwork("/acme"), bad: `"/acme"`},
+		{name: "WithNetwork", opt: WithNetwork("acme/"), bad: `"acme/"`},
+		{name: "WithNetwork", opt: WithNetwork("a//b"), bad: `"a//b"`},
+		{name: "WithNetwork", opt: WithNetwork("a b"), bad: `"a b"`},
+		{name: "WithNetwork", opt: WithNetwork(long), bad: "128"},
+		{name: "WithIPFS", opt: WithIPFS(), check: func(c *config) bool { return c.ipfs }},
+		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(psk), check: func(c *config) bool { return bytes.Equal(c.psk, psk) }},
+		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(psk[:31]), bad: "31 bytes"},
+		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(nil), bad: "0 bytes"},
+		{name: "WithIdentity", opt: WithIdentity(key), check: func(c *config) bool { return c.key.Equals(key) }},
+		{name: "WithIdentity", opt: WithIdentity(nil), bad: "nil"},
+		{name: "WithIdentityFile", opt: WithIdentityFile("node.key"), check: func(c *config) bool { return c.identityFile == "node.key" }},
+		{name: "WithIdentityFile", opt: WithIdentityFile(""), bad: "empty"},
+		{name: "WithIdentityString", opt: WithIdentityString(" " + text + "\n"), check: func(c *config) bool { return c.key.Equals(key) }},
+		{name: "WithIdentityString", opt: WithIdentityString("nonsense"), bad: "private key"},
+		{name: "WithIdentityString", opt: WithIdentityString(text[:40]), bad: "private key"},
+		{name: "WithListenAddrs", opt: WithListenAddrs("/ip4/127.0.0.1/tcp/0"), check: func(c *config) bool { return len(c.listen) == 1 }},
+		{name: "WithListenAddrs", opt: WithListenAddrs(), bad: "WithoutListening"},
+		{name: "WithListenAddrs", opt: WithListenAddrs("127.0.0.1:1"), bad: `"127.0.0.1:1"`},
+		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr), bad: "WithBootstrapAddrs"},
+		{name: "WithListenAddrs", opt: WithListenAddrs("/ip4/127.0.0.1/udp/1"), bad: "no transport"},
+		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr + "/p2p-circuit"), bad: "WithAutoRelay"},
+		{name: "WithoutListening", opt: WithoutListening(), check: func(c *config) bool { return c.noListen }},
+		{name: "WithPartialListen", opt: WithPartialListen(), check: func(c *config) bool { return c.partialListen }},
+		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs("/dns4/example.com/tcp/1"), check: func(c *config) bool { return len(c.announce) == 1 }},
+		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs(), bad: "no address"},
+		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs(someAddr), bad: "/p2p"},
+		{name: "WithTransports", opt: WithTransports(TransportTCP, TransportTCP), check: func(c *config) bool { return slices.Equal(c.transports, []Transport{TransportTCP}) }},
+		{name: "WithTransports", opt: WithTransports(), bad: "no transport"},
+		{name: "WithTransports", opt: WithTransports("carrier pigeon"), bad: `"carrier pigeon"`},
+		{name: "WithSecurity", opt: WithSecurity(SecurityTLS), check: func(c *config) bool { return slices.Equal(c.security, []Security{SecurityTLS}) }},
+		{name: "WithSecurity", opt: WithSecurity(), bad: "no protocol"},
+		{name: "WithSecurity", opt: WithSecurity("plaintext"), bad: `"plaintext"`},
+		{name: "WithSecurity", opt: WithSecurity(SecurityTLS, SecurityTLS), bad: "twice"},
+		{name: "WithConnLimits", opt: WithConnLimits(1, 2), check: func(c *config) bool { return c.connLow == 1 && c.connHigh == 2 }},
+		{name: "WithConnLimits", opt: WithConnLimits(0, 2), bad: "0 < low < high"},
+		{name: "WithConnLimits", opt: WithConnLimits(2, 2), bad: "0 < low < high"},
+		{name: "WithConnLimits", opt: WithConnLimits(-2, -1), bad: "-2"},
+		{name: "WithUserAgent", opt: WithUserAgent("acme/1"), check: func(c *config) bool { return c.userAgent == "acme/1" }},
+		{name: "WithUserAgent", opt: WithUserAgent(""), bad: "256"},
+		{name: "WithUserAgent", opt: WithUserAgent(long), bad: "256"},
+		{name: "WithUserAgent", opt: WithUserAgent("a\nb"), bad: `"a\nb"`},
+		{name: "WithDHTMode", opt: WithDHTMode(DHTModeClient), check: func(c *config) bool { return c.effectiveDHTMode() == DHTModeClient }},
+		{name: "WithDHTMode", opt: WithDHTMode("sometimes"), bad: `"sometimes"`},
+		{name: "WithoutDHT", opt: WithoutDHT(), check: func(c *config) bool { return c.noDHT }},
+		{name: "WithValidator", opt: WithValidator("app", record.PublicKeyValidator{}), check: func(c *config) bool { return len(c.validators) == 1 }},
+		{name: "WithValidator", opt: WithValidator("", record.PublicKeyValidator{}), bad: `""`},
+		{name: "WithValidator", opt: WithValidator("a/b", record.PublicKeyValidator{}), bad: `"a/b"`},
+		{name: "WithValidator", opt: WithValidator("pk", record.PublicKeyValidator{}), bad: `"pk"`},
+		{name: "WithValidator", opt: WithValidator("app", nil), bad: "nil"},
+		{name: "WithDatastore", opt: WithDatastore(ds), check: func(c *config) bool { return c.datastore == ds }},
+		{name: "WithDatastore", opt: WithDatastore(nil), bad: "nil"},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(somePeer("1")), check: func(c *config) bool { return len(c.bootstrap) == 1 }},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(), bad: "no peer"},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noID), bad: "no ID"},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noAddr), bad: "no address"},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs(someAddr), check: func(c *config) bool { return len(c.bootstrap) == 1 }},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs(), bad: "no address"},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/192.0.2.1/tcp/1"), bad: "/p2p/<peer ID>"},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("nonsense", "more"), bad: `"more"`},
+		{name: "WithMinPeers", opt: WithMinPeers(3), check: func(c *config) bool { return c.minPeers == 3 }},
+		{name: "WithMinPeers", opt: WithMinPeers(-1), bad: "-1"},
+		{name: "WithMDNS", opt: WithMDNS(), check: func(c *config) bool { return c.mdns && c.mdnsService == "" }},
+		{name: "WithMDNS", opt: WithMDNS("_p2p._udp"), check: func(c *config) bool { return c.mdnsService == "_p2p._udp" }},
+		{name: "WithMDNS", opt: WithMDNS("p2p"), bad: `"p2p"`},
+		{name: "WithMDNS", opt: WithMDNS("_a._udp", "_b._udp"), bad: "2 service names"},
+		{name: "WithoutRelay", opt: WithoutRelay(), check: func(c *config) bool { return c.noRelay }},
+		{name: "WithAutoRelay", opt: WithAutoRelay(somePeer("1")), check: func(c *config) bool { return len(c.autoRelays) == 1 }},
+		{name: "WithAutoRelay", opt: WithAutoRelay(), bad: "no peer"},
+		{name: "WithAutoRelay", opt: WithAutoRelay(noAddr), bad: "no address"},
+		{name: "WithRelayService", opt: WithRelayService(RelayLimits{Circuits: 3}), check: func(c *config) bool { return c.relayService && c.relayLimits.Circuits == 3 }},
+		{name: "WithRelayService", opt: WithRelayService(RelayLimits{}, RelayLimits{}), bad: "2 sets"},
+		{name: "WithRelayService", opt: WithRelayService(RelayLimits{Data: -1}), bad: "negative"},
+		{name: "WithRelayService", opt: WithRelayService(RelayLimits{Unlimited: true, Duration: time.Second}), bad: "Unlimited"},
+		{name: "WithHolePunching", opt: WithHolePunching(), check: func(c *config) bool { return c.holePunching }},
+		{name: "WithPortMapping", opt: WithPortMapping(), check: func(c *config) bool { return c.portMapping }},
+		{name: "WithReachability", opt: WithReachability(network.ReachabilityPublic), check: func(c *config) bool { return c.reachability == network.ReachabilityPublic }},
+		{name: "WithReachability", opt: WithReachability(network.ReachabilityUnknown), bad: "Unknown"},
+		{name: "WithoutPubSub", opt: WithoutPubSub(), check: func(c *config) bool { return c.noPubSub }},
+		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(1 << 16), check: func(c *config) bool { return c.maxMessageSize == 1<<16 }},
+		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(10), bad: "10 bytes"},
+		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(1<<30 + 1), bad: "1073741825"},
+		{name: "WithLogger", opt: WithLogger(logger), check: func(c *config) bool { return c.logger == logger }},
+		{name: "WithLogger", opt: WithLogger(nil), bad: "nil"},
+		{name: "WithMetrics", opt: WithMetrics(reg), check: func(c *config) bool { return c.metrics == reg }},
+		{name: "WithMetrics", opt: WithMetrics(nil), bad: "nil"},
+		{name: "WithLibp2pOptions", opt: WithLibp2pOptions(libp2p.Ping(false)), check: func(c *config) bool { return len(c.libp2pOptions) == 1 }},
+		{name: "WithDHTOptions", opt: WithDHTOptions(dht.Concurrency(3)), check: func(c *config) bool { return len(c.dhtOptions) == 1 }},
+		{name: "WithPubSubOptions", opt: WithPubSubOptions(pubsub.WithFloodPublish(false)), check: func(c *config) bool { return len(c.pubsubOptions) == 1 }},
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, row := range optionRows(t) {
+		cfg := defaultConfig()
+		err := row.opt.apply(cfg)
+		switch {
+		case row.check != nil && err != nil:
+			t.Errorf("%s: %v", row.name, err)
+		case row.check != nil && !row.check(cfg):
+			t.Errorf("%s: no effect", row.name)
+		case row.check == nil:
+			var oe *OptionError
+			if !errors.As(err, &oe) || oe.Option != row.name || !strings.Contains(err.Error(), row.name+": ") || !strings.Contains(err.Error(), row.bad) {
+				t.Errorf("%s: error %v, want one of that name with %q", row.name, err, row.bad)
+			}
+			if verr := ValidateOptions(row.opt); verr == nil || !strings.Contains(verr.Error(), row.bad) {
+				t.Errorf("ValidateOptions of a bad %s = %v", row.name, verr)
+			}
+		}
+	}
+}
+
+// Every exported option has a row with a good value in the table.
+func TestEveryOptionIsInTheTable(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "options.go", nil, 0)
+	mustNot(t, err)
+	good := map[string]bool{}
+	for _, row := range optionRows(t) {
+		good[row.name] = good[row.name] || row.check != nil
+	}
+	found := 0
+	for _, d := range file.Decls {
+		f, ok := d.(*ast.FuncDecl)
+		if !ok || f.Recv != nil || !strings.HasPrefix(f.Name.Name, "With") {
+			continue
+		}
+		found++
+		if !good[f.Name.Name] {
+			t.Errorf("%s has no row in the table of options", f.Name.Name)
+		}
+	}
+	if found < 30 {
+		t.Errorf("only %d options found in options.go", found)
+	}
+}
+
+// Every field of config is changed by some option in the table, so that no
+// setting exists that cannot be set or is not tested.
+func TestEveryConfigFieldHasAnOption(t *testing.T) {
+	exempt := map[string]string{"afterPhase": "lets tests fail New after a phase"}
+	changed := map[string]bool{}
+	zero := reflect.ValueOf(*defaultConfig())
+	for _, row := range optionRows(t) {
+		cfg := defaultConfig()
+		if row.check == nil || row.opt.apply(cfg) != nil {
+			continue
+		}
+		v := reflect.ValueOf(*cfg)
+		for i := range v.NumField() {
+			name := v.Type().Field(i).Name
+			switch v.Field(i).Kind() {
+			case reflect.Slice, reflect.Map:
+				changed[name] = changed[name] || v.Field(i).Len() != zero.Field(i).Len()
+			case reflect.Func:
+			case reflect.Interface, reflect.Pointer:
+				changed[name] = changed[name] || v.Field(i).IsNil() != zero.Field(i).IsNil() || (!v.Field(i).IsNil() && v.Field(i).Elem() != zero.Field(i).Elem())
+			default:
+				changed[name] = changed[name] || !v.Field(i).Equal(zero.Field(i))
+			}
+		}
+	}
+	for i := range zero.NumField() {
+		name := zero.Type().Field(i).Name
+		if !changed[name] && exempt[name] == "" {
+			t.Errorf("no option in the table changes config.%s", name)
+		}
+	}
+}
+
+func TestOptionsKeepNoReferenceToTheirArguments(t *testing.T) {
+	addrs := []string{"/ip4/127.0.0.1/tcp/1"}
+	psk := bytes.Repeat([]byte{7}, 32)
+	peers := []peer.AddrInfo{somePeer("1")}
+	transports := []Transport{TransportTCP}
+	listen, private, boot, trans := WithListenAddrs(addrs...), WithPrivateNetwork(psk), WithBootstrapPeers(peers...), WithTransports(transports...)
+	addrs[0], psk[0], peers[0].Addrs[0], transports[0] = "nonsense", 0, nil, "nonsense"
+	cfg, err := newConfig([]Option{listen, private, boot, trans})
+	mustNot(t, err)
+	if cfg.psk[0] != 7 || cfg.bootstrap[0].Addrs[0] == nil || cfg.transports[0] != TransportTCP {
+		t.Error("an option saw a later change of its argument")
+	}
+	// One option value serves any number of nodes.
+	again, err := newConfig([]Option{listen, private, boot, boot, trans})
+	mustNot(t, err)
+	again.listen[0] = nil
+	if cfg.listen[0] == nil || len(again.bootstrap) != 1 {
+		t.Error("two configs from one option share memory")
+	}
+}
+
+func TestOptionsSetOrAdd(t *testing.T) {
+	cfg, err := newConfig([]Option{
+		nil,
+		WithNetwork("one"), WithNetwork("two"),
+		WithBootstrapAddrs(someAddr), WithBootstrapPeers(somePeer("2")),
+		WithIdentityFile("x"), WithIdentity(someKey(t)),
+		WithLibp2pOptions(libp2p.Ping(true)), WithLibp2pOptions(libp2p.Ping(false)),
+	})
+	mustNot(t, err)
+	if cfg.network != "two" || cfg.identityFile != "" {
+		t.Error("the last one does not count")
+	}
+	if len(cfg.bootstrap) != 1 || len(cfg.bootstrap[0].Addrs) != 2 || len(cfg.libp2pOptions) != 2 {
+		t.Errorf("they do not add up: %v", cfg.bootstrap)
+	}
+	if err := ValidateOptions(WithValidator("a", record.PublicKeyValidator{}), WithValidator("a", record.PublicKeyValidator{})); err == nil || !strings.Contains(err.Error(), `"a" has a validator already`) {
+		t.Errorf("two validators for a namespace: %v", err)
+	}
+}
+
+// No secret, nor any part of one, stands in an error.
+func TestErrorsHoldNoSecrets(t *testing.T) {
+	text, err := EncodeKey(someKey(t))
+	mustNot(t, err)
+	psk := "0123456789abcdefghijklmnopqrstu"
+	for _, opt := range []Option{
+		WithIdentityString(text[:len(text)-8]), WithIdentityString(text + "!"), WithIdentityString(text + text),
+		WithPrivateNetwork([]byte(psk)),
+	} {
+		err := ValidateOptions(opt)
+		if err == nil {
+			t.Fatal("accepted")
+		}
+		for _, secret := range []string{text, psk} {
+			for i := 0; i+8 <= len(secret); i++ {
+				if strings.Contains(err.Error(), secret[i:i+8]) {
+					t.Fatalf("a secret stands in the error %q", err)
+				}
+			}
+		}
+	}
+}
+
+func TestParsePeers(t *testing.T) {
+	got, err := ParsePeers(someAddr, "/ip4/192.0.2.2/tcp/1/p2p/"+someID)
+	mustNot(t, err)
+	if len(got) != 1 || len(got[0].Addrs) != 2 || got[0].ID.String() != someID {
+		t.Errorf("ParsePeers = %v", got)
+	}
+	if _, err := ParsePeers("x", someAddr, "/ip4/1.2.3.4/tcp/1"); err == nil || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("ParsePeers with two bad addresses = %v", err)
+	}
+	if got, err := ParsePeers(); err != nil || got != nil {
+		t.Errorf("ParsePeers of nothing = %v, %v", got, err)
+	}
+}
