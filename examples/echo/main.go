@@ -1,0 +1,97 @@
+// Echo is a protocol of one's own: whatever a peer sends comes back to it.
+// Without -connect it is the server, with it the client.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+)
+
+const (
+	echoProtocol = protocol.ID("/example/echo/1.0.0")
+	maxMessage   = 1 << 20
+	patience     = 30 * time.Second
+)
+
+func main() { cli.Main(run) }
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	fs := flag.NewFlagSet("echo", flag.ContinueOnError)
+	listen := fs.String("listen", "", "addresses to listen on, separated by commas; all interfaces by default")
+	connect := fs.String("connect", "", "address of the server, as it prints it: be its client")
+	message := fs.String("message", "hello", "what the client sends")
+	if err := cli.Parse(fs, args, out, "echo sends back what it gets; with -connect it sends something to another echo."); err != nil {
+		return err
+	}
+	if *connect != "" {
+		return client(ctx, *connect, *message, out)
+	}
+	n, err := cli.Start(ctx, cli.Listen(*listen))
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	n.Handle(echoProtocol, func(_ context.Context, s network.Stream) error {
+		// A peer that stops in the middle shall not hold the stream for ever.
+		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		size, err := io.Copy(s, io.LimitReader(s, maxMessage))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "echoed %d bytes to %s\n", size, s.Conn().RemotePeer())
+		return nil // which closes the stream
+	})
+	for _, a := range n.Addrs() {
+		fmt.Fprintf(out, "echo -connect %s\n", a)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func client(ctx context.Context, addr, message string, out io.Writer) error {
+	server, err := p2pnode.ParsePeers(addr)
+	if err != nil {
+		return cli.Usagef("echo: -connect: %v", err)
+	}
+	n, err := cli.Start(ctx, p2pnode.WithoutListening())
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := n.Connect(ctx, server[0]); err != nil {
+		return err
+	}
+	s, err := n.OpenStream(ctx, server[0].ID, echoProtocol)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(s, message); err != nil {
+		return err
+	}
+	if err := s.CloseWrite(); err != nil { // the server now sees the end
+		return err
+	}
+	reply, err := io.ReadAll(io.LimitReader(s, maxMessage))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "reply: %s\n", reply)
+	return nil
+}
