@@ -1,0 +1,45 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+)
+
+func TestMain(m *testing.M) { exampletest.Main(m) }
+
+func TestAllInOne(t *testing.T) {
+	p := exampletest.Start(t, run)
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	p.Line("the listener opened no port", "p2p-circuit")
+	p.Line("connected, relayed: true")
+	p.Line("hello from behind the relay")
+}
+
+func TestThreeRoles(t *testing.T) {
+	relay := exampletest.Start(t, run, "-role", "relay", "-listen", "/ip4/127.0.0.1/tcp/0")
+	relayAddr := strings.Fields(relay.Line("-role listen"))[4]
+	listener := exampletest.Start(t, run, "-role", "listen", "-relay", relayAddr)
+	peerAddr := strings.Fields(listener.Line("-role dial"))[4]
+	dialler := exampletest.Start(t, run, "-role", "dial", "-peer", peerAddr)
+	if err := dialler.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	dialler.Line("connected, relayed: true")
+	listener.Line("came by", "p2p-circuit")
+	for _, p := range []*exampletest.Program{listener, relay} {
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	exampletest.Usage(t, run,
+		[]string{"-role", "-role", "king"},
+		[]string{"-relay", "-role", "listen"},
+		[]string{"-peer", "-role", "dial", "-peer", "x"})
+}
