@@ -182,6 +182,14 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 		}
 	}
 	ai, err := n.dht.FindPeer(ctx, id)
+	if errors.Is(err, routing.ErrNotFound) {
+		// The DHT (v0.42) says so too when it was told the addresses of the
+		// peer but did not get to dial it before the lookup ended, as happens
+		// with DHT clients. They are in the peerstore.
+		if ai = n.base.Peerstore().PeerInfo(id); len(ai.Addrs) > 0 {
+			err = nil
+		}
+	}
 	if err != nil {
 		return peer.AddrInfo{}, n.lookupError(what, err)
 	}
