@@ -88,8 +88,10 @@ func (m *mdnsPart) close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
-	if m.running == nil {
+	running := m.running
+	if running == nil {
 		return nil
 	}
-	return m.running.Close()
+	m.running = nil
+	return running.Close()
 }

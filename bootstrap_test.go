@@ -1,0 +1,296 @@
+package p2pnode
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+func ma4(s string) ma.Multiaddr { return ma.StringCast(s) }
+
+// fakeNet is what the bootstrap loop sees of the world.
+type fakeNet struct {
+	change, moved signal
+
+	mu        sync.Mutex
+	up        map[peer.ID]bool
+	connected map[peer.ID]bool
+	hang      map[peer.ID]bool
+	min       int
+	dials     []time.Time
+	refreshed int
+	rounds    []BootstrapRound
+}
+
+func startBootstrap(t *testing.T, ids ...peer.ID) (*fakeNet, context.CancelFunc) {
+	f := &fakeNet{up: map[peer.ID]bool{}, connected: map[peer.ID]bool{}, hang: map[peer.ID]bool{}, min: 1}
+	var peers []peer.AddrInfo
+	for _, id := range ids {
+		peers = append(peers, peer.AddrInfo{ID: id})
+	}
+	b := &bootstrapper{
+		peers: peers, log: slog.New(slog.DiscardHandler), change: &f.change, moved: &f.moved,
+		dial: f.dial, connected: func(id peer.ID) bool { f.mu.Lock(); defer f.mu.Unlock(); return f.connected[id] },
+		count: f.count, enough: func() bool { return f.count() >= f.min },
+		refresh: func() { f.mu.Lock(); defer f.mu.Unlock(); f.refreshed++ },
+		report:  func(r BootstrapRound) { f.mu.Lock(); defer f.mu.Unlock(); f.rounds = append(f.rounds, r) },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go b.run(ctx)
+	return f, cancel
+}
+
+func (f *fakeNet) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, c := range f.connected {
+		if c {
+			n++
+		}
+	}
+	return n
+}
+
+func (f *fakeNet) dial(ctx context.Context, p peer.AddrInfo) error {
+	f.mu.Lock()
+	f.dials = append(f.dials, time.Now())
+	up, hang := f.up[p.ID], f.hang[p.ID]
+	f.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if !up {
+		return errors.New("refused")
+	}
+	f.set(p.ID, true)
+	return nil
+}
+
+// set connects or disconnects a peer.
+func (f *fakeNet) set(id peer.ID, connected bool) {
+	f.mu.Lock()
+	f.connected[id] = connected
+	f.mu.Unlock()
+	f.change.notify()
+}
+
+func (f *fakeNet) times() []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.dials)
+}
+
+func (f *fakeNet) raise(id peer.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.up[id] = true
+}
+
+// It never gives up (pitfall 11), retries within a second at first (pitfall
+// 12), and at most 30 seconds apart later.
+func TestPitfall11BootstrapRetriesForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, stop := startBootstrap(t, "boot")
+		defer stop()
+		synctest.Wait()
+		began := time.Now()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		dials := f.times()
+		if d := dials[0].Sub(began); d != 0 {
+			t.Errorf("first dial after %v", d)
+		}
+		step := bootstrapRetryMin
+		for i := 1; i < len(dials); i++ {
+			if d := dials[i].Sub(dials[i-1]); d < step/2 || d > step {
+				t.Fatalf("dial %d came %v after the one before, want %v to %v", i, d, step/2, step)
+			}
+			step = min(2*step, bootstrapRetryMax)
+		}
+		if len(dials) < 120 {
+			t.Errorf("only %d dials in an hour", len(dials))
+		}
+		if len(f.rounds) != len(dials) || len(f.rounds[0].Failed) != 1 {
+			t.Errorf("%d rounds reported for %d dials", len(f.rounds), len(dials))
+		}
+	})
+}
+
+func TestBootstrapEndsWhenThereAreEnoughAndBeginsWhenTheyAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, stop := startBootstrap(t, "boot")
+		defer stop()
+		time.Sleep(10 * time.Minute)
+		f.raise("boot")
+		time.Sleep(bootstrapRetryMax)
+		synctest.Wait()
+		if f.count() != 1 || f.refreshed != 1 {
+			t.Fatalf("%d connected, %d refreshes of the DHT", f.count(), f.refreshed)
+		}
+		dials := len(f.times())
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if len(f.times()) != dials {
+			t.Error("it dials though there are enough")
+		}
+		lost := time.Now()
+		f.set("boot", false)
+		synctest.Wait()
+		if again := f.times(); len(again) != dials+1 || again[dials] != lost {
+			t.Error("the loss of all peers did not start a round at once")
+		}
+	})
+}
+
+// A change of the node's addresses ends the wait and starts the backoff anew
+// (pitfall 16).
+func TestPitfall16NetworkChangeStartsARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, stop := startBootstrap(t, "boot")
+		defer stop()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		dials := f.times()
+		// Not right after a round: the rounds keep a distance.
+		time.Sleep(time.Until(dials[len(dials)-1].Add(bootstrapGap + time.Millisecond)))
+		before := len(f.times())
+		moved := time.Now()
+		f.moved.notify()
+		time.Sleep(bootstrapRetryMin)
+		synctest.Wait()
+		after := f.times()[before:]
+		if len(after) != 2 || after[0] != moved {
+			t.Errorf("%d dials within a second of the change", len(after))
+		}
+	})
+}
+
+// One peer that hangs does not hold up the others.
+func TestBootstrapDialsAllAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, stop := startBootstrap(t, "hangs", "works")
+		f.mu.Lock()
+		f.hang["hangs"], f.up["works"] = true, true
+		f.mu.Unlock()
+		synctest.Wait()
+		if !f.connected["works"] {
+			t.Error("the working peer waits for the hanging one")
+		}
+		time.Sleep(bootstrapDialTimeout)
+		synctest.Wait()
+		if r := f.rounds[0]; len(r.Failed) != 1 || r.Failed[0].ID != "hangs" || len(r.Connected) != 1 || r.Took != bootstrapDialTimeout {
+			t.Errorf("the round's result is %+v", r)
+		}
+		stop()
+	})
+}
+
+// Peers that connect and drop at once do not make it spin.
+func TestBootstrapDoesNotSpin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, stop := startBootstrap(t, "flaps")
+		defer stop()
+		f.raise("flaps")
+		go func() {
+			for range 10_000 {
+				time.Sleep(10 * time.Millisecond)
+				f.set("flaps", false)
+			}
+		}()
+		time.Sleep(100 * time.Second)
+		synctest.Wait()
+		if n := len(f.times()); n > 201 {
+			t.Errorf("%d dials in 100 s", n)
+		}
+	})
+}
+
+// With every bootstrap peer connected and still too few, the DHT is asked for
+// more instead.
+func TestBootstrapLooksFurther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, stop := startBootstrap(t, "boot")
+		f.mu.Lock()
+		f.up["boot"], f.min = true, 3
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(f.times()) != 1 || f.refreshed < 2 {
+			t.Errorf("%d dials, %d refreshes", len(f.times()), f.refreshed)
+		}
+		stop()
+		synctest.Wait()
+	})
+}
+
+func TestBootstrapPeerThatComesUpLater(t *testing.T) {
+	key := someKey(t)
+	first, err := New(testContext(t), loopback(), WithIdentity(key))
+	mustNot(t, err)
+	info := first.AddrInfo()
+	mustNot(t, first.Close())
+
+	n := newNode(t, WithBootstrapPeers(info))
+	var listen []string
+	for _, a := range info.Addrs {
+		listen = append(listen, a.String())
+	}
+	started := false
+	for ev := range n.Events(testContext(t)) {
+		if r, ok := ev.(BootstrapRound); ok && len(r.Failed) == 1 && !started {
+			if s := n.Status().Bootstrap; s == nil || len(s.Failed) != 1 {
+				t.Errorf("Status has the round %+v", s)
+			}
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := n.WaitReady(ended); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), info.ID.String()) || !strings.Contains(err.Error(), "0 of at least 1 peers") {
+				t.Errorf("WaitReady = %v; want the failed peer named", err)
+			}
+			started = true
+			late, err := New(testContext(t), WithIdentity(key), WithListenAddrs(listen...))
+			mustNot(t, err)
+			defer late.Close()
+		}
+		if _, ok := ev.(PeerConnected); ok {
+			break
+		}
+	}
+	ready(t, n)
+}
+
+// Two nodes that bootstrap from each other at the same moment (pitfall 14).
+func TestPitfall14MutualBootstrapPeers(t *testing.T) {
+	for range 5 {
+		a, b := newNode(t, WithListenAddrs("/ip4/127.0.0.1/tcp/0")), newNode(t, WithListenAddrs("/ip4/127.0.0.1/tcp/0"))
+		ka, kb := a.key, b.key
+		ia, ib := a.AddrInfo(), b.AddrInfo()
+		mustNot(t, errors.Join(a.Close(), b.Close()))
+		nodes := make([]*Node, 2)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			nodes[0], _ = New(testContext(t), WithIdentity(ka), WithListenAddrs(ia.Addrs[0].String()), WithBootstrapPeers(ib))
+		})
+		wg.Go(func() {
+			nodes[1], _ = New(testContext(t), WithIdentity(kb), WithListenAddrs(ib.Addrs[0].String()), WithBootstrapPeers(ia))
+		})
+		wg.Wait()
+		for _, n := range nodes {
+			if n == nil {
+				t.Fatal("a node did not start")
+			}
+			defer n.Close()
+		}
+		ready(t, nodes...)
+	}
+}

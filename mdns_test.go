@@ -1,0 +1,111 @@
+package p2pnode
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
+)
+
+var allInterfaces = WithListenAddrs("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1")
+
+func TestMDNSFindsPeersOfTheNetworkAlone(t *testing.T) {
+	needMulticast(t)
+	a := newNode(t, allInterfaces, WithMDNS(), WithNetwork("mdns-one"))
+	b := newNode(t, allInterfaces, WithMDNS(), WithNetwork("mdns-one"))
+	stranger := newNode(t, allInterfaces, WithMDNS(), WithNetwork("mdns-two"))
+	ready(t, a, b)
+	for _, n := range []*Node{a, b} {
+		for _, p := range n.Peers() {
+			if p.ID == stranger.ID() {
+				t.Error("networks mix on the LAN")
+			}
+		}
+	}
+}
+
+// Both hear of each other at the same moment, and connect (pitfall 13).
+func TestPitfall13SimultaneousDiscoveryConnects(t *testing.T) {
+	needMulticast(t)
+	for range 10 {
+		nodes := make([]*Node, 2)
+		var wg sync.WaitGroup
+		for i := range nodes {
+			wg.Go(func() {
+				n, err := New(testContext(t), WithListenAddrs("/ip4/0.0.0.0/tcp/0"), WithMDNS(), WithNetwork("mdns-race"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				nodes[i] = n
+			})
+		}
+		wg.Wait()
+		for _, n := range nodes {
+			mustNot(t, n.WaitReady(testContext(t)))
+		}
+		for _, n := range nodes {
+			mustNot(t, n.Close())
+		}
+	}
+}
+
+type foundFunc func(peer.AddrInfo)
+
+func (f foundFunc) HandlePeerFound(ai peer.AddrInfo) { f(ai) }
+
+// The standard service name meets other implementations.
+func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
+	needMulticast(t)
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"))
+	mustNot(t, err)
+	defer h.Close()
+	found := make(chan peer.AddrInfo, 16)
+	s := mdns.NewMdnsService(h, "", foundFunc(func(ai peer.AddrInfo) {
+		select {
+		case found <- ai:
+		default:
+		}
+	}))
+	mustNot(t, s.Start())
+	defer s.Close()
+	n := newNode(t, allInterfaces, WithMDNS("_p2p._udp"), WithoutDHT())
+	mustNot(t, n.WaitReady(testContext(t))) // it has connected to h
+	ctx := testContext(t)
+	for {
+		select {
+		case ai := <-found:
+			if ai.ID == n.ID() {
+				return
+			}
+		case <-ctx.Done():
+			t.Fatal("the other side has not found the node")
+		}
+	}
+}
+
+// The service follows a change of the listening addresses (pitfall 69).
+func TestPitfall69MDNSFollowsAddresses(t *testing.T) {
+	needMulticast(t)
+	n := newNode(t, WithListenAddrs("/ip4/0.0.0.0/tcp/0"), WithMDNS())
+	m := &mdnsPart{host: n.base, service: "_p2pnode-follow._udp", found: func(peer.AddrInfo) {}, log: n.log}
+	mustNot(t, m.start())
+	before := m.running
+	mustNot(t, m.update())
+	if m.running != before {
+		t.Error("restarted without a change")
+	}
+	mustNot(t, n.base.swarm.AddListenAddr(ma4("/ip4/0.0.0.0/tcp/0")))
+	mustNot(t, m.update())
+	if m.running == before {
+		t.Error("not restarted with another address")
+	}
+	mustNot(t, m.close())
+	mustNot(t, n.base.swarm.AddListenAddr(ma4("/ip4/0.0.0.0/tcp/0")))
+	mustNot(t, m.update())
+	if m.running != nil {
+		t.Error("restarted after its close")
+	}
+}

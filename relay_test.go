@@ -1,0 +1,161 @@
+package p2pnode
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+// reachable waits until a node announces a relayed address, or none.
+func reachable(tb testing.TB, n *Node, want bool) {
+	tb.Helper()
+	events := n.Events(testContext(tb))
+	has := func() bool { return slices.ContainsFunc(n.Addrs(), addrs.IsCircuit) }
+	if has() == want {
+		return
+	}
+	for ev := range events {
+		if _, ok := ev.(AddrsChanged); ok && has() == want {
+			return
+		}
+	}
+	tb.Fatalf("announces %v; relayed should be %v", n.Addrs(), want)
+}
+
+func hiddenNode(tb testing.TB, relays ...*Node) *Node {
+	tb.Helper()
+	opts := []Option{WithoutListening(), WithoutDHT()}
+	for _, r := range relays {
+		opts = append(opts, WithAutoRelay(r.AddrInfo()))
+	}
+	n, err := New(testContext(tb), opts...)
+	mustNot(tb, err)
+	tb.Cleanup(func() { mustNot(tb, n.Close()) })
+	serveEcho(n)
+	return n
+}
+
+// Reachability is never found out on a private network: a relay that is asked
+// for works at once all the same, on both sides, and on private addresses
+// (pitfalls 25, 26, 63).
+func TestPitfall25RelayWorksAtOnceOnAPrivateNetwork(t *testing.T) {
+	relay, dialler := newNode(t, WithRelayService()), newNode(t)
+	hidden := hiddenNode(t, relay)
+	reachable(t, hidden, true)
+	if s := hidden.Status(); len(s.Relays) != 1 || !s.Relays[0].Reserved || s.Relays[0].ID != relay.ID() || s.Reachability != "Private" {
+		t.Errorf("Status has %+v and reachability %s", s.Relays, s.Reachability)
+	}
+	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))
+	mustNot(t, echo(t, dialler, hidden.ID(), []byte("through the relay")))
+	for _, p := range dialler.Peers() {
+		if p.ID == hidden.ID() && (!p.Relayed || !addrs.IsCircuit(p.Addr)) {
+			t.Errorf("the dialler sees %+v", p)
+		}
+	}
+	// A second Connect finds the relayed connection good enough.
+	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))
+	// The hidden node can open streams too (pitfalls 27 and 56).
+	serveEcho(dialler)
+	mustNot(t, echo(t, hidden, dialler.ID(), []byte("and back")))
+}
+
+func TestRelayThatRestartsIsUsedAgain(t *testing.T) {
+	key := someKey(t)
+	start := func(addr string) *Node {
+		n, err := New(testContext(t), WithIdentity(key), WithListenAddrs(addr), WithRelayService())
+		mustNot(t, err)
+		return n
+	}
+	first := start("/ip4/127.0.0.1/tcp/0")
+	addr := first.base.listenAddrs()[0].String()
+	hidden := hiddenNode(t, first)
+	reachable(t, hidden, true)
+	mustNot(t, first.Close())
+	reachable(t, hidden, false)
+	second := start(addr)
+	defer second.Close()
+	reachable(t, hidden, true)
+	dialler := newNode(t)
+	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))
+}
+
+func TestTwoRelays(t *testing.T) {
+	r1, r2 := newNode(t, WithRelayService()), newNode(t, WithRelayService())
+	hidden := hiddenNode(t, r1, r2)
+	for ev := range hidden.Events(testContext(t)) {
+		if _, ok := ev.(AddrsChanged); !ok {
+			continue
+		}
+		if s := hidden.Status(); s.Relays[0].Reserved && s.Relays[1].Reserved {
+			break
+		}
+	}
+	for _, r := range []*Node{r1, r2} {
+		if !slices.ContainsFunc(hidden.Addrs(), func(a ma.Multiaddr) bool { return strings.Contains(a.String(), r.ID().String()+"/p2p-circuit") }) {
+			t.Errorf("no address through %s among %v", r.ID(), hidden.Addrs())
+		}
+	}
+}
+
+// The limits of a relay take effect (pitfall 29).
+func TestPitfall29RelayLimits(t *testing.T) {
+	large := bytes.Repeat([]byte("x"), 1<<20)
+	dialler := newNode(t)
+	tight := hiddenNode(t, newNode(t, WithRelayService()))
+	reachable(t, tight, true)
+	mustNot(t, dialler.Connect(testContext(t), tight.AddrInfo()))
+	if err := echo(t, dialler, tight.ID(), large); err == nil {
+		t.Error("1 MiB went over a relay that allows 128 KiB")
+	}
+	free := hiddenNode(t, newNode(t, WithRelayService(RelayLimits{Unlimited: true})))
+	reachable(t, free, true)
+	mustNot(t, dialler.Connect(testContext(t), free.AddrInfo()))
+	mustNot(t, echo(t, dialler, free.ID(), large))
+
+	full := newNode(t, WithRelayService(RelayLimits{Reservations: 1}))
+	reachable(t, hiddenNode(t, full), true)
+	second := hiddenNode(t, full)
+	mustNot(t, waitFor(t, func() bool { return second.base.direct(full.ID()) }))
+	if second.Status().Relays[0].Reserved {
+		t.Error("a relay for one took two")
+	}
+}
+
+func TestWithoutRelayRefusesRelayedAddresses(t *testing.T) {
+	relay := newNode(t, WithRelayService())
+	hidden := hiddenNode(t, relay)
+	reachable(t, hidden, true)
+	n := newNode(t, WithoutRelay())
+	if err := n.Connect(testContext(t), peer.AddrInfo{ID: hidden.ID(), Addrs: hidden.AddrInfo().Addrs}); err == nil {
+		t.Error("a node without relay dialled through one")
+	}
+}
+
+func TestReachabilityIsToldAndShown(t *testing.T) {
+	for r, text := range map[network.Reachability]string{network.ReachabilityPublic: "Public", network.ReachabilityPrivate: "Private"} {
+		n := newNode(t, WithReachability(r), WithHolePunching())
+		mustNot(t, waitFor(t, func() bool { return n.Status().Reachability == text }))
+	}
+}
+
+func TestRelayOfOneself(t *testing.T) {
+	key := someKey(t)
+	id, err := PeerID(key)
+	mustNot(t, err)
+	me := peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}}
+	for name, opt := range map[string]Option{"WithAutoRelay": WithAutoRelay(me), "WithBootstrapPeers": WithBootstrapPeers(me)} {
+		_, err := New(testContext(t), loopback(), WithIdentity(key), opt)
+		var oe *OptionError
+		if !errors.As(err, &oe) || oe.Option != name {
+			t.Errorf("%s with the own ID: %v", name, err)
+		}
+	}
+}
