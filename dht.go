@@ -234,11 +234,14 @@ func (n *Node) PutValue(ctx context.Context, key string, value []byte) error {
 	ctx, done := n.bind(ctx)
 	defer done()
 	what := fmt.Sprintf("put value %q", key)
+	if err := n.checkKey(key); err != nil {
+		return fmt.Errorf("p2pnode: %s: %w", what, err)
+	}
 	if err := n.content.waitForTable(ctx); err != nil {
 		return n.lookupError(what, err)
 	}
 	if err := n.dht.PutValue(ctx, key, value); err != nil {
-		return n.lookupError(what, n.explainKey(key, err))
+		return n.lookupError(what, err)
 	}
 	// The DHT does not tell who took the record: ask.
 	table := n.dht.active()
@@ -269,19 +272,28 @@ func (n *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
 	if err := n.needDHT(); err != nil {
 		return nil, err
 	}
+	what := fmt.Sprintf("get value %q", key)
+	if err := n.checkKey(key); err != nil {
+		return nil, fmt.Errorf("p2pnode: %s: %w", what, err)
+	}
 	ctx, done := n.bind(ctx)
 	defer done()
 	value, err := n.dht.GetValue(ctx, key)
 	if err != nil {
-		return nil, n.lookupError(fmt.Sprintf("get value %q", key), n.explainKey(key, err))
+		return nil, n.lookupError(what, err)
 	}
 	return value, nil
 }
 
-// explainKey turns the DHT's word on a key without a validator into advice.
-func (n *Node) explainKey(key string, err error) error {
-	if errors.Is(err, record.ErrInvalidRecordType) {
-		return fmt.Errorf("no validator for the key's namespace; give WithValidator, on every node: %w", err)
+// checkKey refuses a key for whose namespace there is no validator: the DHT
+// would say that it found nothing. What WithDHTOptions added is not known here.
+func (n *Node) checkKey(key string) error {
+	namespace, _, err := record.SplitKey(key)
+	if err != nil {
+		return errors.New("a key looks like /namespace/name")
 	}
-	return err
+	if namespace == "pk" || namespace == "ipns" || n.cfg.validators[namespace] != nil || len(n.cfg.dhtOptions) > 0 {
+		return nil
+	}
+	return fmt.Errorf("no validator for the namespace %q; give WithValidator, on every node", namespace)
 }

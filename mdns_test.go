@@ -59,7 +59,7 @@ func (f foundFunc) HandlePeerFound(ai peer.AddrInfo) { f(ai) }
 // The standard service name meets other implementations.
 func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
 	needMulticast(t)
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"))
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"), noUpstreamMetrics)
 	mustNot(t, err)
 	defer h.Close()
 	found := make(chan peer.AddrInfo, 16)

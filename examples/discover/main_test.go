@@ -7,7 +7,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m) }
+func TestMain(m *testing.M) { exampletest.Main(m, main) }
 
 func TestPeersOfOneNamespaceMeet(t *testing.T) {
 	common := []string{"-listen", "/ip4/127.0.0.1/tcp/0", "-every", "50ms"}
