@@ -14,10 +14,10 @@ import (
 // leakIgnores are the goroutines that outlive a closed node and are not ours
 // to end, each with its reason.
 var leakIgnores = []goleak.Option{
-	// Started once a process by packages on import.
+	// Started once a process, on import.
 	goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
-	goleak.IgnoreTopFunction("go.opencensus.io/stats/view.(*worker).start"),
-	goleak.IgnoreAnyFunction("github.com/jackpal/go-nat-pmp.(*Client).GetExternalAddress"),
+	// Started once a process, by the first bandwidth counter (WithMetrics).
+	goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"),
 }
 
 // TestMain fails the suite when a goroutine outlives it.

@@ -13,9 +13,9 @@ func TestEcho(t *testing.T) {
 	server := exampletest.Start(t, run, "-listen", "/ip4/127.0.0.1/tcp/0")
 	addr := strings.Fields(server.Line("-connect"))[2]
 	for message, want := range map[string]string{
-		"over there":                      `reply: "over there"`,
-		"\x1b[31mred":                     `reply: "\x1b[31mred"`,
-		"":                                `reply: ""`,
+		"over there":                         `reply: "over there"`,
+		"\x1b[31mred":                        `reply: "\x1b[31mred"`,
+		"":                                   `reply: ""`,
 		strings.Repeat("long", maxMessage/4): `reply: "` + strings.Repeat("long", maxMessage/4) + `"`,
 	} {
 		client := exampletest.Start(t, run, "-connect", addr, "-message", message)

@@ -1,0 +1,226 @@
+package p2pnode_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/go-p2pnode/p2pnode"
+)
+
+// here is where the nodes of the examples listen: on this machine alone.
+var here = p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0")
+
+// two starts two nodes, the second of which knows the first, and waits until
+// they are ready.
+func two(ctx context.Context) (a, b *p2pnode.Node) {
+	a, err := p2pnode.New(ctx, here)
+	if err != nil {
+		panic(err)
+	}
+	b, err = p2pnode.New(ctx, here, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+	if err != nil {
+		panic(err)
+	}
+	if err := b.WaitReady(ctx); err != nil {
+		panic(err)
+	}
+	return a, b
+}
+
+func ExampleNew() {
+	ctx := context.Background()
+	node, err := p2pnode.New(ctx, p2pnode.WithNetwork("acme"), here)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer node.Close()
+	fmt.Println(node.Status().Network, len(node.Addrs()))
+	// Output: /acme 1
+}
+
+func ExampleValidateOptions() {
+	err := p2pnode.ValidateOptions(p2pnode.WithoutRelay(), p2pnode.WithHolePunching())
+	fmt.Println(err)
+	// Output: WithHolePunching: hole punching is arranged over a relayed connection; drop WithoutRelay
+}
+
+func ExampleParsePeers() {
+	peers, err := p2pnode.ParsePeers(
+		"/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWRBhwfeP2Y4TCx1SM6s9rUoHhR5STiGwxBhgFRcw3UERE",
+		"/ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooWRBhwfeP2Y4TCx1SM6s9rUoHhR5STiGwxBhgFRcw3UERE")
+	fmt.Println(len(peers), len(peers[0].Addrs), err)
+	// Output: 1 2 <nil>
+}
+
+func ExampleNode_WaitReady() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	node, err := p2pnode.New(ctx, here, p2pnode.WithMinPeers(1))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer node.Close()
+	cancel() // nobody comes
+	fmt.Println(node.WaitReady(ctx))
+	// Output: p2pnode: not ready (context canceled): 0 of at least 1 peers connected
+}
+
+func ExampleCIDOf() {
+	c, err := p2pnode.CIDOf(strings.NewReader("hello world"))
+	fmt.Println(c, err)
+	// Output: bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e <nil>
+}
+
+func ExampleNode_Provide() {
+	ctx := context.Background()
+	a, b := two(ctx)
+	defer a.Close()
+	defer b.Close()
+	c, err := p2pnode.CIDOf(strings.NewReader("hello world"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := a.Provide(ctx, c); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for p, err := range b.FindProviders(ctx, c) {
+		fmt.Println(p.ID == a.ID(), len(p.Addrs), err)
+	}
+	// Output: true 1 <nil>
+}
+
+func ExampleNode_Handle() {
+	ctx := context.Background()
+	a, b := two(ctx)
+	defer a.Close()
+	defer b.Close()
+	a.Handle("/greet/1.0.0", func(_ context.Context, s network.Stream) error {
+		_, err := io.WriteString(s, "hello")
+		return err // nil closes the stream
+	})
+	s, err := b.OpenStream(ctx, a.ID(), "/greet/1.0.0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	text, err := io.ReadAll(s)
+	fmt.Printf("%s %v\n", text, err)
+	// Output: hello <nil>
+}
+
+func ExampleNode_Listen() {
+	ctx := context.Background()
+	a, b := two(ctx)
+	defer a.Close()
+	defer b.Close()
+	listener, err := a.Listen("/greet/1.0.0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return // errors.Is(err, net.ErrClosed)
+			}
+			fmt.Fprint(conn, "hello")
+			conn.Close()
+		}
+	}()
+	conn, err := b.Dial(ctx, a.ID(), "/greet/1.0.0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	text, err := io.ReadAll(conn)
+	fmt.Printf("%s %v\n", text, err)
+	// Output: hello <nil>
+}
+
+func ExampleNode_Subscribe() {
+	ctx := context.Background()
+	a, b := two(ctx)
+	defer a.Close()
+	defer b.Close()
+	sub, err := a.Subscribe(ctx, "news")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// Publish waits until somebody is on the topic.
+	if err := b.Publish(ctx, "news", []byte("it rains")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	m, err := sub.Next(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%s %v\n", m.Data, m.Author == b.ID())
+	// Output: it rains true
+}
+
+func ExampleNode_Publish() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	node, err := p2pnode.New(ctx, here)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer node.Close()
+	cancel() // do not wait for anybody
+	err = node.Publish(ctx, "news", []byte("it rains"))
+	fmt.Println(errors.Is(err, p2pnode.ErrNoPeers))
+	// Output: true
+}
+
+func ExampleNode_Advertise() {
+	ctx := context.Background()
+	a, b := two(ctx)
+	defer a.Close()
+	defer b.Close()
+	if err := a.Advertise(ctx, "chess players"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for p, err := range b.FindPeers(ctx, "chess players") {
+		fmt.Println(p.ID == a.ID(), err)
+	}
+	// Output: true <nil>
+}
+
+func ExampleNode_Events() {
+	ctx := context.Background()
+	a, err := p2pnode.New(ctx, here)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer a.Close()
+	events := a.Events(ctx) // from now on
+	b, err := p2pnode.New(ctx, here, p2pnode.WithUserAgent("visitor"), p2pnode.WithBootstrapPeers(a.AddrInfo()))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer b.Close()
+	for ev := range events {
+		if ev, ok := ev.(p2pnode.PeerConnected); ok {
+			fmt.Println(ev.Peer.Agent, "is here")
+			break
+		}
+	}
+	// Output: visitor is here
+}
