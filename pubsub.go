@@ -93,6 +93,10 @@ type pubsubPart struct {
 	mu     sync.Mutex // serialises join and close
 	closed bool       // guarded by mu
 
+	// linkMu is taken in the router's loop too: nothing is called under it.
+	linkMu sync.Mutex
+	links  map[peer.ID]bool // peers that the router has a stream to; guarded by linkMu
+
 	published, delivered, dropped atomic.Uint64
 }
 
@@ -101,9 +105,10 @@ type topic struct {
 	*pubsub.Topic
 	name string
 
-	events *pubsub.TopicEventHandler
-	peers  atomic.Int64 // how many are on the topic
-	came   signal       // peers has grown
+	events  *pubsub.TopicEventHandler
+	members map[peer.ID]bool // guarded by pubsubPart.linkMu
+	peers   atomic.Int64     // how many members the router can send to
+	came    signal           // peers has grown
 
 	mu   sync.Mutex // serialises changes of feed
 	feed atomic.Pointer[feed]
@@ -122,6 +127,7 @@ func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group) (*pubsubPart, e
 	p := &pubsubPart{
 		self: h.ID(), log: cfg.logger, group: group,
 		limit: cfg.maxMessageSize - messageOverhead,
+		links: make(map[peer.ID]bool),
 	}
 	opts := append([]pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
@@ -130,7 +136,7 @@ func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group) (*pubsubPart, e
 		// its mesh, which stays empty until the next heartbeat: without this
 		// what is published in the first second after a peer came is lost.
 		pubsub.WithFloodPublish(true),
-		pubsub.WithRawTracer(dropTracer{p: p}),
+		pubsub.WithRawTracer(tracer{p}),
 	}, cfg.pubsubOptions...)
 	ps, err := pubsub.NewGossipSub(group.Context(), h, opts...)
 	if err != nil {
@@ -184,29 +190,62 @@ func (p *pubsubPart) join(name string) (*topic, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &topic{Topic: joined, name: name}
+	t := &topic{Topic: joined, name: name, members: make(map[peer.ID]bool)}
 	if t.events, err = joined.EventHandler(); err != nil {
 		return nil, errors.Join(err, joined.Close())
 	}
-	p.group.Go(t.countPeers)
 	p.topics.Store(name, t)
+	p.group.Go(func(ctx context.Context) { p.follow(ctx, t) })
 	return t, nil
 }
 
-// countPeers keeps count of the peers on the topic.
-func (t *topic) countPeers(ctx context.Context) {
+// follow keeps count of the peers on a topic. A peer counts when the router
+// has a stream to it: one that is heard of earlier, by its own stream, would
+// not get what is sent at that moment, and nobody would notice.
+func (p *pubsubPart) follow(ctx context.Context, t *topic) {
 	for {
 		ev, err := t.events.NextPeerEvent(ctx)
 		if err != nil {
 			return
 		}
+		p.linkMu.Lock()
 		switch ev.Type {
 		case pubsub.PeerJoin:
-			t.peers.Add(1)
-			t.came.notify()
+			t.members[ev.Peer] = true
 		case pubsub.PeerLeave:
-			t.peers.Add(-1)
+			delete(t.members, ev.Peer)
 		}
+		p.countLocked(t)
+		p.linkMu.Unlock()
+	}
+}
+
+// link notes that the router has, or no longer has, a stream to a peer.
+func (p *pubsubPart) link(id peer.ID, up bool) {
+	p.linkMu.Lock()
+	defer p.linkMu.Unlock()
+	if up {
+		p.links[id] = true
+	} else {
+		delete(p.links, id)
+	}
+	p.topics.Range(func(_, t any) bool {
+		if t := t.(*topic); t.members[id] {
+			p.countLocked(t)
+		}
+		return true
+	})
+}
+
+func (p *pubsubPart) countLocked(t *topic) {
+	n := int64(0)
+	for id := range t.members {
+		if p.links[id] {
+			n++
+		}
+	}
+	if t.peers.Swap(n) < n {
+		t.came.notify()
 	}
 }
 
@@ -521,12 +560,16 @@ func (s *Subscription) Close() error {
 	return nil
 }
 
-// dropTracer counts the messages that gossipsub itself had to drop because a
-// pump was too far behind, for every subscription of the topic. It runs in the
-// router's loop and takes no lock.
-type dropTracer struct{ p *pubsubPart }
+// tracer hears from the router what it tells in no other way. It runs in the
+// router's loop and must not wait.
+type tracer struct{ p *pubsubPart }
 
-func (d dropTracer) UndeliverableMessage(m *pubsub.Message) {
+func (d tracer) OnNewOutboundStream(id peer.ID, _ protocol.ID) { d.p.link(id, true) }
+func (d tracer) OnClosedOutboundStream(id peer.ID)             { d.p.link(id, false) }
+
+// UndeliverableMessage counts a message that the router had to drop because a
+// pump was too far behind, for every subscription of the topic.
+func (d tracer) UndeliverableMessage(m *pubsub.Message) {
 	t, ok := d.p.topics.Load(m.GetTopic())
 	if !ok {
 		return
@@ -542,17 +585,15 @@ func (d dropTracer) UndeliverableMessage(m *pubsub.Message) {
 }
 
 // The rest of pubsub.RawTracer.
-func (dropTracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (dropTracer) OnClosedOutboundStream(peer.ID)           {}
-func (dropTracer) Join(string)                              {}
-func (dropTracer) Leave(string)                             {}
-func (dropTracer) Graft(peer.ID, string)                    {}
-func (dropTracer) Prune(peer.ID, string)                    {}
-func (dropTracer) ValidateMessage(*pubsub.Message)          {}
-func (dropTracer) DeliverMessage(*pubsub.Message)           {}
-func (dropTracer) RejectMessage(*pubsub.Message, string)    {}
-func (dropTracer) DuplicateMessage(*pubsub.Message)         {}
-func (dropTracer) ThrottlePeer(peer.ID)                     {}
-func (dropTracer) RecvRPC(*pubsub.RPC)                      {}
-func (dropTracer) SendRPC(*pubsub.RPC, peer.ID)             {}
-func (dropTracer) DropRPC(*pubsub.RPC, peer.ID)             {}
+func (tracer) Join(string)                           {}
+func (tracer) Leave(string)                          {}
+func (tracer) Graft(peer.ID, string)                 {}
+func (tracer) Prune(peer.ID, string)                 {}
+func (tracer) ValidateMessage(*pubsub.Message)       {}
+func (tracer) DeliverMessage(*pubsub.Message)        {}
+func (tracer) RejectMessage(*pubsub.Message, string) {}
+func (tracer) DuplicateMessage(*pubsub.Message)      {}
+func (tracer) ThrottlePeer(peer.ID)                  {}
+func (tracer) RecvRPC(*pubsub.RPC)                   {}
+func (tracer) SendRPC(*pubsub.RPC, peer.ID)          {}
+func (tracer) DropRPC(*pubsub.RPC, peer.ID)          {}
