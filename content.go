@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
@@ -132,7 +133,21 @@ func (n *Node) provide(ctx context.Context, what string, key multihash.Multihash
 // one returns nil even when every peer refused the record, because the message
 // that carries it has no answer. Here one of the peers is asked for it.
 func (c *contentPart) provide(ctx context.Context, key multihash.Multihash) error {
-	table := c.dht.active()
+	var errs []error
+	held := false
+	for _, table := range c.dht.active() {
+		err := c.provideIn(ctx, table, key)
+		held = held || err == nil
+		errs = append(errs, err)
+	}
+	if held {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// provideIn is provide for one DHT.
+func (c *contentPart) provideIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) error {
 	self := peer.AddrInfo{ID: c.self, Addrs: table.FilteredAddrs()}
 	if len(self.Addrs) == 0 {
 		return fmt.Errorf("%w: this node has no address that others could be told; listen, reserve a place at a relay with WithAutoRelay, or name one with WithAnnounceAddrs", ErrNoPeers)

@@ -61,6 +61,17 @@ func newDHT(cfg *config, h *hostPart, changed func()) (*dhtPart, error) {
 		}
 		d.Routing, d.stop, d.tables = one, one.Close, []*dht.IpfsDHT{one}
 		d.protocols = []protocol.ID{prefix + "/kad/1.0.0"}
+		if cfg.network == "ipfs" {
+			// Among themselves kubo nodes without public addresses speak the
+			// LAN's protocol, js-libp2p ones the other: meet both.
+			lan, err := dht.New(h, append(opts, append([]dht.Option{dht.ProtocolExtension(dual.LanExtension)}, cfg.dhtOptions...)...)...)
+			if err != nil {
+				return nil, errors.Join(err, one.Close())
+			}
+			both := &dual.DHT{WAN: one, LAN: lan}
+			d.Routing, d.stop, d.tables = both, both.Close, []*dht.IpfsDHT{one, lan}
+			d.protocols = append(d.protocols, prefix+dual.LanExtension+"/kad/1.0.0")
+		}
 	}
 	for _, t := range d.tables {
 		// The routing table has these two callbacks and nothing else to
@@ -86,13 +97,18 @@ func validators(cfg *config, h *hostPart) record.NamespacedValidator {
 	return v
 }
 
-// size is the number of peers in the routing tables.
+// size is the number of peers in the routing tables, each counted once.
 func (d *dhtPart) size() int {
-	n := 0
-	for _, t := range d.tables {
-		n += t.RoutingTable().Size()
+	if len(d.tables) == 1 {
+		return d.tables[0].RoutingTable().Size()
 	}
-	return n
+	peers := make(map[peer.ID]bool)
+	for _, t := range d.tables {
+		for _, p := range t.RoutingTable().ListPeers() {
+			peers[p] = true
+		}
+	}
+	return len(peers)
 }
 
 // serves reports whether the node answers queries now.
@@ -100,14 +116,19 @@ func (d *dhtPart) serves() bool {
 	return slices.ContainsFunc(d.host.Mux().Protocols(), func(p protocol.ID) bool { return slices.Contains(d.protocols, p) })
 }
 
-// active is the DHT that records go to: the Internet's if it has peers.
-func (d *dhtPart) active() *dht.IpfsDHT {
+// active are the DHTs that records go to: those that have peers, or else the
+// first.
+func (d *dhtPart) active() []*dht.IpfsDHT {
+	var list []*dht.IpfsDHT
 	for _, t := range d.tables {
 		if t.RoutingTable().Size() > 0 {
-			return t
+			list = append(list, t)
 		}
 	}
-	return d.tables[len(d.tables)-1]
+	if len(list) == 0 {
+		list = d.tables[:1]
+	}
+	return list
 }
 
 // refresh asks every DHT to fill its routing table, in the background.
@@ -152,8 +173,8 @@ func (n *Node) emptyTable() string {
 	case len(n.base.swarm.Peers()) == 0:
 		return why + " because no peer is connected" + n.boot.complaint()
 	default:
-		return fmt.Sprintf("%s though %d peers are connected: none of them serves the DHT protocol %s; check that WithNetwork is the same everywhere and that not all are DHT clients",
-			why, len(n.base.swarm.Peers()), n.dht.protocols[0])
+		return fmt.Sprintf("%s though %d peers are connected: none of them serves the DHT protocol %v; check that WithNetwork is the same everywhere and that not all are DHT clients",
+			why, len(n.base.swarm.Peers()), n.dht.protocols)
 	}
 }
 
@@ -240,18 +261,32 @@ func (n *Node) PutValue(ctx context.Context, key string, value []byte) error {
 	if err := n.content.waitForTable(ctx); err != nil {
 		return n.lookupError(what, err)
 	}
-	if err := n.dht.PutValue(ctx, key, value); err != nil {
-		return n.lookupError(what, err)
+	var errs []error
+	held := false
+	for _, table := range n.dht.active() {
+		err := putValue(ctx, table, key, value)
+		held = held || err == nil
+		errs = append(errs, err)
 	}
-	// The DHT does not tell who took the record: ask.
-	table := n.dht.active()
+	if !held {
+		return n.lookupError(what, errors.Join(errs...))
+	}
+	return nil
+}
+
+// putValue stores a record in one DHT, and asks for it: the DHT does not tell
+// who took it.
+func putValue(ctx context.Context, table *dht.IpfsDHT, key string, value []byte) error {
+	if err := table.PutValue(ctx, key, value); err != nil {
+		return err
+	}
 	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
 	if err != nil {
-		return n.fail(fmt.Errorf("%s: %w", what, err))
+		return err
 	}
 	closest, err := table.GetClosestPeers(ctx, key)
 	if err != nil {
-		return n.lookupError(what, err)
+		return err
 	}
 	for _, p := range closest {
 		if rec, _, err := messenger.GetValue(ctx, p, key); err == nil && rec != nil {
@@ -259,9 +294,9 @@ func (n *Node) PutValue(ctx context.Context, key string, value []byte) error {
 		}
 	}
 	if ctx.Err() != nil {
-		return n.fail(fmt.Errorf("%s: %w", what, context.Cause(ctx)))
+		return context.Cause(ctx)
 	}
-	return n.fail(fmt.Errorf("%s: %w: none of the %d closest peers keeps the record", what, ErrNoPeers, len(closest)))
+	return fmt.Errorf("%w: none of the %d closest peers keeps the record", ErrNoPeers, len(closest))
 }
 
 // GetValue returns the best record that the DHT has under a key, as the

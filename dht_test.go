@@ -244,6 +244,9 @@ func TestIPFSRunsBothDHTs(t *testing.T) {
 			break
 		}
 	}
+	if len(other.dht.tables) != 2 || len(other.dht.protocols) != 2 {
+		t.Errorf("on the private network there are %v", other.dht.protocols)
+	}
 	if s := n.Status(); s.Network != "/ipfs" || s.DHT.Mode != DHTModeAuto || !s.DHT.Server {
 		t.Errorf("Status has %s and %+v; the LAN's DHT should serve", s.Network, s.DHT)
 	}
