@@ -156,7 +156,9 @@ func (w *watcher) handle(ev any) {
 	case event.EvtPeerIdentificationFailed:
 		w.peerHere(ev.Peer)
 	case event.EvtLocalAddressesUpdated:
-		w.emit(AddrsChanged{Addrs: w.addrs()})
+		if w.wanted() {
+			w.emit(AddrsChanged{Addrs: w.addrs()})
+		}
 		w.moved.notify()
 	case event.EvtLocalReachabilityChanged:
 		w.mu.Lock()
@@ -218,6 +220,13 @@ func (w *watcher) emit(ev Event) {
 	for s := range w.subs {
 		s.push(ev)
 	}
+}
+
+// wanted reports whether anybody listens.
+func (w *watcher) wanted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.subs) > 0
 }
 
 func (w *watcher) subscribe() *eventSub {

@@ -113,7 +113,9 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 			return nil, &StartError{Step: p.name, Err: err}
 		}
 	}
-	n.log.Info("node started", "id", n.id, "addrs", n.Addrs())
+	if n.log.Enabled(ctx, slog.LevelInfo) { // the addresses are not for free
+		n.log.Info("node started", "id", n.id, "addrs", n.Addrs())
+	}
 	return n, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -87,9 +88,10 @@ type pubsubPart struct {
 	group *lifecycle.Group
 	limit int // of a message's data
 
-	// topics maps a name to its *topic. It is read without mu, also from the
-	// router's own loop, which join waits for while it holds mu.
-	topics sync.Map
+	// topics are those joined, by name. The map is replaced, never changed: it
+	// is read without mu, also from the router's own loop, which join waits
+	// for while it holds mu.
+	topics atomic.Pointer[map[string]*topic]
 	mu     sync.Mutex // serialises join and close
 	closed bool       // guarded by mu
 
@@ -129,6 +131,7 @@ func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group) (*pubsubPart, e
 		limit: cfg.maxMessageSize - messageOverhead,
 		links: make(map[peer.ID]bool),
 	}
+	p.topics.Store(&map[string]*topic{})
 	opts := append([]pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithMaxMessageSize(cfg.maxMessageSize),
@@ -164,27 +167,26 @@ func (p *pubsubPart) close() error {
 
 // all returns the joined topics, sorted by name.
 func (p *pubsubPart) all() []*topic {
-	var list []*topic
-	p.topics.Range(func(_, t any) bool {
-		list = append(list, t.(*topic))
-		return true
-	})
+	list := slices.Collect(maps.Values(*p.topics.Load()))
 	slices.SortFunc(list, func(a, b *topic) int { return strings.Compare(a.name, b.name) })
 	return list
 }
 
+// topic returns a joined topic, or nil.
+func (p *pubsubPart) topic(name string) *topic { return (*p.topics.Load())[name] }
+
 // join returns the topic, joining it if needed.
 func (p *pubsubPart) join(name string) (*topic, error) {
-	if t, ok := p.topics.Load(name); ok {
-		return t.(*topic), nil
+	if t := p.topic(name); t != nil {
+		return t, nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, ErrClosed
 	}
-	if t, ok := p.topics.Load(name); ok {
-		return t.(*topic), nil
+	if t := p.topic(name); t != nil {
+		return t, nil
 	}
 	joined, err := p.Join(name)
 	if err != nil {
@@ -194,7 +196,9 @@ func (p *pubsubPart) join(name string) (*topic, error) {
 	if t.events, err = joined.EventHandler(); err != nil {
 		return nil, errors.Join(err, joined.Close())
 	}
-	p.topics.Store(name, t)
+	topics := maps.Clone(*p.topics.Load())
+	topics[name] = t
+	p.topics.Store(&topics)
 	p.group.Go(func(ctx context.Context) { p.follow(ctx, t) })
 	return t, nil
 }
@@ -229,12 +233,11 @@ func (p *pubsubPart) link(id peer.ID, up bool) {
 	} else {
 		delete(p.links, id)
 	}
-	p.topics.Range(func(_, t any) bool {
-		if t := t.(*topic); t.members[id] {
+	for _, t := range *p.topics.Load() {
+		if t.members[id] {
 			p.countLocked(t)
 		}
-		return true
-	})
+	}
 }
 
 func (p *pubsubPart) countLocked(t *topic) {
@@ -303,7 +306,11 @@ func (p *pubsubPart) pump(ctx context.Context, t *topic, up *pubsub.Subscription
 			continue
 		}
 		p.delivered.Add(1)
-		msg := &Message{Author: m.GetFrom(), From: m.ReceivedFrom, Topic: t.name, Data: m.Data, ID: m.ID}
+		author := m.ReceivedFrom
+		if string(m.From) != string(author) { // otherwise spare the copy
+			author = m.GetFrom()
+		}
+		msg := &Message{Author: author, From: m.ReceivedFrom, Topic: t.name, Data: m.Data, ID: m.ID}
 		for _, s := range f.subs {
 			s.push(msg)
 		}
@@ -570,11 +577,11 @@ func (d tracer) OnClosedOutboundStream(id peer.ID)             { d.p.link(id, fa
 // UndeliverableMessage counts a message that the router had to drop because a
 // pump was too far behind, for every subscription of the topic.
 func (d tracer) UndeliverableMessage(m *pubsub.Message) {
-	t, ok := d.p.topics.Load(m.GetTopic())
-	if !ok {
+	t := d.p.topic(m.GetTopic())
+	if t == nil {
 		return
 	}
-	f := t.(*topic).feed.Load()
+	f := t.feed.Load()
 	if f == nil {
 		return
 	}

@@ -1,0 +1,310 @@
+package p2pnode
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+)
+
+// Each benchmark runs as impl=p2pnode and as impl=raw: the same thing put together by
+// hand from go-libp2p, kad-dht and pubsub, with the same settings. The
+// difference is what the library costs.
+
+// rawNode is a node put together by hand.
+type rawNode struct {
+	host libp2pHost
+	dht  *dht.IpfsDHT
+	ps   *pubsub.PubSub
+	end  context.CancelFunc
+}
+
+func newRaw() (_ *rawNode, err error) {
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	cfg := defaultConfig()
+	limits, err := newResourceManager(cfg, nil) // the same limits
+	if err != nil {
+		return nil, err
+	}
+	conns, err := connmgr.NewConnManager(cfg.connLow, cfg.connHigh, connmgr.WithGracePeriod(connGrace))
+	if err != nil {
+		return nil, err
+	}
+	h, err := libp2p.New(
+		libp2p.Identity(key),
+		libp2p.UserAgent("raw"),
+		libp2p.ResourceManager(limits),
+		libp2p.ConnectionManager(conns),
+		libp2p.NoTransports,
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(quic.NewTransport),
+		libp2p.Transport(websocket.New),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.EnableRelay(),
+		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws"),
+		noUpstreamMetrics,
+	)
+	if err != nil {
+		return nil, err
+	}
+	n := &rawNode{host: h}
+	if n.dht, err = dht.New(h, dht.Mode(dht.ModeAutoServer), dht.ProtocolPrefix("/p2pnode"), dht.Validator(validators(cfg, &hostPart{Host: h}))); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.end = cancel
+	n.ps, err = pubsub.NewGossipSub(ctx, h,
+		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
+		pubsub.WithMaxMessageSize(defaultMaxMessageSize),
+		pubsub.WithFloodPublish(true))
+	return n, err
+}
+
+func (n *rawNode) close() error {
+	n.end()
+	return errors.Join(n.dht.Close(), n.host.Close())
+}
+
+func rawNodes(b *testing.B, count int) []*rawNode {
+	b.Helper()
+	var list []*rawNode
+	for range count {
+		n, err := newRaw()
+		mustNot(b, err)
+		b.Cleanup(func() { mustNot(b, n.close()) })
+		list = append(list, n)
+	}
+	return list
+}
+
+// filled waits until the routing tables of all nodes are full.
+func filled(b *testing.B, sizes ...func() int) {
+	b.Helper()
+	for _, size := range sizes {
+		mustNot(b, waitFor(b, func() bool { return size() >= len(sizes)-1 }))
+	}
+}
+
+func BenchmarkNewClose(b *testing.B) {
+	b.Run("impl=p2pnode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n, err := New(context.Background(), loopback())
+			mustNot(b, err)
+			mustNot(b, n.Close())
+		}
+	})
+	b.Run("impl=raw", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n, err := newRaw()
+			mustNot(b, err)
+			mustNot(b, n.close())
+		}
+	})
+}
+
+func BenchmarkPublishNext(b *testing.B) {
+	data := bytes.Repeat([]byte("x"), 1<<10)
+	b.Run("impl=p2pnode", func(b *testing.B) {
+		from, to := pair(b)
+		ctx := context.Background()
+		sub, err := to.Subscribe(ctx, "t")
+		mustNot(b, err)
+		mustNot(b, from.Publish(ctx, "t", data))
+		_, err = sub.Next(ctx)
+		mustNot(b, err)
+		b.SetBytes(int64(len(data)))
+		b.ReportAllocs()
+		for b.Loop() {
+			mustNot(b, from.Publish(ctx, "t", data))
+			_, err := sub.Next(ctx)
+			mustNot(b, err)
+		}
+	})
+	b.Run("impl=raw", func(b *testing.B) {
+		nodes := rawNodes(b, 2)
+		ctx := context.Background()
+		mustNot(b, nodes[0].host.Connect(ctx, addrInfoOf(nodes[1].host)))
+		from, err := nodes[0].ps.Join("t")
+		mustNot(b, err)
+		to, err := nodes[1].ps.Join("t")
+		mustNot(b, err)
+		sub, err := to.Subscribe()
+		mustNot(b, err)
+		mustNot(b, waitFor(b, func() bool { return len(from.ListPeers()) == 1 }))
+		mustNot(b, from.Publish(ctx, data))
+		_, err = sub.Next(ctx)
+		mustNot(b, err)
+		b.SetBytes(int64(len(data)))
+		b.ReportAllocs()
+		for b.Loop() {
+			mustNot(b, from.Publish(ctx, data))
+			_, err := sub.Next(ctx)
+			mustNot(b, err)
+		}
+	})
+}
+
+// contentNodes is how many nodes the benchmarks of content run on.
+const contentNodes = 20
+
+func ourNetwork(b *testing.B) []*Node {
+	b.Helper()
+	var nodes []*Node
+	var sizes []func() int
+	for range contentNodes {
+		n := newNode(b)
+		nodes = append(nodes, n)
+		sizes = append(sizes, n.dht.size)
+	}
+	mesh(b, len(nodes), func(i, j int) error { return nodes[i].Connect(context.Background(), nodes[j].AddrInfo()) })
+	filled(b, sizes...)
+	return nodes
+}
+
+// mesh connects everybody with everybody, so that both variants of a benchmark
+// run on the same network.
+func mesh(b *testing.B, n int, connect func(i, j int) error) {
+	b.Helper()
+	for i := range n {
+		for j := range i {
+			mustNot(b, connect(i, j))
+		}
+	}
+}
+
+func rawNetwork(b *testing.B) []*rawNode {
+	b.Helper()
+	nodes := rawNodes(b, contentNodes)
+	var sizes []func() int
+	for _, n := range nodes {
+		sizes = append(sizes, n.dht.RoutingTable().Size)
+	}
+	mesh(b, len(nodes), func(i, j int) error {
+		return nodes[i].host.Connect(context.Background(), addrInfoOf(nodes[j].host))
+	})
+	filled(b, sizes...)
+	return nodes
+}
+
+// numbered is a CID of its own for each i.
+func numbered(b *testing.B, i int) cid.Cid {
+	b.Helper()
+	c, err := CIDOf(bytes.NewReader(binary.BigEndian.AppendUint64(nil, uint64(i))))
+	mustNot(b, err)
+	return c
+}
+
+func BenchmarkProvide(b *testing.B) {
+	b.Run("impl=p2pnode", func(b *testing.B) {
+		nodes := ourNetwork(b)
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			mustNot(b, nodes[0].Provide(context.Background(), numbered(b, i)))
+		}
+	})
+	b.Run("impl=raw", func(b *testing.B) {
+		nodes := rawNetwork(b)
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			mustNot(b, nodes[0].dht.Provide(context.Background(), numbered(b, i), true))
+		}
+	})
+}
+
+func BenchmarkFindProviders(b *testing.B) {
+	c := cid.NewCidV1(cid.Raw, numbered(b, 1).Hash())
+	b.Run("impl=p2pnode", func(b *testing.B) {
+		nodes := ourNetwork(b)
+		mustNot(b, nodes[0].Provide(context.Background(), c))
+		b.ReportAllocs()
+		for b.Loop() {
+			found := 0
+			for _, err := range nodes[1].FindProviders(context.Background(), c) {
+				mustNot(b, err)
+				found++
+			}
+			if found != 1 {
+				b.Fatalf("found %d", found)
+			}
+		}
+	})
+	b.Run("impl=raw", func(b *testing.B) {
+		nodes := rawNetwork(b)
+		mustNot(b, nodes[0].dht.Provide(context.Background(), c, true))
+		b.ReportAllocs()
+		for b.Loop() {
+			found := 0
+			for range nodes[1].dht.FindProvidersAsync(context.Background(), c, 0) {
+				found++
+			}
+			if found != 1 {
+				b.Fatalf("found %d", found)
+			}
+		}
+	})
+}
+
+func BenchmarkOpenStreamEcho(b *testing.B) {
+	data := bytes.Repeat([]byte("x"), 1<<10)
+	roundTrip := func(b *testing.B, s network.Stream, err error) {
+		mustNot(b, err)
+		_, err = s.Write(data)
+		mustNot(b, err)
+		mustNot(b, s.CloseWrite())
+		got, err := io.ReadAll(s)
+		mustNot(b, err)
+		if !bytes.Equal(got, data) {
+			b.Fatalf("%d bytes came back", len(got))
+		}
+		mustNot(b, s.Close())
+	}
+	b.Run("impl=p2pnode", func(b *testing.B) {
+		from, to := pair(b)
+		serveEcho(to)
+		ctx := context.Background()
+		b.ReportAllocs()
+		for b.Loop() {
+			s, err := from.OpenStream(ctx, to.ID(), echoID)
+			roundTrip(b, s, err)
+		}
+	})
+	b.Run("impl=raw", func(b *testing.B) {
+		nodes := rawNodes(b, 2)
+		nodes[1].host.SetStreamHandler(echoID, func(s network.Stream) {
+			if _, err := io.Copy(s, s); err != nil {
+				_ = s.Reset()
+				return
+			}
+			_ = s.Close()
+		})
+		ctx := context.Background()
+		mustNot(b, nodes[0].host.Connect(ctx, addrInfoOf(nodes[1].host)))
+		b.ReportAllocs()
+		for b.Loop() {
+			s, err := nodes[0].host.NewStream(ctx, nodes[1].host.ID(), echoID)
+			roundTrip(b, s, err)
+		}
+	})
+}
