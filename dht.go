@@ -187,7 +187,6 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 	if err := n.needDHT(); err != nil {
 		return peer.AddrInfo{}, err
 	}
-	what := "find peer " + id.String()
 	if err := id.Validate(); err != nil {
 		return peer.AddrInfo{}, fmt.Errorf("p2pnode: find peer: %w", err)
 	}
@@ -196,32 +195,41 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 	}
 	ctx, done := n.bind(ctx)
 	defer done()
+	ai, err := n.findPeer(ctx, id)
+	if err != nil {
+		return peer.AddrInfo{}, n.lookupError("find peer "+id.String(), err)
+	}
+	return ai, nil
+}
+
+// finder lets the host look peers up as FindPeer does.
+type finder func(context.Context, peer.ID) (peer.AddrInfo, error)
+
+func (f finder) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) { return f(ctx, id) }
+
+func (n *Node) findPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
+	known := func() peer.AddrInfo { return n.base.Peerstore().PeerInfo(id) }
 	n.base.awaitIdentify(ctx, id)
-	if n.base.isConnected(id) {
-		if ai := n.base.Peerstore().PeerInfo(id); len(ai.Addrs) > 0 {
-			return ai, nil
-		}
+	if n.base.isConnected(id) && len(known().Addrs) > 0 {
+		return known(), nil
 	}
 	ai, err := n.dht.FindPeer(ctx, id)
-	if errors.Is(err, routing.ErrNotFound) {
-		// The DHT (v0.42) says so too when it was told the addresses of the
-		// peer but did not get to dial it before the lookup ended, as happens
-		// with DHT clients. They are in the peerstore.
-		if ai = n.base.Peerstore().PeerInfo(id); len(ai.Addrs) > 0 {
-			err = nil
-		}
-	}
-	if err != nil {
-		return peer.AddrInfo{}, n.lookupError(what, err)
-	}
-	if len(ai.Addrs) == 0 {
+	switch {
+	case err == nil && len(ai.Addrs) == 0:
 		// The lookup may have ended because the peer has just connected to
 		// us; its addresses arrive with identify.
 		n.base.awaitIdentify(ctx, id)
-		ai = n.base.Peerstore().PeerInfo(id)
+		ai = known()
+	case errors.Is(err, routing.ErrNotFound):
+		// The DHT (v0.42) says so too when it was told the addresses of the
+		// peer but did not get to dial it before the lookup ended, as happens
+		// with DHT clients. They are in the peerstore.
+		ai = known()
+	case err != nil:
+		return peer.AddrInfo{}, err
 	}
 	if len(ai.Addrs) == 0 {
-		return peer.AddrInfo{}, n.lookupError(what, routing.ErrNotFound)
+		return peer.AddrInfo{}, routing.ErrNotFound
 	}
 	return ai, nil
 }

@@ -90,6 +90,8 @@ func TestFindPeer(t *testing.T) {
 	a, b := others[0], others[1]
 	client := newNode(t, via(boot), WithDHTMode(DHTModeClient))
 	ready(t, client)
+	// A peer can be found when somebody has identified it.
+	mustNot(t, waitFor(t, func() bool { return len(boot.base.Peerstore().Addrs(client.ID())) > 0 }))
 	for name, n := range map[string]*Node{"a server": b, "a client": client, "a connected peer": boot, "itself": a} {
 		got, err := a.FindPeer(testContext(t), n.ID())
 		if err != nil || got.ID != n.ID() || len(got.Addrs) == 0 {

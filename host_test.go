@@ -276,6 +276,8 @@ func TestConnectByIDThroughTheDHT(t *testing.T) {
 	a, b := newNode(t, via(boot)), newNode(t, via(boot), WithDHTMode(DHTModeClient))
 	ready(t, a, b)
 	serveEcho(b)
+	// A peer can be found when somebody has identified it.
+	mustNot(t, waitFor(t, func() bool { return len(boot.base.Peerstore().Addrs(b.ID())) > 0 }))
 	mustNot(t, a.Connect(testContext(t), peer.AddrInfo{ID: b.ID()}))
 	c := newNode(t, via(boot))
 	ready(t, c)

@@ -192,8 +192,8 @@ func (n *Node) startDHT() (err error) {
 		return err
 	}
 	n.stack.Push("dht", closeBudget, n.dht.close)
-	n.host = routedhost.Wrap(n.base, n.dht)
-	n.content = &contentPart{self: n.id, dht: n.dht, table: &n.watch.change, found: n.FindPeer}
+	n.host = routedhost.Wrap(n.base, finder(n.findPeer))
+	n.content = &contentPart{self: n.id, dht: n.dht, table: &n.watch.change, found: n.findPeer}
 	return nil
 }
 

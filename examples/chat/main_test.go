@@ -11,7 +11,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { exampletest.Main(m) }
 
 // person is somebody in a room: what is written to in is typed by them.
 func person(t *testing.T, args ...string) (p *exampletest.Program, in io.WriteCloser) {

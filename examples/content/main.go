@@ -24,9 +24,7 @@ import (
 const (
 	fetchProtocol = protocol.ID("/example/content/1.0.0")
 	maxFile       = 1 << 30
-	patience      = 30 * time.Second // a peer that does not answer, or a transfer that stands still, so long has failed
-	provideAgain  = 12 * time.Hour   // provider records are found for 48 hours
-	provideRetry  = 5 * time.Second
+	stall         = 30 * time.Second // a transfer that stands still so long has failed
 )
 
 func main() { cli.Main(run) }
@@ -38,32 +36,27 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	to := fs.String("o", "", "file to write what was fetched to; it must not exist")
 	listen := fs.String("listen", "", "addresses to listen on, separated by commas; all interfaces by default")
 	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas")
-	networkName := fs.String("network", "example", "name of the network, the same for all")
 	if err := cli.Parse(fs, args, out, "content provides a file by its CID, or finds and fetches one."); err != nil {
 		return err
 	}
-	start := func() (*p2pnode.Node, error) {
-		return cli.Start(ctx, fs, p2pnode.WithNetwork(*networkName), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
-	}
+	opts := []p2pnode.Option{p2pnode.WithNetwork("example-content"), cli.Listen(*listen), cli.Bootstrap(*bootstrap)}
 	switch {
 	case (*provide == "") == (*fetch == ""):
-		return cli.Usagef("content: say what to do: -provide FILE offers a file, -fetch CID -o FILE -bootstrap ADDR gets one")
+		return cli.Usagef("content: give one of -provide FILE and -fetch CID (-h explains)")
 	case *provide != "":
-		return provideFile(ctx, *provide, out, start)
-	case *to == "" || *bootstrap == "":
-		return cli.Usagef("content: -fetch needs -o FILE to write to and -bootstrap ADDR to ask")
+		return provideFile(ctx, *provide, out, opts)
 	}
 	c, err := cid.Decode(*fetch)
 	if err != nil {
 		return cli.Usagef("content: -fetch %q is not a CID: %v", *fetch, err)
 	}
-	if c.Version() != 1 || c.Prefix().Codec != cid.Raw {
-		return cli.Usagef("content: -fetch %s is no CID of a plain file, as -provide prints it", c)
+	if *to == "" || *bootstrap == "" {
+		return cli.Usagef("content: -fetch needs -o FILE to write to and -bootstrap ADDR to ask")
 	}
-	return fetchFile(ctx, c, *to, out, start)
+	return fetchFile(ctx, c, *to, out, opts)
 }
 
-func provideFile(ctx context.Context, name string, out io.Writer, start func() (*p2pnode.Node, error)) error {
+func provideFile(ctx context.Context, name string, out io.Writer, opts []p2pnode.Option) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return cli.Usagef("content: -provide: %v", err)
@@ -77,103 +70,64 @@ func provideFile(ctx context.Context, name string, out io.Writer, start func() (
 	if err != nil {
 		return err
 	}
-	n, err := start()
+	n, err := cli.Start(ctx, opts...)
 	if err != nil {
 		return err
 	}
 	defer n.Close()
 	n.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
-		size, err := io.Copy(patient{s}, io.NewSectionReader(f, 0, info.Size()))
+		size, err := io.Copy(&patient{s}, io.NewSectionReader(f, 0, info.Size()))
 		if err == nil {
 			fmt.Fprintf(out, "sent %d bytes to %s\n", size, s.Conn().RemotePeer())
 		}
 		return err
 	})
-	fmt.Fprintln(out, "Providing; to fetch it, one of:")
 	for _, a := range n.Addrs() {
-		fmt.Fprintf(out, "  content -fetch %s -o FILE -bootstrap %s\n", c, a)
+		fmt.Fprintf(out, "content -fetch %s -o FILE -bootstrap %s\n", c, a)
 	}
-	told := false
-	for {
+	// The record is held by other peers, so there must be one. Until then,
+	// whoever asks this node itself finds it too.
+	for ctx.Err() == nil {
 		err := n.Provide(ctx, c)
-		wait := provideAgain
-		switch {
-		case ctx.Err() != nil:
-			return nil // interrupted, as it should be
-		case err == nil:
+		if err == nil {
 			fmt.Fprintf(out, "provided: other peers know that %s is here\n", c)
-			told = false
-		case errors.Is(err, p2pnode.ErrNoPeers):
-			// The record is held by other peers, so there must be one. Until
-			// then, whoever asks this node itself is told too.
-			if wait = provideRetry; !told {
-				fmt.Fprintln(out, "no other peer is here yet to know about it")
-				told = true
-			}
-		default:
+			break
+		}
+		if !errors.Is(err, p2pnode.ErrNoPeers) && ctx.Err() == nil {
 			return err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
 	}
+	<-ctx.Done()
+	return nil
 }
 
-// fetchFile writes to a temporary file, which gets its name only when the hash
-// is right: a file with the name is a whole one.
-func fetchFile(ctx context.Context, c cid.Cid, to string, out io.Writer, start func() (*p2pnode.Node, error)) error {
-	if _, err := os.Lstat(to); !errors.Is(err, os.ErrNotExist) {
-		return cli.Usagef("content: -o: %s exists already, or cannot be looked for", to)
-	}
-	f, err := os.CreateTemp(filepath.Dir(to), ".fetch-*")
-	if err != nil {
-		return cli.Usagef("content: -o: %v", err)
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	n, err := start()
+func fetchFile(ctx context.Context, c cid.Cid, to string, out io.Writer, opts []p2pnode.Option) error {
+	n, err := cli.Start(ctx, opts...)
 	if err != nil {
 		return err
 	}
 	defer n.Close()
-
-	var failed []error
+	tried := 0
 	for p, err := range n.FindProviders(ctx, c) {
-		if err == nil {
-			fmt.Fprintf(out, "%s has it\n", p.ID)
-			err = fetchFrom(ctx, n, p, c, f)
+		if err != nil {
+			return err
 		}
-		if err != nil { // the next one may do better
+		tried++
+		fmt.Fprintf(out, "%s has it\n", p.ID)
+		if err := fetchFrom(ctx, n, p, c, to, out); err == nil {
+			return nil
+		} else if errors.Is(err, os.ErrExist) {
+			return cli.Usagef("content: -o: %v", err)
+		} else {
 			fmt.Fprintf(out, "but: %v\n", err)
-			failed = append(failed, err)
-			continue
 		}
-		if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
-			return err
-		}
-		if err := os.Link(f.Name(), to); err != nil { // unlike a rename, it replaces nothing
-			return err
-		}
-		fmt.Fprintf(out, "fetched and verified: %s\n", to)
-		return nil
 	}
-	if len(failed) == 0 {
-		return fmt.Errorf("content: nobody on the network provides %s", c)
-	}
-	return fmt.Errorf("content: nobody delivered %s: %w", c, errors.Join(failed...))
+	return fmt.Errorf("content: none of %d providers delivered %s", tried, c)
 }
 
-// fetchFrom fills the file from one provider and checks the hash.
-func fetchFrom(ctx context.Context, n *p2pnode.Node, p peer.AddrInfo, c cid.Cid, f *os.File) error {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	if err := f.Truncate(0); err != nil { // of what another provider sent
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+// fetchFrom writes to a temporary file, which gets its name only when the hash
+// is right: a file with the name is a whole one.
+func fetchFrom(ctx context.Context, n *p2pnode.Node, p peer.AddrInfo, c cid.Cid, to string, out io.Writer) error {
 	if err := n.Connect(ctx, p); err != nil {
 		return err
 	}
@@ -182,32 +136,42 @@ func fetchFrom(ctx context.Context, n *p2pnode.Node, p peer.AddrInfo, c cid.Cid,
 		return err
 	}
 	defer s.Close()
-	// The hash is computed while the bytes arrive, and never of more of them
-	// than a file may have.
-	received := io.TeeReader(io.LimitReader(patient{s}, maxFile), f)
-	got, err := p2pnode.CIDOf(received, p2pnode.CIDHash(c.Prefix().MhType))
+	f, err := os.CreateTemp(filepath.Dir(to), ".fetch-*")
 	if err != nil {
-		return errors.Join(err, s.Reset()) // do not send what nobody reads
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	prefix := c.Prefix()
+	got, err := p2pnode.CIDOf(io.TeeReader(io.LimitReader(&patient{s}, maxFile), f), p2pnode.CIDCodec(prefix.Codec), p2pnode.CIDHash(prefix.MhType))
+	if err != nil {
+		return err
 	}
 	if !got.Equals(c) {
-		return fmt.Errorf("%s sent something else, with the CID %s", p.ID, got)
+		return fmt.Errorf("what came has the CID %s", got)
 	}
+	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), to); err != nil { // unlike a rename, it replaces nothing
+		return err
+	}
+	fmt.Fprintf(out, "fetched and verified: %s\n", to)
 	return nil
 }
 
-// patient gives every read and write of a stream a deadline of its own, so
-// that a long transfer may go on and one that stands still may not.
+// patient gives every read and write of a stream a deadline of its own.
 type patient struct{ s network.Stream }
 
-func (p patient) Read(b []byte) (int, error) {
-	if err := p.s.SetReadDeadline(time.Now().Add(patience)); err != nil {
+func (p *patient) Read(b []byte) (int, error) {
+	if err := p.s.SetReadDeadline(time.Now().Add(stall)); err != nil {
 		return 0, err
 	}
 	return p.s.Read(b)
 }
 
-func (p patient) Write(b []byte) (int, error) {
-	if err := p.s.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+func (p *patient) Write(b []byte) (int, error) {
+	if err := p.s.SetWriteDeadline(time.Now().Add(stall)); err != nil {
 		return 0, err
 	}
 	return p.s.Write(b)

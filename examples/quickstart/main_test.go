@@ -9,7 +9,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { exampletest.Main(m) }
 
 func TestQuickstart(t *testing.T) {
 	p := exampletest.Start(t, run)
