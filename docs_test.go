@@ -2,7 +2,9 @@ package p2pnode
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -58,7 +60,7 @@ func codeDefaults() map[string]string {
 		"wait for topic peers": publishWait.String(),
 		"wait for DHT peers":   tableWait.String(),
 		"unread messages":      fmt.Sprint(subscriptionBuffer),
-		"logging":              noneIf(!c.logger.Handler().Enabled(nil, 12)), //nolint:staticcheck // the discard handler looks at no context
+		"logging":              noneIf(!c.logger.Enabled(context.Background(), slog.LevelError)),
 		"metrics":              noneIf(c.metrics == nil),
 	}
 }

@@ -266,7 +266,7 @@ func (l RelayLimits) check() error {
 	case l.Reservations < 0, l.ReservationsPerIP < 0, l.Circuits < 0, l.Duration < 0, l.Data < 0:
 		return fmt.Errorf("%+v: a limit is negative; zero means its default", l)
 	case l.Unlimited && (l.Duration != 0 || l.Data != 0):
-		return errors.New("Unlimited lifts Duration and Data, so neither can be set with it")
+		return errors.New("with Unlimited, which lifts Duration and Data, neither can be set")
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -136,6 +137,31 @@ func TestWithoutRelayRefusesRelayedAddresses(t *testing.T) {
 	n := newNode(t, WithoutRelay())
 	if err := n.Connect(testContext(t), peer.AddrInfo{ID: hidden.ID(), Addrs: hidden.AddrInfo().Addrs}); err == nil {
 		t.Error("a node without relay dialled through one")
+	}
+}
+
+// What the options about relays and NATs ask of libp2p. Port mapping is not
+// tried for real: it would talk to the router.
+func TestRelayAndNATOptionsReachLibp2p(t *testing.T) {
+	apply := func(opts ...Option) *libp2p.Config {
+		cfg, err := newConfig(opts)
+		mustNot(t, err)
+		var lc libp2p.Config
+		mustNot(t, lc.Apply(append(hostOptions(cfg, someKey(t)), newRelay(cfg, cfg.logger).options(cfg)...)...))
+		return &lc
+	}
+	private, public := network.ReachabilityPrivate, network.ReachabilityPublic
+	if c := apply(); !c.Relay || c.EnableAutoRelay || c.EnableHolePunching || c.NATManager != nil || c.ForceReachability != nil || c.EnableRelayService {
+		t.Errorf("by default: %+v", c)
+	}
+	if c := apply(WithPortMapping(), WithHolePunching(), WithReachability(public)); c.NATManager == nil || !c.EnableHolePunching || *c.ForceReachability != public {
+		t.Error("port mapping, hole punching or reachability do not arrive")
+	}
+	if c := apply(WithAutoRelay(somePeer("1"))); !c.EnableAutoRelay || *c.ForceReachability != private {
+		t.Error("reservations do not arrive")
+	}
+	if c := apply(WithoutRelay()); c.Relay || !c.RelayCustom {
+		t.Error("the relay client is on")
 	}
 }
 
