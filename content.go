@@ -101,7 +101,8 @@ func (c *contentPart) waitForTable(ctx context.Context) error {
 // provider record with the peers closest to the CID, and returns nil once at
 // least one of them has proved to hold it. With an empty routing table it
 // first waits for a peer until ctx ends, 10 seconds at most. Records are found
-// for 48 hours; announce again before that.
+// for 48 hours; announce again before that. Peers that ask this node itself are
+// told in any case, also when Provide returns an error.
 //
 // The error is ErrNoPeers when no peer holds the record, and says whether the
 // routing table was empty or what the peers answered; ErrDisabled without a
@@ -120,11 +121,27 @@ func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 func (n *Node) provide(ctx context.Context, what string, key multihash.Multihash) error {
 	ctx, done := n.bind(ctx)
 	defer done()
+	// The node answers others who ask it, from now on: on a node that nobody
+	// has joined yet, the first one that comes shall find what is here.
+	if err := n.content.answer(ctx, key); err != nil {
+		return n.lookupError(what, err)
+	}
 	if err := n.content.waitForTable(ctx); err != nil {
 		return n.lookupError(what, err)
 	}
 	if err := n.content.provide(ctx, key); err != nil {
 		return n.lookupError(what, err)
+	}
+	return nil
+}
+
+// answer makes the node name itself to those who ask it for a key.
+func (c *contentPart) answer(ctx context.Context, key multihash.Multihash) error {
+	for _, table := range c.dht.tables {
+		// The store is the node's own: an ended ctx does not spoil it.
+		if err := table.ProviderStore().AddProvider(context.WithoutCancel(ctx), key, peer.AddrInfo{ID: c.self}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -151,10 +168,6 @@ func (c *contentPart) provideIn(ctx context.Context, table *dht.IpfsDHT, key mul
 	self := peer.AddrInfo{ID: c.self, Addrs: table.FilteredAddrs()}
 	if len(self.Addrs) == 0 {
 		return fmt.Errorf("%w: this node has no address that others could be told; listen, reserve a place at a relay with WithAutoRelay, or name one with WithAnnounceAddrs", ErrNoPeers)
-	}
-	// The node answers others who ask it.
-	if err := table.ProviderStore().AddProvider(ctx, key, peer.AddrInfo{ID: c.self}); err != nil {
-		return err
 	}
 	closest, err := table.GetClosestPeers(ctx, string(key))
 	if err != nil {

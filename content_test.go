@@ -100,6 +100,19 @@ func TestPitfall45ProvideThatNobodyHolds(t *testing.T) {
 	}
 }
 
+// What a node without peers provides is found by the first one that joins it.
+func TestLoneProviderIsFoundByTheFirstPeer(t *testing.T) {
+	lone := newNode(t)
+	if err := lone.Provide(ended(), mustCID(t, "x")); !errors.Is(err, ErrNoPeers) {
+		t.Errorf("Provide = %v", err)
+	}
+	first := newNode(t, via(lone))
+	ready(t, first)
+	if got := providers(t, first, mustCID(t, "x")); len(got) != 1 || got[0].ID != lone.ID() {
+		t.Errorf("found %v", got)
+	}
+}
+
 func TestProvideNeedsAnAddress(t *testing.T) {
 	other := newNode(t)
 	n, err := New(testContext(t), WithoutListening(), via(other))

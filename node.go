@@ -171,7 +171,10 @@ func (n *Node) startHost() (err error) {
 	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, blocked); err != nil {
 		return err
 	}
-	n.stack.Push("host", closeBudget, n.base.Close)
+	n.stack.Push("host", closeBudget, func() error {
+		n.relay.settle()
+		return n.base.Close()
+	})
 	n.host = n.base
 	return nil
 }

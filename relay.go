@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,8 @@ type relayPart struct {
 	// is the one place where that circle is cut.
 	host   atomic.Pointer[hostPart]
 	opened chan struct{}
+	asked  chan struct{} // AutoRelay runs: it has asked for candidates
+	ask    sync.Once
 
 	update chan struct{} // a reservation may have changed
 }
@@ -49,7 +52,21 @@ type relayPart struct {
 func newRelay(cfg *config, log *slog.Logger) *relayPart {
 	return &relayPart{
 		relays: cfg.autoRelays, announce: cfg.announce, log: log,
-		opened: make(chan struct{}), update: make(chan struct{}, 1),
+		opened: make(chan struct{}), asked: make(chan struct{}), update: make(chan struct{}, 1),
+	}
+}
+
+// settle waits until AutoRelay runs, before the host is closed: when its close
+// (v0.51) overtakes its start, what it then starts is never stopped.
+func (r *relayPart) settle() {
+	if len(r.relays) == 0 {
+		return
+	}
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-r.asked:
+	case <-timer.C:
 	}
 }
 
@@ -104,6 +121,7 @@ func reachabilityOptions(r network.Reachability) []libp2p.Option {
 
 // candidates feeds AutoRelay with the named relays, once the host is complete.
 func (r *relayPart) candidates(ctx context.Context, _ int) <-chan peer.AddrInfo {
+	r.ask.Do(func() { close(r.asked) })
 	ch := make(chan peer.AddrInfo, len(r.relays))
 	go func() { // ends with ctx, which AutoRelay's close ends
 		defer close(ch)

@@ -1,6 +1,6 @@
 // Chat is a chat room for the people on one LAN: they find each other by
-// multicast DNS and talk over a topic. Without multicast, -bootstrap names
-// somebody who is in the room.
+// multicast DNS and talk over a topic. Where multicast does not reach,
+// -bootstrap names somebody who is there.
 package main
 
 import (
@@ -11,111 +11,224 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
 )
 
-// maxLine bounds what is shown of what others say.
-const maxLine = 1000
+const (
+	maxNick = 32
+	maxLine = 1000
+	look    = 200 * time.Millisecond // how often to see who came and left
+	hellos  = 3                      // how often to say hello to who came
+)
 
-func main() {
-	cli.Main(func(ctx context.Context, args []string, out io.Writer) error { return run(ctx, args, os.Stdin, out) })
+func main() { cli.Main(run) }
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	return runWith(ctx, args, os.Stdin, out)
 }
 
-func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	fs := flag.NewFlagSet("chat", flag.ContinueOnError)
 	nick := fs.String("nick", "anonymous", "your name")
 	topic := fs.String("topic", "lobby", "the room")
-	listen := fs.String("listen", "", "addresses to listen on, separated by commas; all interfaces by default")
-	bootstrap := fs.String("bootstrap", "", "addresses of somebody in the room, separated by commas, where multicast does not reach")
+	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
+	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas, where multicast does not reach")
+	network := fs.String("network", "example", "name of the network, the same for all")
+	mdns := fs.Bool("mdns", true, "find others on the LAN; -mdns=false where there is no multicast")
 	if err := cli.Parse(fs, args, out, "chat is a chat room for the people on one LAN. Type a line to say it; end with ctrl-D."); err != nil {
 		return err
 	}
-	if *nick == "" || len(*nick) > 32 {
-		return cli.Usagef("chat: -nick %q: it must have 1 to 32 characters", *nick)
+	if *nick == "" || len(*nick) > maxNick || printable(*nick) != *nick {
+		return cli.Usagef("chat: -nick %q: it must have 1 to %d printable bytes", *nick, maxNick)
 	}
-	n, err := cli.Start(ctx, p2pnode.WithNetwork("example-chat"), p2pnode.WithMDNS(), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
+	if *topic == "" {
+		return cli.Usagef("chat: -topic must not be empty")
+	}
+	opts := []p2pnode.Option{p2pnode.WithNetwork(*network), cli.Listen(*listen), cli.Bootstrap(*bootstrap)}
+	if *mdns {
+		opts = append(opts, p2pnode.WithMDNS())
+	}
+	n, err := cli.Start(ctx, fs, opts...)
+	var failed *p2pnode.StartError
+	if errors.As(err, &failed) && failed.Step == "mdns" {
+		return fmt.Errorf("%w (where there is no multicast, use -mdns=false and -bootstrap)", err)
+	}
 	if err != nil {
 		return err
 	}
 	defer n.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-
-	for _, a := range n.Addrs() {
-		fmt.Fprintf(out, "* others can join with -bootstrap %s\n", a)
-	}
 	sub, err := n.Subscribe(ctx, *topic)
 	if err != nil {
 		return err
 	}
-	events := n.Events(ctx)
-	go func() { // ends with the node
-		for ev := range events {
-			switch ev := ev.(type) {
-			case p2pnode.PeerConnected:
-				fmt.Fprintf(out, "* %s is here\n", short(ev.Peer.ID.String()))
-			case p2pnode.PeerDisconnected:
-				fmt.Fprintf(out, "* %s is gone\n", short(ev.ID.String()))
-			}
-		}
-	}()
-	go func() { // ends with the subscription
+	fmt.Fprintf(out, "* you are %s (%s) in %s; elsewhere, others join you with one of:\n", *nick, short(n.ID()), *topic)
+	for _, a := range n.Addrs() {
+		fmt.Fprintf(out, "*   chat -topic %s -bootstrap %s\n", *topic, a)
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer cancel()
+	heard := make(chan *p2pnode.Message)
+	readers.Go(func() {
 		for m, err := range sub.Messages(ctx) {
 			if err != nil {
 				return
 			}
-			if m.Author == n.ID() {
-				continue
-			}
-			who, text, ok := strings.Cut(string(m.Data[:min(len(m.Data), maxLine)]), "\n")
-			if ok {
-				fmt.Fprintf(out, "%s (%s): %s\n", printable(who), short(m.Author.String()), printable(text))
+			select {
+			case heard <- m:
+			case <-ctx.Done():
+				return
 			}
 		}
-	}()
-	lines := make(chan string)
-	go func() { // ends with the input: a read cannot be interrupted
-		defer close(lines)
+	})
+	typed := lines(ctx, in)
+
+	// Everything else happens in this loop, so nothing needs a lock.
+	r := &room{node: n, topic: *topic, nick: *nick, out: out, nicks: make(map[peer.ID]string), greet: make(map[peer.ID]int)}
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	for err == nil {
+		select {
+		case m := <-heard:
+			r.hear(m)
+		case <-ticker.C:
+			err = r.look(ctx)
+		case line, ok := <-typed:
+			if !ok {
+				return nil
+			}
+			err = r.say(ctx, line)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return nil // interrupted in the middle of something
+	}
+	return err
+}
+
+// lines delivers what is typed until the input ends. A read cannot be
+// interrupted, so the goroutine may stay in one when ctx is done.
+func lines(ctx context.Context, in io.Reader) <-chan string {
+	ch := make(chan string)
+	go func() {
+		defer close(ch)
 		for s := bufio.NewScanner(in); s.Scan(); {
 			select {
-			case lines <- s.Text():
+			case ch <- s.Text():
 			case <-ctx.Done():
 				return
 			}
 		}
 	}()
-	for {
-		select {
-		case line, ok := <-lines:
-			if !ok {
-				return nil
-			}
-			if line == "" {
-				continue
-			}
-			err := n.Publish(ctx, *topic, []byte(*nick+"\n"+line))
-			if errors.Is(err, p2pnode.ErrNoPeers) {
-				fmt.Fprintln(out, "* nobody is here to hear that")
-			} else if err != nil && ctx.Err() == nil {
-				return err
-			}
-		case <-ctx.Done():
-			return nil
+	return ch
+}
+
+// room is what one person knows of it.
+type room struct {
+	node        *p2pnode.Node
+	topic, nick string
+	out         io.Writer
+
+	nicks map[peer.ID]string // who was heard, and did not leave
+	greet map[peer.ID]int    // for each peer on the topic: how many more hellos it gets
+}
+
+// say publishes a line. Its form is the nick, a newline and the text; with no
+// text it is a hello, which tells others the nick.
+func (r *room) say(ctx context.Context, text string) error {
+	switch {
+	case text == "":
+		return nil
+	case len(text) > maxLine:
+		fmt.Fprintf(r.out, "* not said: a line may have %d bytes\n", maxLine)
+		return nil
+	}
+	// Publish waits for somebody to come, until its context ends.
+	wait, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := r.node.Publish(wait, r.topic, []byte(r.nick+"\n"+text))
+	if errors.Is(err, p2pnode.ErrNoPeers) && ctx.Err() == nil {
+		fmt.Fprintln(r.out, "* nobody is here to hear that")
+		return nil
+	}
+	return err
+}
+
+// hear prints a message. Anybody can take any nick, so the author's ID, which
+// is proved by a signature, stands beside it.
+func (r *room) hear(m *p2pnode.Message) {
+	nick, text, ok := strings.Cut(string(m.Data), "\n")
+	if m.Author == r.node.ID() || !ok || nick == "" || len(nick) > maxNick || len(text) > maxLine {
+		return
+	}
+	who := fmt.Sprintf("%s (%s)", printable(nick), short(m.Author))
+	if r.nicks[m.Author] != who {
+		r.nicks[m.Author] = who
+		fmt.Fprintf(r.out, "* %s is here\n", who)
+	}
+	if text != "" {
+		fmt.Fprintf(r.out, "%s: %s\n", who, printable(text))
+	}
+}
+
+// look sees who came to the topic and who left it.
+func (r *room) look(ctx context.Context) error {
+	var here []peer.ID
+	for _, t := range r.node.Status().Topics {
+		if t.Name == r.topic {
+			here = t.Peers
 		}
 	}
+	hello := false
+	for _, id := range here {
+		left, known := r.greet[id]
+		if !known {
+			left = hellos // the first may come before the other is ready
+		}
+		r.greet[id] = max(left-1, 0)
+		hello = hello || left > 0
+	}
+	for id := range r.greet {
+		if slices.Contains(here, id) {
+			continue
+		}
+		if who, ok := r.nicks[id]; ok {
+			fmt.Fprintf(r.out, "* %s is gone\n", who)
+		}
+		delete(r.greet, id)
+		delete(r.nicks, id)
+	}
+	if !hello {
+		return nil
+	}
+	return r.node.Publish(ctx, r.topic, []byte(r.nick+"\n"), p2pnode.PublishNow())
 }
 
 // printable takes out what could play tricks with the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
 	}, s)
 }
 
-func short(id string) string { return id[:4] + "…" + id[len(id)-6:] }
+// short is the end of a peer ID: the beginning is the same for many.
+func short(id peer.ID) string {
+	s := id.String()
+	return "…" + s[len(s)-6:]
+}

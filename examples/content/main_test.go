@@ -2,49 +2,156 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m) }
+func TestMain(m *testing.M) { exampletest.Main(m, main) }
+
+var onLoopback = []string{"-listen", "/ip4/127.0.0.1/tcp/0"}
+
+// provider serves a file and returns the CID and its address.
+func provider(t *testing.T, file string, args ...string) (p *exampletest.Program, cid, addr string) {
+	t.Helper()
+	p = exampletest.Start(t, run, append(append([]string{"-provide", file}, onLoopback...), args...)...)
+	words := strings.Fields(p.Line("-bootstrap"))
+	return p, words[2], words[6]
+}
+
+func fetcher(t *testing.T, cid, to, addr string, args ...string) *exampletest.Program {
+	t.Helper()
+	args = append([]string{"-fetch", cid, "-o", to, "-bootstrap", addr}, args...)
+	return exampletest.Start(t, run, append(args, onLoopback...)...)
+}
+
+func writeFile(t *testing.T, name string, content []byte) string {
+	t.Helper()
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// nothingLeft checks that no temporary file stayed.
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	if left, _ := filepath.Glob(filepath.Join(dir, ".fetch-*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
 
 func TestProvideAndFetch(t *testing.T) {
 	dir := t.TempDir()
-	file, to := filepath.Join(dir, "original"), filepath.Join(dir, "copy")
 	want := bytes.Repeat([]byte("content "), 1<<16)
-	if err := os.WriteFile(file, want, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	server := exampletest.Start(t, run, "-provide", file, "-listen", "/ip4/127.0.0.1/tcp/0")
-	words := strings.Fields(server.Line("-bootstrap"))
-	cid, addr := words[2], words[6]
+	file := writeFile(t, filepath.Join(dir, "original"), want)
+	to := filepath.Join(dir, "copy")
+	server, cid, addr := provider(t, file)
 
-	// A third peer holds the provider record.
-	other := exampletest.Start(t, run, "-provide", file, "-listen", "/ip4/127.0.0.1/tcp/0", "-bootstrap", addr)
+	// Another peer holds the provider record, and is asked.
+	other, _, otherAddr := provider(t, writeFile(t, filepath.Join(dir, "another"), nil), "-bootstrap", addr)
 	server.Line("provided:")
 	other.Line("provided:")
 
-	client := exampletest.Start(t, run, "-fetch", cid, "-o", to, "-listen", "/ip4/127.0.0.1/tcp/0", "-bootstrap", addr)
+	client := fetcher(t, cid, to, otherAddr)
 	if err := client.Wait(); err != nil {
 		t.Fatalf("%v, after\n%s", err, client.Text())
 	}
 	client.Line("fetched and verified")
-	got, err := os.ReadFile(to)
-	if err != nil || !bytes.Equal(got, want) {
+	server.Line("sent 524288 bytes")
+	if got, err := os.ReadFile(to); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("fetched %d bytes, %v; want %d", len(got), err, len(want))
 	}
-
-	// What is there is not overwritten, and nothing is left behind.
-	again := exampletest.Start(t, run, "-fetch", cid, "-o", to, "-listen", "/ip4/127.0.0.1/tcp/0", "-bootstrap", addr)
-	if err := again.Wait(); err == nil || !strings.Contains(err.Error(), "exists") {
-		t.Errorf("fetching over a file = %v", err)
+	nothingLeft(t, dir)
+	for _, p := range []*exampletest.Program{server, other} {
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, ".fetch-*")); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
+}
+
+// TestTwoPeers has no third one: the provider first learns of somebody who
+// could hold its record when that one asks for the file.
+func TestTwoPeers(t *testing.T) {
+	dir := t.TempDir()
+	server, cid, addr := provider(t, writeFile(t, filepath.Join(dir, "original"), []byte("x")))
+	client := fetcher(t, cid, filepath.Join(dir, "copy"), addr)
+	if err := client.Wait(); err != nil {
+		t.Errorf("%v, after\n%s", err, client.Text())
+	}
+	if err := server.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatNobodyHas(t *testing.T) {
+	dir := t.TempDir()
+	server, _, addr := provider(t, writeFile(t, filepath.Join(dir, "original"), []byte("x")))
+	client := fetcher(t, "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku", filepath.Join(dir, "copy"), addr, "-search", "0s")
+	if err := client.Wait(); err == nil || !strings.Contains(err.Error(), "nobody on the network provides") {
+		t.Errorf("%v", err)
+	}
+	nothingLeft(t, dir)
+	if err := server.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestALiar fetches from a peer that provides one thing and sends another.
+func TestALiar(t *testing.T) {
+	dir := t.TempDir()
+	to := filepath.Join(dir, "copy")
+	server, c, addr := provider(t, writeFile(t, filepath.Join(dir, "original"), []byte("true")))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	liar, err := p2pnode.New(ctx, p2pnode.WithNetwork("example"), p2pnode.WithListenAddrs(onLoopback[1]), p2pnode.WithBootstrapAddrs(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer liar.Close()
+	liar.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
+		_, err := io.WriteString(s, "lie")
+		return err
+	})
+	key, err := cid.Decode("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := liar.Provide(ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	client := fetcher(t, key.String(), to, addr)
+	if err := client.Wait(); err == nil || !strings.Contains(err.Error(), "sent something else") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Lstat(to); err == nil {
+		t.Error("a lie was written")
+	}
+	nothingLeft(t, dir)
+
+	// Who tells the truth beside it is found.
+	if key, err = cid.Decode(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := liar.Provide(ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	server.Line("provided:")
+	client = fetcher(t, c, to, addr)
+	if err := client.Wait(); err != nil {
+		t.Errorf("%v, after\n%s", err, client.Text())
+	}
+	if got, err := os.ReadFile(to); err != nil || string(got) != "true" {
+		t.Errorf("fetched %q, %v", got, err)
 	}
 	if err := server.Stop(); err != nil {
 		t.Error(err)
@@ -52,10 +159,20 @@ func TestProvideAndFetch(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
+	const someCID = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+	dir := t.TempDir()
+	there, missing := writeFile(t, filepath.Join(dir, "there"), nil), filepath.Join(dir, "missing")
 	exampletest.Usage(t, run,
-		[]string{"one of"},
-		[]string{"not a CID", "-fetch", "x"},
-		[]string{"-provide", "-provide", "/no/such/file"},
-		[]string{"-provide", "-provide", t.TempDir()},
-		[]string{"-o FILE", "-fetch", "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"})
+		[]string{"-provide FILE"},
+		[]string{"-provide FILE", "-provide", there, "-fetch", someCID},
+		[]string{"not a CID", "-fetch", "x", "-o", missing, "-bootstrap", "x"},
+		[]string{"plain file", "-fetch", "QmdfTbBqBPQ7VNxZEYEj14VmRuZBkqFbiwReogJgS1zR1n", "-o", missing, "-bootstrap", "x"},
+		[]string{"-o FILE", "-fetch", someCID},
+		[]string{"-o: ", "-fetch", someCID, "-o", there, "-bootstrap", "x"},
+		[]string{"-o: ", "-fetch", someCID, "-o", filepath.Join(missing, "copy"), "-bootstrap", "x"},
+		[]string{"-bootstrap: ", "-fetch", someCID, "-o", missing, "-bootstrap", "x"},
+		[]string{"-network: ", "-provide", there, "-network", "a b"},
+		[]string{"-provide: ", "-provide", dir},
+		[]string{"-provide: ", "-provide", missing})
+	nothingLeft(t, dir)
 }

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -16,63 +17,88 @@ import (
 	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
 )
 
+// patience is how long a peer that was found may take to answer.
+const patience = 10 * time.Second
+
 func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("discover", flag.ContinueOnError)
-	namespace := fs.String("namespace", "example", "what to meet under")
-	listen := fs.String("listen", "", "addresses to listen on, separated by commas; all interfaces by default")
+	namespace := fs.String("namespace", "room", "what to meet under")
+	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
 	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas; without any, be the first one")
-	every := fs.Duration("every", 2*time.Second, "how often to look")
+	network := fs.String("network", "example", "name of the network, the same for all")
+	every := fs.Duration("every", 5*time.Second, "how often to look")
 	if err := cli.Parse(fs, args, out, "discover meets the peers that advertise the same namespace."); err != nil {
 		return err
 	}
 	if *namespace == "" || *every <= 0 {
 		return cli.Usagef("discover: -namespace must not be empty and -every must be above 0")
 	}
-	n, err := cli.Start(ctx, p2pnode.WithNetwork("example-discover"), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
+	n, err := cli.Start(ctx, fs, p2pnode.WithNetwork(*network), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
 	if err != nil {
 		return err
 	}
-	defer n.Close()
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer n.Close() // which ends what runs in the background
+
+	fmt.Fprintf(out, "I am %s; others meet me by one of:\n", n.ID())
 	for _, a := range n.Addrs() {
-		fmt.Fprintf(out, "discover -namespace %s -bootstrap %s\n", *namespace, a)
+		fmt.Fprintf(out, "  discover -namespace %s -bootstrap %s\n", *namespace, a)
 	}
-	go func() {
-		// It keeps announcing until ctx ends; the result is that of the
-		// first attempt, and the first peer of a network has nobody to tell.
-		err := n.Advertise(ctx, *namespace)
-		if err == nil {
+	background.Go(func() {
+		// It keeps announcing until ctx ends; what it returns is the result
+		// of the first attempt. The first peer of a network has nobody to
+		// tell, and is told about others all the same.
+		switch err := n.Advertise(ctx, *namespace); {
+		case err == nil:
 			fmt.Fprintf(out, "advertised %s\n", *namespace)
-		} else if errors.Is(err, p2pnode.ErrNoPeers) {
+		case errors.Is(err, p2pnode.ErrNoPeers):
 			fmt.Fprintln(out, "nobody is here yet; the announcement follows")
 		}
-	}()
+	})
 
-	met := make(map[peer.ID]bool)
-	for tick := time.NewTicker(*every); ; {
-		for p, err := range n.FindPeers(ctx, *namespace) {
-			if errors.Is(err, p2pnode.ErrNoPeers) || ctx.Err() != nil {
-				break // nobody to ask yet
-			}
-			if err != nil {
-				fmt.Fprintf(out, "looking: %v\n", err)
-				continue
-			}
-			if met[p.ID] {
-				continue
-			}
-			if err := n.Connect(ctx, p); err != nil {
-				fmt.Fprintf(out, "%s does not answer: %v\n", p.ID, err)
-				continue
-			}
-			met[p.ID] = true
-			fmt.Fprintf(out, "met %s\n", p.ID)
-		}
+	answered := make(map[peer.ID]bool) // whether a peer that was found did, at the last try
+	ticker := time.NewTicker(*every)
+	defer ticker.Stop()
+	for {
+		look(ctx, n, *namespace, answered, out)
 		select {
-		case <-tick.C:
+		case <-ticker.C:
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// look searches once, connects to whom it finds, and prints what is new.
+func look(ctx context.Context, n *p2pnode.Node, namespace string, answered map[peer.ID]bool, out io.Writer) {
+	for p, err := range n.FindPeers(ctx, namespace) {
+		switch {
+		case ctx.Err() != nil || errors.Is(err, p2pnode.ErrNoPeers):
+			return // nobody to ask yet
+		case p.ID == "":
+			fmt.Fprintf(out, "looking: %v\n", err)
+			return // an error without a peer is the last pair
+		}
+		if err == nil { // it has addresses
+			err = connect(ctx, n, p)
+		}
+		was, known := answered[p.ID]
+		if answered[p.ID] = err == nil; known && was == (err == nil) {
+			continue
+		}
+		if err != nil {
+			fmt.Fprintf(out, "%s does not answer: %v\n", p.ID, err)
+		} else {
+			fmt.Fprintf(out, "met %s\n", p.ID)
+		}
+	}
+}
+
+func connect(ctx context.Context, n *p2pnode.Node, p peer.AddrInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return n.Connect(ctx, p)
 }

@@ -1,36 +1,66 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m) }
+func TestMain(m *testing.M) { exampletest.Main(m, main) }
+
+// start runs one peer and returns its ID and address.
+func start(t *testing.T, args ...string) (p *exampletest.Program, id, addr string) {
+	t.Helper()
+	p = exampletest.Start(t, run, append([]string{"-listen", "/ip4/127.0.0.1/tcp/0", "-every", "50ms"}, args...)...)
+	words := strings.Fields(p.Line("-bootstrap"))
+	addr = words[4]
+	return p, addr[strings.LastIndex(addr, "/")+1:], addr
+}
 
 func TestPeersOfOneNamespaceMeet(t *testing.T) {
-	common := []string{"-listen", "/ip4/127.0.0.1/tcp/0", "-every", "50ms"}
-	first := exampletest.Start(t, run, append(common, "-namespace", "other")...)
-	addr := strings.Fields(first.Line("-bootstrap"))[4]
-	var room []*exampletest.Program
-	for range 2 {
-		room = append(room, exampletest.Start(t, run, append(common, "-namespace", "room", "-bootstrap", addr)...))
+	other, otherID, addr := start(t, "-namespace", "other")
+	ada, adaID, _ := start(t, "-namespace", "here", "-bootstrap", addr)
+	bob, bobID, _ := start(t, "-namespace", "here", "-bootstrap", addr)
+	ada.Line("met", bobID)
+	bob.Line("met", adaID)
+
+	// One that leaves stays announced for a while, and is missed. One that
+	// comes is met. Until an announcement is held by others, who leaves takes
+	// it along.
+	bob.Line("advertised")
+	if err := bob.Stop(); err != nil {
+		t.Error(err)
 	}
-	for i, p := range room {
-		other := strings.Fields(room[1-i].Line("-bootstrap"))[4]
-		p.Line("met", other[strings.LastIndex(other, "/")+1:])
-	}
-	if strings.Contains(first.Text(), "met ") {
-		t.Error("namespaces mix")
-	}
-	for _, p := range append(room, first) {
+	ada.Line(bobID, "does not answer")
+	eve, eveID, _ := start(t, "-namespace", "here", "-bootstrap", addr)
+	ada.Line("met", eveID)
+	eve.Line("met", adaID)
+
+	for _, p := range []*exampletest.Program{ada, eve, other} {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
 	}
+	for _, p := range []*exampletest.Program{ada, bob, eve} {
+		if strings.Contains(p.Text(), "met "+otherID) {
+			t.Error("a peer of another namespace was met")
+		}
+	}
+	if strings.Contains(other.Text(), "met ") {
+		t.Error("the peer of another namespace met somebody")
+	}
+	lines := strings.Split(ada.Text(), "\n")
+	if n := len(slices.DeleteFunc(lines, func(l string) bool { return l != "met "+bobID })); n != 1 {
+		t.Errorf("a peer was met %d times, want once", n)
+	}
 }
 
 func TestUsage(t *testing.T) {
-	exampletest.Usage(t, run, []string{"-namespace", "-namespace", ""}, []string{"-every", "-every", "-1s"}, []string{"WithBootstrapAddrs", "-bootstrap", "/ip4/127.0.0.1/tcp/1"})
+	exampletest.Usage(t, run,
+		[]string{"-namespace", "-namespace", ""},
+		[]string{"-every", "-every", "-1s"},
+		[]string{"-network: ", "-network", "a b"},
+		[]string{"-bootstrap: ", "-bootstrap", "/ip4/127.0.0.1/tcp/1"})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -18,7 +19,7 @@ import (
 
 const (
 	echoProtocol = protocol.ID("/example/echo/1.0.0")
-	maxMessage   = 1 << 20
+	maxMessage   = 64 << 10
 	patience     = 30 * time.Second
 )
 
@@ -26,22 +27,40 @@ func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("echo", flag.ContinueOnError)
-	listen := fs.String("listen", "", "addresses to listen on, separated by commas; all interfaces by default")
+	listen := fs.String("listen", cli.AnyInterface, "for the server: addresses to listen on, separated by commas")
 	connect := fs.String("connect", "", "address of the server, as it prints it: be its client")
 	message := fs.String("message", "hello", "what the client sends")
 	if err := cli.Parse(fs, args, out, "echo sends back what it gets; with -connect it sends something to another echo."); err != nil {
 		return err
 	}
-	if *connect != "" {
-		return client(ctx, *connect, *message, out)
+	if *connect == "" {
+		n, err := cli.Start(ctx, fs, cli.Listen(*listen))
+		if err != nil {
+			return err
+		}
+		defer n.Close()
+		return serve(ctx, n, out)
 	}
-	n, err := cli.Start(ctx, cli.Listen(*listen))
+
+	server, err := p2pnode.ParsePeers(*connect)
+	if err != nil {
+		return cli.Usagef("echo: -connect: %v", err)
+	}
+	if len(*message) > maxMessage {
+		return cli.Usagef("echo: -message has %d bytes, more than %d", len(*message), maxMessage)
+	}
+	n, err := cli.Start(ctx, fs, p2pnode.WithoutListening())
 	if err != nil {
 		return err
 	}
 	defer n.Close()
+	return ask(ctx, n, server[0], *message, out)
+}
+
+func serve(ctx context.Context, n *p2pnode.Node, out io.Writer) error {
 	n.Handle(echoProtocol, func(_ context.Context, s network.Stream) error {
-		// A peer that stops in the middle shall not hold the stream for ever.
+		// A peer that stops in the middle shall not hold the stream for ever,
+		// and one that never stops shall not get more than its share.
 		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
@@ -52,33 +71,27 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		fmt.Fprintf(out, "echoed %d bytes to %s\n", size, s.Conn().RemotePeer())
 		return nil // which closes the stream
 	})
+	fmt.Fprintln(out, "Listening; try one of:")
 	for _, a := range n.Addrs() {
-		fmt.Fprintf(out, "echo -connect %s\n", a)
+		fmt.Fprintf(out, "  echo -connect %s\n", a)
 	}
 	<-ctx.Done()
 	return nil
 }
 
-func client(ctx context.Context, addr, message string, out io.Writer) error {
-	server, err := p2pnode.ParsePeers(addr)
-	if err != nil {
-		return cli.Usagef("echo: -connect: %v", err)
-	}
-	n, err := cli.Start(ctx, p2pnode.WithoutListening())
-	if err != nil {
-		return err
-	}
-	defer n.Close()
+func ask(ctx context.Context, n *p2pnode.Node, server peer.AddrInfo, message string, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := n.Connect(ctx, server[0]); err != nil {
+	if err := n.Connect(ctx, server); err != nil {
 		return err
 	}
-	s, err := n.OpenStream(ctx, server[0].ID, echoProtocol)
+	s, err := n.OpenStream(ctx, server.ID, echoProtocol)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	// The context ended its part when the stream was open; what follows needs
+	// a deadline.
 	if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
@@ -92,6 +105,7 @@ func client(ctx context.Context, addr, message string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "reply: %s\n", reply)
+	// Quoted, because whoever answers could send escape sequences.
+	fmt.Fprintf(out, "reply: %q\n", reply)
 	return nil
 }

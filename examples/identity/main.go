@@ -3,9 +3,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"os"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
@@ -16,34 +21,83 @@ func main() { cli.Main(run) }
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("identity", flag.ContinueOnError)
 	file := fs.String("file", "", "key file to create or reuse; without it a key is made and shown, and kept nowhere")
-	kind := fs.String("type", "ed25519", "type of a key that is kept nowhere: ed25519, rsa, secp256k1 or ecdsa")
+	kind := fs.String("type", "", "type of a new key: ed25519 (the default), rsa, secp256k1 or ecdsa; with a key file that exists, the type that it must have")
 	export := fs.Bool("export", false, "print the private key too, as WithIdentityString takes it: whoever sees it can be you")
 	if err := cli.Parse(fs, args, out, "identity creates, shows and reuses the key that a node is known by."); err != nil {
 		return err
 	}
-	var opt p2pnode.Option
-	if *file != "" {
-		// The node creates the file when it is not there, and never writes
-		// to it again.
-		opt = p2pnode.WithIdentityFile(*file)
-	} else {
-		key, err := p2pnode.GenerateKey(p2pnode.KeyType(*kind))
+	if *file == "" {
+		key, err := generate(*kind)
 		if err != nil {
-			return cli.Usagef("identity: -type: %v", err)
+			return err
 		}
-		opt = p2pnode.WithIdentity(key)
+		return show(out, key, "no file: the next run makes another", *export)
 	}
-	n, err := cli.Start(ctx, opt, p2pnode.WithoutListening())
+
+	_, err := os.Lstat(*file)
+	kept := *file + " (reused)"
+	if errors.Is(err, os.ErrNotExist) {
+		kept = *file + " (created)"
+		// WithIdentityFile would create the file, with an Ed25519 key. For
+		// another type it has to be there already.
+		if *kind != "" {
+			if err := create(*file, *kind); err != nil {
+				return err
+			}
+		}
+	}
+	// A node with this option has the same peer ID at every start. It is
+	// started here, without opening a port, to show which.
+	n, err := cli.Start(ctx, fs, p2pnode.WithIdentityFile(*file), p2pnode.WithoutListening(), p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())
 	if err != nil {
 		return err
 	}
-	defer n.Close()
 	key := n.Host().Peerstore().PrivKey(n.ID())
-	fmt.Fprintf(out, "peer ID   %s\nkey type  %s\n", n.ID(), key.Type())
-	if *file != "" {
-		fmt.Fprintf(out, "kept in   %s\n", *file)
+	if err := n.Close(); err != nil {
+		return err
 	}
-	if *export {
+	if *kind != "" && !strings.EqualFold(*kind, key.Type().String()) {
+		return cli.Usagef("identity: -type %s: the key in %s is of type %s, and stays as it is", *kind, *file, key.Type())
+	}
+	return show(out, key, kept, *export)
+}
+
+func generate(kind string) (crypto.PrivKey, error) {
+	if kind == "" {
+		kind = string(p2pnode.KeyEd25519)
+	}
+	key, err := p2pnode.GenerateKey(p2pnode.KeyType(kind))
+	if err != nil {
+		return nil, cli.Usagef("identity: -type: %v", err)
+	}
+	return key, nil
+}
+
+// create writes a new key to a new file that only its owner can read.
+func create(file, kind string) error {
+	key, err := generate(kind)
+	if err != nil {
+		return err
+	}
+	text, err := p2pnode.EncodeKey(key)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return cli.Usagef("identity: -file: %v", err)
+	}
+	_, err = f.WriteString(text + "\n")
+	return errors.Join(err, f.Close())
+}
+
+func show(out io.Writer, key crypto.PrivKey, kept string, export bool) error {
+	id, err := p2pnode.PeerID(key)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "peer ID   %s\nkey type  %s\nkept in   %s\n", id, key.Type(), kept)
+	if export {
 		text, err := p2pnode.EncodeKey(key)
 		if err != nil {
 			return err

@@ -10,32 +10,55 @@ import (
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m) }
+func TestMain(m *testing.M) { exampletest.Main(m, main) }
+
+// finished runs the program to its end.
+func finished(t *testing.T, args ...string) *exampletest.Program {
+	t.Helper()
+	p := exampletest.Start(t, run, args...)
+	if err := p.Wait(); err != nil {
+		t.Fatalf("%q: %v", args, err)
+	}
+	return p
+}
+
+var types = map[string]string{"ed25519": "Ed25519", "rsa": "RSA", "secp256k1": "Secp256k1", "ecdsa": "ECDSA"}
 
 func TestAKeyFileIsCreatedAndReused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "node.key")
-	var ids []string
-	for range 2 {
-		p := exampletest.Start(t, run, "-file", file)
-		if err := p.Wait(); err != nil {
-			t.Fatal(err)
-		}
-		ids = append(ids, p.Line("peer ID"))
-		if strings.Contains(p.Text(), "private") {
+	created := finished(t, "-file", file)
+	created.Line("key type", "Ed25519")
+	created.Line("kept in", file, "created")
+	reused := finished(t, "-file", file)
+	reused.Line("kept in", file, "reused")
+	if a, b := created.Line("peer ID"), reused.Line("peer ID"); a != b {
+		t.Errorf("%s became %s", a, b)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*exampletest.Program{created, reused} {
+		if strings.Contains(p.Text(), strings.TrimSpace(string(text))) {
 			t.Error("the private key was shown unasked")
 		}
 	}
-	if ids[0] != ids[1] {
-		t.Errorf("%s became %s", ids[0], ids[1])
+	finished(t, "-file", file, "-export").Line("private", strings.TrimSpace(string(text)))
+}
+
+func TestAKeyFileOfEveryType(t *testing.T) {
+	for kind, name := range types {
+		file := filepath.Join(t.TempDir(), kind)
+		id := finished(t, "-file", file, "-type", kind).Line("peer ID")
+		again := finished(t, "-file", file)
+		again.Line("key type", name)
+		again.Line(id)
 	}
 }
 
 func TestKeysOfEveryType(t *testing.T) {
-	for kind, name := range map[string]string{"ed25519": "Ed25519", "rsa": "RSA", "secp256k1": "Secp256k1", "ecdsa": "ECDSA"} {
-		p := exampletest.Start(t, run, "-type", kind, "-export")
-		if err := p.Wait(); err != nil {
-			t.Fatal(err)
-		}
+	for kind, name := range types {
+		p := finished(t, "-type", kind, "-export")
 		p.Line("key type", name)
 		key, err := p2pnode.DecodeKey(strings.Fields(p.Line("private"))[1])
 		if err != nil {
@@ -50,9 +73,20 @@ func TestKeysOfEveryType(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "open.key")
-	if err := os.WriteFile(file, []byte("x"), 0o644); err != nil {
+	dir := t.TempDir()
+	noKey, key, missing := filepath.Join(dir, "no.key"), filepath.Join(dir, "ed.key"), filepath.Join(dir, "missing")
+	if err := os.WriteFile(noKey, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	exampletest.Usage(t, run, []string{"-type", "-type", "x"}, []string{"chmod 600", "-file", file})
+	finished(t, "-file", key)
+	exampletest.Usage(t, run,
+		[]string{"-type", "-type", "x"},
+		[]string{"-type", "-type", "x", "-file", missing},
+		[]string{"of type Ed25519", "-type", "rsa", "-file", key},
+		[]string{"-file", "-type", "rsa", "-file", filepath.Join(missing, "key")},
+		[]string{"-file: ", "-file", filepath.Join(missing, "key")},
+		[]string{"-file: ", "-file", noKey})
+	if _, err := os.Lstat(missing); err == nil {
+		t.Error("a mistake left a file behind")
+	}
 }

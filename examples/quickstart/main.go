@@ -1,18 +1,18 @@
 // The quickstart runs a small network in this process, on this machine alone:
-// a bootstrap node, five peers that know nobody else, and some that come
-// later. It provides a file and fetches it by its CID, publishes to a topic,
+// a bootstrap node, five peers that know nobody else, and three more. It provides a file and fetches it by its CID, publishes to a topic,
 // reaches a peer through a relay, and goes on without the bootstrap node.
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -30,166 +30,178 @@ const (
 	helloProtocol = protocol.ID("/quickstart/hello/1.0.0")
 	topic         = "announcements"
 	maxFile       = 64 << 20
-	timeLimit     = time.Minute
+	timeLimit     = time.Minute // for all of it; it takes less than a second
 )
 
 func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	rest, err := cli.ParseArgs(fs, args, out, "quickstart [FILE] shows what a node does, with seven of them on this machine. FILE is provided and fetched; by default it is the README.")
+	listen := fs.String("listen", "/ip4/127.0.0.1/tcp/0", "addresses that every node listens on, separated by commas; port 0 stands for any free one")
+	rest, err := cli.ParseArgs(fs, args, out, "quickstart [FILE] shows what nodes do, with nine of them on this machine. FILE is provided and fetched; by default it is the README.")
 	if err != nil {
 		return err
 	}
-	file, err := findFile(rest)
-	if err != nil {
+	d := &demo{out: out, fs: fs, listen: *listen, nodes: make(map[string]*p2pnode.Node)}
+	if err := d.load(rest); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
+	defer d.stop(ctx) // for when a step fails; otherwise it is the last one
 
-	d := &demo{out: out, nodes: make(map[string]*p2pnode.Node)}
-	defer d.closeAll()
 	steps := []struct {
 		title string
 		run   func(context.Context) (string, error)
 	}{
-		{"start a bootstrap node and five peers that know only it", d.start},
-		{"announce a file: alice provides its CID", func(ctx context.Context) (string, error) { return d.provide(ctx, file) }},
-		{"find it: bob asks the DHT who has the CID", d.find},
+		{"start a bootstrap node and four peers that know only it", d.start},
+		{"announce a file: alice provides its CID", d.provide},
+		{"find it: bob, a fifth peer, comes late and asks the DHT who has the CID", d.find},
 		{"fetch it: bob opens a stream and checks the hash", d.fetch},
-		{"publish: carol announces it, all others hear it", d.publish},
+		{"publish: carol announces it, everybody hears it", d.publish},
 		{"relay: frank listens nowhere, erin reaches him", d.relay},
 		{"survive: the bootstrap node stops, strangers still meet", d.survive},
+		{"stop all nodes", d.stop},
 	}
-	fmt.Fprintf(out, "p2pnode quickstart: a network in one process, on 127.0.0.1 alone\n\n")
-	var table []string
+	fmt.Fprintf(out, "p2pnode quickstart: a network in one process, on this machine alone\n\n")
+	var table strings.Builder
 	for i, s := range steps {
 		fmt.Fprintf(out, "%d. %s\n", i+1, s.title)
 		began := time.Now()
 		result, err := s.run(ctx)
-		if err != nil {
-			return fmt.Errorf("step %d, %s: %w", i+1, s.title, err)
-		}
 		took := time.Since(began).Round(100 * time.Microsecond)
-		fmt.Fprintf(out, "   done in %v\n\n", took)
-		table = append(table, fmt.Sprintf("   %d  %10v  %s", i+1, took, result))
-	}
-	fmt.Fprintf(out, "What happened:\n%s\n\nEvery step was checked. Next: examples/README.md\n", strings.Join(table, "\n"))
-	return nil
-}
-
-// findFile is the file that was named, or the README of this repository.
-func findFile(args []string) (string, error) {
-	switch len(args) {
-	case 0:
-		dir, err := os.Getwd()
 		if err != nil {
-			return "", err
-		}
-		for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-			if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-				return filepath.Join(dir, "README.md"), nil
+			if errors.Is(err, cli.ErrUsage) {
+				return err
 			}
+			return fmt.Errorf("quickstart: step %d, %s: %w", i+1, s.title, err)
 		}
-		return "", cli.Usagef("quickstart: no README found from here; name a file: quickstart FILE")
-	case 1:
-		info, err := os.Stat(args[0])
-		switch {
-		case err != nil:
-			return "", cli.Usagef("quickstart: %v", err)
-		case !info.Mode().IsRegular() || info.Size() > maxFile:
-			return "", cli.Usagef("quickstart: %s is not a file of at most %d bytes", args[0], maxFile)
-		}
-		return args[0], nil
-	default:
-		return "", cli.Usagef("quickstart: one file at most, not %d", len(args))
+		d.say("done in %v\n", took)
+		fmt.Fprintf(&table, "   %d  %8v  %s\n", i+1, took, result)
 	}
+	fmt.Fprintf(out, "What happened, each result checked:\n%s\nNext: examples/README.md\n", table.String())
+	return nil
 }
 
 // demo is the network with what its steps hand on to each other.
 type demo struct {
-	out   io.Writer
-	nodes map[string]*p2pnode.Node
+	out    io.Writer
+	fs     *flag.FlagSet
+	listen string
+	nodes  map[string]*p2pnode.Node
 
+	file     string // what alice has
 	content  []byte
-	cid      cid.Cid
-	provider peer.AddrInfo
+	cid      cid.Cid       // what the others are told
+	provider peer.AddrInfo // what bob found out
 }
 
 func (d *demo) say(format string, args ...any) {
 	fmt.Fprintf(d.out, "   "+format+"\n", args...)
 }
 
+// load reads the file that was named, or the README.
+func (d *demo) load(args []string) error {
+	switch len(args) {
+	case 0:
+		d.file = readme()
+		if d.file == "" {
+			return cli.Usagef("quickstart: no README.md found from here; name a file: quickstart FILE")
+		}
+	case 1:
+		d.file = args[0]
+	default:
+		return cli.Usagef("quickstart: one file at most, not %d", len(args))
+	}
+	f, err := os.Open(d.file)
+	if err != nil {
+		return cli.Usagef("quickstart: %v", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
+		return cli.Usagef("quickstart: %s is not a file of at most %d bytes", d.file, maxFile)
+	}
+	d.content, err = io.ReadAll(io.LimitReader(f, maxFile))
+	return err
+}
+
+// readme finds README.md here or in the root of the module that this is in.
+func readme() string {
+	dir, err := os.Getwd()
+	if err != nil {
+		return ""
+	}
+	exists := func(name string) bool {
+		_, err := os.Stat(filepath.Join(dir, name))
+		return err == nil
+	}
+	for !exists("README.md") && !exists("go.mod") && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+	}
+	if !exists("README.md") {
+		return ""
+	}
+	return filepath.Join(dir, "README.md")
+}
+
 // add starts a node and keeps it under a name.
 func (d *demo) add(ctx context.Context, name string, opts ...p2pnode.Option) (*p2pnode.Node, error) {
-	n, err := p2pnode.New(ctx, append([]p2pnode.Option{p2pnode.WithNetwork("quickstart")}, opts...)...)
+	n, err := cli.Start(ctx, d.fs, append([]p2pnode.Option{p2pnode.WithNetwork("quickstart")}, opts...)...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	d.nodes[name] = n
+	n.Handle(helloProtocol, func(_ context.Context, s network.Stream) error {
+		if err := s.SetDeadline(time.Now().Add(timeLimit)); err != nil {
+			return err
+		}
+		_, err := io.WriteString(s, "hello from "+name)
+		return err
+	})
 	return n, nil
 }
 
-func (d *demo) closeAll() {
-	for name, n := range d.nodes {
-		if err := n.Close(); err != nil && !errors.Is(err, p2pnode.ErrClosed) {
-			d.say("closing %s: %v", name, err)
+// join starts nodes that know the bootstrap node and nobody else, and waits
+// until they are ready.
+func (d *demo) join(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		if _, err := d.add(ctx, name, cli.Listen(d.listen), p2pnode.WithBootstrapPeers(d.nodes["boot"].AddrInfo())); err != nil {
+			return err
 		}
 	}
+	for _, name := range names {
+		if err := d.nodes[name].WaitReady(ctx); err != nil {
+			return err
+		}
+		d.say("%-6s %s is ready", name, d.nodes[name].ID())
+	}
+	return nil
 }
 
-var (
-	here  = p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1")
-	names = []string{"alice", "bob", "carol", "dave", "erin"}
-)
-
 func (d *demo) start(ctx context.Context) (string, error) {
-	// The bootstrap node is stopped later. With TCP alone, whoever dials it
-	// then is told at once, where QUIC waits 5 seconds for an answer.
-	boot, err := d.add(ctx, "boot", p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"), p2pnode.WithRelayService())
+	boot, err := d.add(ctx, "boot", cli.Listen(d.listen), p2pnode.WithRelayService())
 	if err != nil {
 		return "", err
 	}
 	d.say("boot   %s", boot.Addrs()[0])
-	for _, name := range names {
-		n, err := d.add(ctx, name, here, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-		if err != nil {
-			return "", err
-		}
-		n.Handle(helloProtocol, func(_ context.Context, s network.Stream) error {
-			_, err := io.WriteString(s, "hello from "+name)
-			return err
-		})
-	}
-	for _, name := range names {
-		if err := d.nodes[name].WaitReady(ctx); err != nil {
-			return "", err
-		}
-		st := d.nodes[name].Status()
-		d.say("%-6s %s  ready: %d peers, %d in its routing table", name, st.ID, len(st.Peers), st.DHT.Peers)
-	}
-	return "a bootstrap node and five peers, all ready", nil
+	return "the bootstrap node and four peers are ready", d.join(ctx, "alice", "carol", "dave", "erin")
 }
 
-func (d *demo) provide(ctx context.Context, file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
+func (d *demo) provide(ctx context.Context) (string, error) {
+	var err error
+	if d.cid, err = p2pnode.CIDOf(bytes.NewReader(d.content)); err != nil {
 		return "", err
 	}
-	defer f.Close()
-	d.content, err = io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return "", err
-	}
-	if d.cid, err = p2pnode.CIDOf(strings.NewReader(string(d.content))); err != nil {
-		return "", err
-	}
-	d.say("%s, %d bytes", filepath.Base(file), len(d.content))
+	d.say("%s, %d bytes", filepath.Base(d.file), len(d.content))
 	d.say("CID %s", d.cid)
 	alice := d.nodes["alice"]
+	// The protocol: 8 bytes that say the length, and the file.
 	alice.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
 		if err := s.SetDeadline(time.Now().Add(timeLimit)); err != nil {
+			return err
+		}
+		if err := binary.Write(s, binary.BigEndian, uint64(len(d.content))); err != nil {
 			return err
 		}
 		_, err := s.Write(d.content)
@@ -199,10 +211,15 @@ func (d *demo) provide(ctx context.Context, file string) (string, error) {
 	if err := alice.Provide(ctx, d.cid); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s provided as %s…", filepath.Base(file), d.cid.String()[:16]), nil
+	return fmt.Sprintf("alice provided %s as %s…", filepath.Base(d.file), d.cid.String()[:16]), nil
 }
 
 func (d *demo) find(ctx context.Context) (string, error) {
+	// In a network this small every peer of the DHT is given a copy of every
+	// record. Bob was not there, so he has to ask.
+	if err := d.join(ctx, "bob"); err != nil {
+		return "", err
+	}
 	for p, err := range d.nodes["bob"].FindProviders(ctx, d.cid) {
 		if err != nil {
 			return "", err
@@ -230,39 +247,46 @@ func (d *demo) fetch(ctx context.Context) (string, error) {
 	if err := s.SetDeadline(time.Now().Add(timeLimit)); err != nil {
 		return "", err
 	}
+	p := &progress{d: d}
+	if err := binary.Read(s, binary.BigEndian, &p.total); err != nil {
+		return "", err
+	}
+	if p.total > maxFile {
+		return "", fmt.Errorf("a file of %d bytes is offered, with at most %d", p.total, maxFile)
+	}
 	// The hash is computed while the bytes arrive, and never of more of them
-	// than a file may have.
-	progress := &progress{d: d, total: len(d.content)}
-	got, err := p2pnode.CIDOf(io.TeeReader(io.LimitReader(s, maxFile), progress))
+	// than were announced.
+	got, err := p2pnode.CIDOf(io.TeeReader(io.LimitReader(s, int64(p.total)), p))
 	if err != nil {
 		return "", err
 	}
-	if !got.Equals(d.cid) {
-		return "", fmt.Errorf("the content has the CID %s, not %s", got, d.cid)
+	if p.done != p.total || !got.Equals(d.cid) {
+		return "", fmt.Errorf("%d bytes came, of %d, with the CID %s", p.done, p.total, got)
 	}
-	d.say("the hash is that of the CID: nobody can have changed it")
-	return fmt.Sprintf("bob fetched %d bytes and verified them", progress.done), nil
+	d.say("the hash is the one in the CID: these are the bytes that alice provided")
+	return fmt.Sprintf("bob fetched %d bytes and verified them", p.done), nil
 }
 
 // progress prints a line for each quarter of the file.
 type progress struct {
-	d           *demo
-	done, total int
-	printed     int
+	d              *demo
+	done, total    uint64
+	quarterPrinted uint64
 }
 
 func (p *progress) Write(b []byte) (int, error) {
-	p.done += len(b)
-	if quarter := 4 * p.done / max(p.total, 1); quarter > p.printed {
-		p.printed = quarter
+	p.done += uint64(len(b))
+	if quarter := 4 * p.done / p.total; quarter > p.quarterPrinted {
+		p.quarterPrinted = quarter
 		p.d.say("%3d%%  %d of %d bytes", 25*quarter, p.done, p.total)
 	}
 	return len(b), nil
 }
 
 func (d *demo) publish(ctx context.Context) (string, error) {
+	names := []string{"boot", "alice", "bob", "carol", "dave", "erin"}
 	subs := make(map[string]*p2pnode.Subscription)
-	for _, name := range append(slices.Clone(names), "boot") {
+	for _, name := range names {
 		s, err := d.nodes[name].Subscribe(ctx, topic)
 		if err != nil {
 			return "", err
@@ -270,20 +294,25 @@ func (d *demo) publish(ctx context.Context) (string, error) {
 		defer s.Close()
 		subs[name] = s
 	}
+	// Publish waits for the first peer on the topic by itself. For all of
+	// them to hear it, wait until carol knows of all. Should some not be her
+	// neighbours, the others pass it on once gossipsub has settled, which
+	// takes a second or two.
 	carol := d.nodes["carol"]
-	// Publish waits for the first peer on the topic by itself; for all of
-	// them to hear, wait until all are on it.
-	if err := wait(ctx, func() bool {
+	settle, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	err := wait(settle, func() bool {
 		topics := carol.Status().Topics
-		return len(topics) == 1 && len(topics[0].Peers) == len(subs)-1
-	}); err != nil {
-		return "", fmt.Errorf("waiting for subscribers: %w", err)
+		return len(topics) == 1 && len(topics[0].Peers) == len(names)-1
+	})
+	if err != nil && ctx.Err() != nil {
+		return "", err
 	}
 	text := "alice has " + d.cid.String()
 	if err := carol.Publish(ctx, topic, []byte(text)); err != nil {
 		return "", err
 	}
-	for _, name := range append(slices.Clone(names), "boot") {
+	for _, name := range names {
 		m, err := subs[name].Next(ctx)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", name, err)
@@ -293,85 +322,100 @@ func (d *demo) publish(ctx context.Context) (string, error) {
 		}
 		d.say("%-6s heard it, signed by carol", name)
 	}
-	return fmt.Sprintf("carol's announcement reached all %d subscribers", len(subs)), nil
+	return fmt.Sprintf("carol's announcement reached all %d subscribers", len(names)), nil
 }
 
 func (d *demo) relay(ctx context.Context) (string, error) {
 	// Without a DHT frank dials nobody but the relay, so that nobody has a
 	// connection to him yet.
-	boot := d.nodes["boot"]
+	boot, erin := d.nodes["boot"], d.nodes["erin"]
 	frank, err := d.add(ctx, "frank", p2pnode.WithoutListening(), p2pnode.WithoutDHT(), p2pnode.WithAutoRelay(boot.AddrInfo()))
 	if err != nil {
 		return "", err
 	}
-	frank.Handle(helloProtocol, func(_ context.Context, s network.Stream) error {
-		_, err := io.WriteString(s, "hello from frank")
-		return err
-	})
 	if err := wait(ctx, func() bool { return len(frank.Addrs()) > 0 }); err != nil {
 		return "", fmt.Errorf("waiting for the reservation: %w", err)
 	}
-	d.say("frank's only addresses are like %s", short(frank.Addrs()[0].String()))
-	erin := d.nodes["erin"]
+	d.say("frank has no port; boot keeps a place for him: %s", short(frank.Addrs()[0].String()))
 	if err := erin.Connect(ctx, frank.AddrInfo()); err != nil {
 		return "", err
 	}
-	if err := d.hello(ctx, erin, frank); err != nil {
+	if err := d.hello(ctx, "erin", "frank"); err != nil {
 		return "", err
 	}
-	for _, p := range erin.Peers() {
-		if p.ID == frank.ID() && !p.Relayed {
-			return "", errors.New("erin's connection to frank is not relayed")
-		}
+	if p, ok := connection(erin, frank); !ok || !p.Relayed {
+		return "", fmt.Errorf("erin's connection to frank should be a relayed one: %+v", p)
 	}
 	return "erin reached frank through the relay", nil
 }
 
 func (d *demo) survive(ctx context.Context) (string, error) {
-	// Peers that serve the DHT get to know each other in time. Two that only
-	// use it do not: gina is told of alice, hugo of dave.
-	gina, err := d.add(ctx, "gina", here, p2pnode.WithDHTMode(p2pnode.DHTModeClient), p2pnode.WithBootstrapPeers(d.nodes["alice"].AddrInfo()))
-	if err != nil {
-		return "", err
-	}
-	hugo, err := d.add(ctx, "hugo", here, p2pnode.WithDHTMode(p2pnode.DHTModeClient), p2pnode.WithBootstrapPeers(d.nodes["dave"].AddrInfo()))
-	if err != nil {
-		return "", err
-	}
-	hugo.Handle(helloProtocol, func(_ context.Context, s network.Stream) error {
-		_, err := io.WriteString(s, "hello from hugo")
-		return err
-	})
-	for _, n := range []*p2pnode.Node{gina, hugo} {
+	// Peers that serve the DHT soon know each other. Two that only use it do
+	// not: gina is told of alice, hugo of dave.
+	var late [2]*p2pnode.Node
+	for i, who := range [][2]string{{"gina", "alice"}, {"hugo", "dave"}} {
+		n, err := d.add(ctx, who[0], cli.Listen(d.listen), p2pnode.WithDHTMode(p2pnode.DHTModeClient),
+			p2pnode.WithBootstrapPeers(d.nodes[who[1]].AddrInfo()))
+		if err != nil {
+			return "", err
+		}
 		if err := n.WaitReady(ctx); err != nil {
 			return "", err
 		}
+		d.say("%s comes, and is told of %s alone", who[0], who[1])
+		late[i] = n
 	}
-	if err := d.nodes["boot"].Close(); err != nil {
+	gina, hugo := late[0], late[1]
+
+	boot, erin := d.nodes["boot"], d.nodes["erin"]
+	address := boot.AddrInfo()
+	if err := boot.Close(); err != nil {
 		return "", err
 	}
-	d.say("boot is gone")
-	if slices.ContainsFunc(gina.Peers(), func(p p2pnode.Peer) bool { return p.ID == hugo.ID() }) {
+	// Erin learns of it in a moment, by the end of her connection.
+	if err := wait(ctx, func() bool { _, ok := connection(erin, boot); return !ok }); err != nil {
+		return "", err
+	}
+	if err := erin.Connect(ctx, address); err == nil {
+		return "", errors.New("the bootstrap node still answers")
+	}
+	d.say("boot has stopped, and does not answer any more")
+
+	if _, ok := connection(gina, hugo); ok {
 		return "", errors.New("gina and hugo have met before")
 	}
-	d.say("gina knows %d peers, hugo %d; they have never met", len(gina.Peers()), len(hugo.Peers()))
+	if known := gina.Host().Peerstore().Addrs(hugo.ID()); len(known) > 0 {
+		return "", fmt.Errorf("gina knew hugo's address before: %v", known)
+	}
+	d.say("gina and hugo have never met: no connection, no address")
 	found, err := gina.FindPeer(ctx, hugo.ID())
 	if err != nil {
 		return "", err
 	}
-	d.say("gina asked the DHT for hugo's ID: %s", found.Addrs[0])
+	d.say("gina asked the DHT for hugo's ID: he is at %s", found.Addrs[0])
 	if err := gina.Connect(ctx, found); err != nil {
 		return "", err
 	}
-	if err := d.hello(ctx, gina, hugo); err != nil {
+	if err := d.hello(ctx, "gina", "hugo"); err != nil {
 		return "", err
 	}
 	return "without the bootstrap node, gina found hugo", nil
 }
 
-// hello has one node greeted by another.
-func (d *demo) hello(ctx context.Context, from, to *p2pnode.Node) error {
-	s, err := from.OpenStream(ctx, to.ID(), helloProtocol)
+// stop closes every node. Close waits for all that the node started.
+func (d *demo) stop(context.Context) (string, error) {
+	var errs []error
+	for name, n := range d.nodes {
+		if err := n.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return fmt.Sprintf("all %d nodes stopped, no errors", len(d.nodes)), errors.Join(errs...)
+}
+
+// hello has one node greeted by another over a stream.
+func (d *demo) hello(ctx context.Context, from, to string) error {
+	s, err := d.nodes[from].OpenStream(ctx, d.nodes[to].ID(), helloProtocol)
 	if err != nil {
 		return err
 	}
@@ -383,18 +427,30 @@ func (d *demo) hello(ctx context.Context, from, to *p2pnode.Node) error {
 	if err != nil {
 		return err
 	}
-	if len(text) == 0 {
-		return errors.New("no greeting came")
+	if string(text) != "hello from "+to {
+		return fmt.Errorf("%s said %q", to, text)
 	}
-	d.say("%q", text)
+	d.say("%s opened a stream, and read %q", from, text)
 	return nil
+}
+
+// connection is that of one node to another, if there is one.
+func connection(from, to *p2pnode.Node) (p2pnode.Peer, bool) {
+	for _, p := range from.Peers() {
+		if p.ID == to.ID() {
+			return p, true
+		}
+	}
+	return p2pnode.Peer{}, false
 }
 
 // wait looks at something again and again until it is true.
 func wait(ctx context.Context, ok func() bool) error {
-	for tick := time.NewTicker(5 * time.Millisecond); !ok(); {
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for !ok() {
 		select {
-		case <-tick.C:
+		case <-ticker.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

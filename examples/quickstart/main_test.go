@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,7 +11,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m) }
+func TestMain(m *testing.M) { exampletest.Main(m, main) }
 
 func TestQuickstart(t *testing.T) {
 	p := exampletest.Start(t, run)
@@ -17,34 +19,64 @@ func TestQuickstart(t *testing.T) {
 		t.Fatalf("%v, after\n%s", err, p.Text())
 	}
 	for _, want := range []string{
-		"alice has", "100%", "the hash is that of the CID", "erin   heard it, signed by carol",
-		"p2p-circuit", `"hello from frank"`, "boot is gone", "they have never met", `"hello from hugo"`, "What happened:",
+		"README.md, ", "CID bafkrei", "has it, at /ip4/127.0.0.1/", "100%", "the hash is the one in the CID",
+		"erin   heard it, signed by carol", "p2p-circuit", `erin opened a stream, and read "hello from frank"`,
+		"boot has stopped", "never met", `gina opened a stream, and read "hello from hugo"`, "all 9 nodes stopped",
 	} {
-		if want != "alice has" {
-			p.Line(want)
-		}
+		p.Line(want)
 	}
-	_, table, _ := strings.Cut(p.Text(), "What happened:")
-	if got := strings.Count(table, "\n   "); got != 7 {
-		t.Errorf("the closing table has %d rows, want 7:%s", got, table)
+	_, table, _ := strings.Cut(p.Text(), "What happened")
+	if got := strings.Count(table, "\n   "); got != 8 {
+		t.Errorf("the closing table has %d rows, want 8:%s", got, table)
 	}
 }
 
-func TestQuickstartWithAFileOfMyOwn(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "big")
-	if err := os.WriteFile(file, []byte(strings.Repeat("0123456789", 1<<18)), 0o600); err != nil {
-		t.Fatal(err)
+func TestQuickstartWithOtherFiles(t *testing.T) {
+	dir := t.TempDir()
+	for name, size := range map[string]int{"big": 1 << 22, "empty": 0} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := exampletest.Start(t, run, file)
+		if err := p.Wait(); err != nil {
+			t.Fatalf("%v, after\n%s", err, p.Text())
+		}
+		if name == "big" {
+			p.Line(" 25%", "of 4194304 bytes")
+			p.Line(" 75%", "of 4194304 bytes")
+			p.Line("bob fetched 4194304 bytes and verified them")
+		} else {
+			p.Line("bob fetched 0 bytes and verified them")
+		}
 	}
-	p := exampletest.Start(t, run, file)
-	if err := p.Wait(); err != nil {
-		t.Fatalf("%v, after\n%s", err, p.Text())
+}
+
+func TestQuickstartInterrupted(t *testing.T) {
+	p := exampletest.Start(t, run)
+	p.Line("2. ")
+	if err := p.Stop(); err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
-	p.Line("big, 2621440 bytes")
-	p.Line("25%")
-	p.Line("75%")
-	p.Line("bob fetched 2621440 bytes and verified them")
 }
 
 func TestUsage(t *testing.T) {
-	exampletest.Usage(t, run, []string{"no such file", "/no/such/file"}, []string{"one file", "a", "b"}, []string{"not a file", t.TempDir()})
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, maxFile+1); err != nil {
+		t.Fatal(err)
+	}
+	exampletest.Usage(t, run,
+		[]string{"one file", "a", "b"},
+		[]string{"not a file", t.TempDir()},
+		[]string{"not a file", big},
+		[]string{"-listen: ", "-listen", "x"},
+		[]string{"no such file", "/no/such/file"})
+}
+
+func TestNoREADME(t *testing.T) {
+	t.Chdir(t.TempDir())
+	exampletest.Usage(t, run, []string{"no README.md found"})
 }

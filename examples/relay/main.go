@@ -5,11 +5,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -29,55 +31,57 @@ func main() { cli.Main(run) }
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("relay", flag.ContinueOnError)
 	role := fs.String("role", "", "relay, listen or dial; all three in this process by default")
-	listen := fs.String("listen", "", "for -role relay: addresses to listen on, separated by commas; all interfaces by default")
-	relay := fs.String("relay", "", "for -role listen: address of the relay")
+	listen := fs.String("listen", "", "for the relay: addresses to listen on, separated by commas; by default all interfaces with -role relay, 127.0.0.1 without -role")
+	relayAddr := fs.String("relay", "", "for -role listen: address of the relay, as it prints it")
 	to := fs.String("peer", "", "for -role dial: address of the listener, as it prints it")
 	if err := cli.Parse(fs, args, out, "relay shows how a peer that cannot be dialled is reached."); err != nil {
 		return err
 	}
 	switch *role {
 	case "":
-		return all(ctx, out)
+		return all(ctx, fs, *listen, out)
 	case "relay":
-		n, err := startRelay(ctx, cli.Listen(*listen))
+		n, err := startRelay(ctx, fs, cmp.Or(*listen, cli.AnyInterface))
 		if err != nil {
 			return err
 		}
 		defer n.Close()
+		fmt.Fprintln(out, "Relaying; next, in another terminal, one of:")
 		for _, a := range n.Addrs() {
-			fmt.Fprintf(out, "relay -role listen -relay %s\n", a)
+			fmt.Fprintf(out, "  relay -role listen -relay %s\n", a)
 		}
 		<-ctx.Done()
 		return nil
 	case "listen":
-		n, err := startListener(ctx, *relay, out)
+		n, err := startListener(ctx, fs, *relayAddr, out)
 		if err != nil {
 			return err
 		}
 		defer n.Close()
+		fmt.Fprintln(out, "Reserved a place, opened no port; next, in a third terminal, one of:")
 		for _, a := range n.Addrs() {
-			fmt.Fprintf(out, "relay -role dial -peer %s\n", a)
+			fmt.Fprintf(out, "  relay -role dial -peer %s\n", a)
 		}
 		<-ctx.Done()
 		return nil
 	case "dial":
-		return dial(ctx, *to, out)
+		return dial(ctx, fs, *to, out)
 	default:
 		return cli.Usagef("relay: -role %q: choose of relay, listen and dial", *role)
 	}
 }
 
-func startRelay(ctx context.Context, listen p2pnode.Option) (*p2pnode.Node, error) {
-	return cli.Start(ctx, listen, p2pnode.WithRelayService())
+func startRelay(ctx context.Context, fs *flag.FlagSet, listen string) (*p2pnode.Node, error) {
+	return cli.Start(ctx, fs, cli.Listen(listen), p2pnode.WithRelayService())
 }
 
 // startListener returns when the reservation stands.
-func startListener(ctx context.Context, relay string, out io.Writer) (*p2pnode.Node, error) {
-	relays, err := p2pnode.ParsePeers(relay)
+func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Writer) (*p2pnode.Node, error) {
+	relays, err := p2pnode.ParsePeers(addr)
 	if err != nil {
 		return nil, cli.Usagef("relay: -relay: %v", err)
 	}
-	n, err := cli.Start(ctx, p2pnode.WithoutListening(), p2pnode.WithAutoRelay(relays...))
+	n, err := cli.Start(ctx, fs, p2pnode.WithoutListening(), p2pnode.WithAutoRelay(relays...))
 	if err != nil {
 		return nil, err
 	}
@@ -89,33 +93,49 @@ func startListener(ctx context.Context, relay string, out io.Writer) (*p2pnode.N
 		_, err := io.WriteString(s, "hello from behind the relay")
 		return err
 	})
-	for ev := range n.Events(ctx) {
-		if a, ok := ev.(p2pnode.AddrsChanged); ok && len(a.Addrs) > 0 {
-			return n, nil
-		}
-		if len(n.Addrs()) > 0 { // it stood before the first event
-			return n, nil
-		}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	// The node would go on trying by itself; this is for the reason.
+	if err := n.Connect(ctx, relays[0]); err != nil {
+		return nil, errors.Join(err, n.Close())
 	}
-	return nil, errors.Join(ctx.Err(), n.Close())
+	if err := reserved(ctx, n); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
 }
 
-func dial(ctx context.Context, addr string, out io.Writer) error {
+// reserved waits for a reservation, which gives the node its first address.
+func reserved(ctx context.Context, n *p2pnode.Node) error {
+	changes := n.Events(ctx) // before the first look, so that no change is missed
+	if len(n.Addrs()) > 0 {
+		return nil
+	}
+	for range changes {
+		if len(n.Addrs()) > 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("relay: no reservation (%w): is that peer a relay, with room for one more?", ctx.Err())
+}
+
+func dial(ctx context.Context, fs *flag.FlagSet, addr string, out io.Writer) error {
 	peers, err := p2pnode.ParsePeers(addr)
 	if err != nil {
 		return cli.Usagef("relay: -peer: %v", err)
 	}
-	n, err := cli.Start(ctx, p2pnode.WithoutListening())
+	to := peers[0]
+	n, err := cli.Start(ctx, fs, p2pnode.WithoutListening())
 	if err != nil {
 		return err
 	}
 	defer n.Close()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := n.Connect(ctx, peers[0]); err != nil {
+	if err := n.Connect(ctx, to); err != nil {
 		return err
 	}
-	s, err := n.OpenStream(ctx, peers[0].ID, greetProtocol)
+	s, err := n.OpenStream(ctx, to.ID, greetProtocol)
 	if err != nil {
 		return err
 	}
@@ -127,30 +147,28 @@ func dial(ctx context.Context, addr string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range n.Peers() {
-		if p.ID == peers[0].ID {
-			fmt.Fprintf(out, "connected, relayed: %v\n", p.Relayed)
-		}
+	known := n.Peers()
+	i := slices.IndexFunc(known, func(p p2pnode.Peer) bool { return p.ID == to.ID })
+	if i < 0 {
+		return errors.New("relay: the connection is gone already")
 	}
-	fmt.Fprintf(out, "%s\n", text)
+	fmt.Fprintf(out, "connected, relayed: %v\n%q\n", known[i].Relayed, text)
 	return nil
 }
 
 // all runs the three roles here.
-func all(ctx context.Context, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	relay, err := startRelay(ctx, cli.Listen("/ip4/127.0.0.1/tcp/0"))
+func all(ctx context.Context, fs *flag.FlagSet, listen string, out io.Writer) error {
+	relay, err := startRelay(ctx, fs, cmp.Or(listen, "/ip4/127.0.0.1/tcp/0"))
 	if err != nil {
 		return err
 	}
 	defer relay.Close()
 	fmt.Fprintf(out, "the relay listens on %s\n", relay.Addrs()[0])
-	listener, err := startListener(ctx, relay.Addrs()[0].String(), out)
+	listener, err := startListener(ctx, fs, relay.Addrs()[0].String(), out)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
 	fmt.Fprintf(out, "the listener opened no port; it is reached by %s\n", listener.Addrs()[0])
-	return dial(ctx, listener.Addrs()[0].String(), out)
+	return dial(ctx, fs, listener.Addrs()[0].String(), out)
 }

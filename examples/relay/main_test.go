@@ -7,16 +7,17 @@ import (
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m) }
+func TestMain(m *testing.M) { exampletest.Main(m, main) }
 
 func TestAllInOne(t *testing.T) {
 	p := exampletest.Start(t, run)
 	if err := p.Wait(); err != nil {
 		t.Fatal(err)
 	}
+	p.Line("the relay listens on /ip4/127.0.0.1/")
 	p.Line("the listener opened no port", "p2p-circuit")
 	p.Line("connected, relayed: true")
-	p.Line("hello from behind the relay")
+	p.Line(`"hello from behind the relay"`)
 }
 
 func TestThreeRoles(t *testing.T) {
@@ -35,11 +36,17 @@ func TestThreeRoles(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// The relay is gone: that is said, and with the reason.
+	late := exampletest.Start(t, run, "-role", "listen", "-relay", relayAddr)
+	if err := late.Wait(); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("a relay that is gone: %v", err)
+	}
 }
 
 func TestUsage(t *testing.T) {
 	exampletest.Usage(t, run,
 		[]string{"-role", "-role", "king"},
-		[]string{"-relay", "-role", "listen"},
-		[]string{"-peer", "-role", "dial", "-peer", "x"})
+		[]string{"-relay: ", "-role", "listen"},
+		[]string{"-peer: ", "-role", "dial", "-peer", "x"},
+		[]string{"-listen: ", "-listen", "x"})
 }

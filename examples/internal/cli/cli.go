@@ -56,20 +56,99 @@ func ParseArgs(fs *flag.FlagSet, args []string, out io.Writer, about string) ([]
 	return fs.Args(), nil
 }
 
-// Start starts a node. Options that came from flags and do not fit are a
-// mistake in the arguments.
-func Start(ctx context.Context, opts ...p2pnode.Option) (*p2pnode.Node, error) {
+// Start starts a node with options that the flags of fs filled in. An option
+// that does not fit is then a mistake in the arguments, and the error names
+// the flag instead of the option.
+func Start(ctx context.Context, fs *flag.FlagSet, opts ...p2pnode.Option) (*p2pnode.Node, error) {
 	n, err := p2pnode.New(ctx, opts...)
-	var bad *p2pnode.OptionError
-	var busy *p2pnode.ListenError
-	if errors.As(err, &bad) || errors.As(err, &busy) {
-		return nil, Usagef("%v", err)
+	if err != nil {
+		return nil, blameFlags(fs, err)
 	}
-	return n, err
+	return n, nil
 }
 
+// flagNames are the flags that the examples use for an option.
+func flagNames(option string) []string {
+	switch option {
+	case "WithListenAddrs":
+		return []string{"listen"}
+	case "WithBootstrapAddrs", "WithBootstrapPeers":
+		return []string{"bootstrap"}
+	case "WithAutoRelay":
+		return []string{"relay"}
+	case "WithIdentityFile":
+		return []string{"identity", "file"}
+	case "WithNetwork":
+		return []string{"network"}
+	case "WithMDNS":
+		return []string{"mdns"}
+	default:
+		return nil
+	}
+}
+
+// flagOf is the flag of fs that an option came from, or "".
+func flagOf(fs *flag.FlagSet, option string) string {
+	for _, name := range flagNames(option) {
+		if fs.Lookup(name) != nil {
+			return "-" + name
+		}
+	}
+	return ""
+}
+
+// blameFlags turns what New says about options into a mistake in the
+// arguments. An error that no flag is to blame for stays as it is.
+func blameFlags(fs *flag.FlagSet, err error) error {
+	var lines []string
+	for _, e := range split(err) {
+		var option *p2pnode.OptionError
+		var listen *p2pnode.ListenError
+		name := ""
+		switch {
+		case errors.As(e, &option):
+			name, e = flagOf(fs, option.Option), option.Err
+		case errors.As(e, &listen):
+			name, e = flagOf(fs, "WithListenAddrs"), listen
+		}
+		if name == "" {
+			return err
+		}
+		lines = append(lines, name+": "+e.Error())
+	}
+	text := strings.Join(lines, "; ")
+	// One option may have words about another.
+	for _, option := range []string{"WithListenAddrs", "WithBootstrapAddrs", "WithMDNS", "WithIdentityFile", "WithNetwork"} {
+		if name := flagOf(fs, option); name != "" {
+			text = strings.ReplaceAll(text, option, name)
+		}
+	}
+	return Usagef("%s: %s", fs.Name(), text)
+}
+
+// split takes the joined errors of New apart.
+func split(err error) []error {
+	switch e := err.(type) {
+	case *p2pnode.StartError:
+		return split(e.Err)
+	case interface{ Unwrap() []error }:
+		var list []error
+		for _, e := range e.Unwrap() {
+			list = append(list, split(e)...)
+		}
+		return list
+	default:
+		return []error{err}
+	}
+}
+
+// AnyInterface is what the servers among the examples listen on by default:
+// free ports on all IPv4 interfaces, for TCP and QUIC. The library's own
+// default adds IPv6 and WebSocket, which makes for a long list to look at.
+const AnyInterface = "/ip4/0.0.0.0/tcp/0,/ip4/0.0.0.0/udp/0/quic-v1"
+
 // Listen is the option for the value of a -listen flag: addresses separated by
-// commas, or none for the default.
+// commas, or none for the default of the library.
 func Listen(value string) p2pnode.Option {
 	if value == "" {
 		return nil
@@ -88,9 +167,10 @@ func Bootstrap(value string) p2pnode.Option {
 
 // Main runs an example until it ends or is interrupted, and exits: 0 when run
 // returned nil or was asked for help, 2 for a mistake in the arguments, 1 for
-// anything else.
+// anything else. A second interrupt ends the program at once.
 func Main(run func(ctx context.Context, args []string, out io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Stdout)
 	stop()
 	os.Exit(code(err, os.Stderr))

@@ -2,11 +2,25 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/go-p2pnode/p2pnode"
 )
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// Started once a process, on import.
+		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"))
+}
 
 func TestExitCodes(t *testing.T) {
 	for _, row := range []struct {
@@ -23,6 +37,48 @@ func TestExitCodes(t *testing.T) {
 		var stderr bytes.Buffer
 		if got := code(row.err, &stderr); got != row.code || stderr.String() != row.says {
 			t.Errorf("%v: exit %d and %q", row.err, got, stderr.String())
+		}
+	}
+}
+
+// TestStartNamesTheFlag starts nodes with options that cannot work.
+func TestStartNamesTheFlag(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	port := busy.Addr().(*net.TCPAddr).Port
+	for _, row := range []struct {
+		what  string
+		opts  []p2pnode.Option
+		flags []string // that the line names; none for an error that is no mistake in the arguments
+	}{
+		{"an address", []p2pnode.Option{Listen("127.0.0.1:1")}, []string{"-listen: "}},
+		{"two options", []p2pnode.Option{Listen("x"), Bootstrap("y")}, []string{"-listen: ", "-bootstrap: "}},
+		{"two values", []p2pnode.Option{Bootstrap("x,y")}, []string{"-bootstrap: ", `"x"`, `"y"`}},
+		{"a port in use", []p2pnode.Option{Listen(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))}, []string{"-listen: ", "in use"}},
+		{"two flags that contradict", []p2pnode.Option{p2pnode.WithMDNS(), Listen("/ip4/127.0.0.1/tcp/0/ws")}, []string{"-mdns: ", " -listen "}},
+		{"an unreadable file", []p2pnode.Option{p2pnode.WithIdentityFile(filepath.Join(t.TempDir(), "no", "key"))}, []string{"-identity: "}},
+		{"an option without a flag", []p2pnode.Option{p2pnode.WithUserAgent("")}, nil},
+		{"one with and one without", []p2pnode.Option{p2pnode.WithUserAgent(""), Listen("x")}, nil},
+	} {
+		fs := flag.NewFlagSet("prog", flag.ContinueOnError)
+		for _, name := range []string{"listen", "bootstrap", "identity", "mdns"} {
+			fs.String(name, "", "")
+		}
+		n, err := Start(context.Background(), fs, row.opts...)
+		if err == nil {
+			t.Errorf("%s: no error, and %v", row.what, n.Close())
+			continue
+		}
+		if got, want := errors.Is(err, ErrUsage), row.flags != nil; got != want {
+			t.Errorf("%s: usage %v, want %v: %v", row.what, got, want, err)
+		}
+		for _, want := range row.flags {
+			if s := err.Error(); !strings.Contains(s, want) || strings.Contains(s, "\n") || !strings.HasPrefix(s, "prog: ") {
+				t.Errorf("%s: want one line with %q: %q", row.what, want, s)
+			}
 		}
 	}
 }

@@ -3,10 +3,13 @@
 package exampletest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"io"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -23,8 +26,16 @@ const timeout = time.Minute
 // Run is what an example's run function looks like.
 type Run func(ctx context.Context, args []string, out io.Writer) error
 
-// Main is a TestMain that fails when goroutines outlive the tests.
-func Main(m *testing.M) {
+// runMain in the environment makes a test binary be the program itself.
+const runMain = "P2PNODE_EXAMPLE_MAIN"
+
+// Main is a TestMain that fails when goroutines outlive the tests. It lets the
+// test binary stand in for the program, see Command.
+func Main(m *testing.M, main func()) {
+	if os.Getenv(runMain) != "" {
+		main()
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// Started once a process, on import.
 		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"))
@@ -110,6 +121,34 @@ func (p *Program) Stop() error {
 	return p.Wait()
 }
 
+// Command is the program as a process of its own, for what only a process
+// shows: exit code, standard error and signals.
+func Command(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Env = append(os.Environ(), runMain+"=1")
+	return cmd
+}
+
+// output runs a process to its end.
+func output(t testing.TB, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var o, e bytes.Buffer
+	cmd := Command(t, args...)
+	cmd.Stdout, cmd.Stderr = &o, &e
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
 func containsAll(s string, parts []string) bool {
 	for _, part := range parts {
 		if !strings.Contains(s, part) {
@@ -120,10 +159,12 @@ func containsAll(s string, parts []string) bool {
 }
 
 // Usage checks that each list of arguments is refused as a mistake, in one
-// line that contains the first element of the list, and that -h explains.
+// line that contains the first element of the list, and that -h explains. The
+// last list and -h are also given to a process.
 func Usage(t *testing.T, run Run, rows ...[]string) {
 	t.Helper()
-	for _, row := range append(rows, []string{"nonsense", "-nonsense"}) {
+	rows = append(rows, []string{"-nonsense", "-nonsense"})
+	for _, row := range rows {
 		p := Start(t, run, row[1:]...)
 		err := p.Wait()
 		if !errors.Is(err, cli.ErrUsage) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), row[0]) {
@@ -133,5 +174,15 @@ func Usage(t *testing.T, run Run, rows ...[]string) {
 	p := Start(t, run, "-h")
 	if err := p.Wait(); !errors.Is(err, flag.ErrHelp) || !strings.Contains(p.Text(), "Flags of") {
 		t.Errorf("-h: %v and\n%s", err, p.Text())
+	}
+
+	last := rows[len(rows)-2]
+	stdout, stderr, code := output(t, last[1:]...)
+	if code != 2 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, last[0]) || stdout != "" {
+		t.Errorf("%q: exit code %d, want 2 and one line with %q on standard error: %q, %q", last[1:], code, last[0], stdout, stderr)
+	}
+	stdout, stderr, code = output(t, "-h")
+	if code != 0 || stderr != "" || !strings.Contains(stdout, "Flags of") {
+		t.Errorf("-h: exit code %d, want 0 and help on standard output: %q, %q", code, stdout, stderr)
 	}
 }
