@@ -44,7 +44,8 @@ const connGrace = 20 * time.Second
 // hostPart is the libp2p host with what was made for it.
 type hostPart struct {
 	host.Host
-	swarm *swarm.Swarm
+	swarm      *swarm.Swarm
+	blackHoles []*swarm.BlackHoleSuccessCounter
 }
 
 // newHost builds a host that does not listen yet: the parts on top of it
@@ -77,8 +78,13 @@ func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, fact
 	}
 	made = append(made, peers)
 
+	// As libp2p has them by default; made here to be within reach of forgive.
+	udp := &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: "UDP"}
+	ip6 := &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: "IPv6"}
 	opts := hostOptions(cfg, key)
 	opts = append(opts,
+		libp2p.UDPBlackHoleSuccessCounter(udp),
+		libp2p.IPv6BlackHoleSuccessCounter(ip6),
 		libp2p.ResourceManager(limits),
 		libp2p.ConnectionManager(conns),
 		libp2p.Peerstore(peers),
@@ -94,7 +100,7 @@ func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, fact
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("the network is a %T, not a swarm: an option of WithLibp2pOptions replaced it", h.Network()), h.Close())
 	}
-	return &hostPart{Host: h, swarm: sw}, nil
+	return &hostPart{Host: h, swarm: sw, blackHoles: []*swarm.BlackHoleSuccessCounter{udp, ip6}}, nil
 }
 
 // hostOptions turns the config into libp2p options. It starts nothing.
@@ -317,13 +323,30 @@ func (e *connectError) Error() string {
 // the next ones for 5 seconds to 5 minutes, with an error that hides why; who
 // asks here has a reason to, so that is forgotten first.
 func (n *Node) connect(ctx context.Context, p peer.AddrInfo) error {
-	n.base.swarm.Backoff().Clear(p.ID)
+	n.base.forgive(p.ID)
 	// A relayed connection satisfies those who only know relayed addresses;
 	// others want a direct one beside it.
 	if len(p.Addrs) > 0 && !slices.ContainsFunc(p.Addrs, func(a ma.Multiaddr) bool { return !addrs.IsCircuit(a) }) {
 		ctx = network.WithAllowLimitedConn(ctx, "p2pnode: only relayed addresses are known")
 	}
 	return n.host.Connect(ctx, p)
+}
+
+// forgive lets the next dial of a peer happen, whatever failed before.
+func (h *hostPart) forgive(id peer.ID) {
+	h.swarm.Backoff().Clear(id)
+	if len(h.swarm.Peers()) > 0 {
+		return
+	}
+	// When 95 of 100 dials over UDP (or IPv6) have failed, the swarm takes it
+	// for unusable and lets one dial in 100 through. After an outage of some
+	// minutes that would keep a node apart for an hour more; with nobody
+	// connected there is nothing to lose by trying.
+	for _, b := range h.blackHoles {
+		if b.State().String() == "Blocked" {
+			b.RecordResult(true) // which makes it forget
+		}
+	}
 }
 
 // Connect makes sure that there is a connection to a peer, dialling the given
@@ -411,14 +434,15 @@ func (h *hostPart) peer(id peer.ID) (Peer, bool) {
 		return Peer{}, false
 	}
 	best := slices.MinFunc(conns, func(a, b network.Conn) int {
-		if x, y := a.Stat(), b.Stat(); x.Limited != y.Limited {
-			if y.Limited {
+		// Not by Limited: a relay without limits makes relayed connections
+		// that are not.
+		if x, y := addrs.IsCircuit(a.RemoteMultiaddr()), addrs.IsCircuit(b.RemoteMultiaddr()); x != y {
+			if y {
 				return -1
 			}
 			return 1
-		} else {
-			return x.Opened.Compare(y.Opened)
 		}
+		return a.Stat().Opened.Compare(b.Stat().Opened)
 	})
 	p := Peer{
 		ID:        id,

@@ -1,0 +1,368 @@
+package simhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/core/transport"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+const (
+	// handshakeTimeout is how long a dial waits for an answer, as in QUIC.
+	handshakeTimeout = 5 * time.Second
+	// idleTimeout is when a connection over a cut path ends, as in QUIC.
+	idleTimeout = 30 * time.Second
+	// memPacket is how much of a write is lost or delivered at once.
+	memPacket = 1200
+	// memWindow is how much a stream's reader may be behind its writer.
+	memWindow = 512 << 10
+	// memBacklog is how many connections wait to be accepted.
+	memBacklog = 1024
+)
+
+// Memory are the options of a libp2p host on the machine whose connections
+// are carried without packets: a write arrives at the far end, whole, after
+// the time that the path and the links take, and peers are who they say. That
+// costs a hundredth of what QUIC does. It keeps the addresses of QUIC, the
+// time that handshakes and timeouts take, latency, jitter, bandwidth, cuts and
+// crashes, and the order and flow control of streams. It gives up encryption,
+// congestion control, packets (loss delays what it hits, as if sent again) and
+// NATs.
+func (m *Machine) Memory() []libp2p.Option {
+	return []libp2p.Option{
+		func(cfg *libp2p.Config) error {
+			cfg.Transports = nil // QUIC, whose addresses this takes
+			return nil
+		},
+		libp2p.Transport(func(key crypto.PrivKey, limits network.ResourceManager, gater connmgr.ConnectionGater) (*memTransport, error) {
+			id, err := peer.IDFromPrivateKey(key)
+			if err != nil {
+				return nil, err
+			}
+			return &memTransport{m: m, id: id, key: key.GetPublic(), limits: limits, gater: gater}, nil
+		}),
+	}
+}
+
+// memTransport is one host's transport.
+type memTransport struct {
+	m      *Machine
+	id     peer.ID
+	key    crypto.PubKey
+	limits network.ResourceManager
+	gater  connmgr.ConnectionGater // nil without one
+
+	mu       sync.Mutex
+	listener *memListener // the first one, whose address is dialled from; guarded by mu
+}
+
+var _ transport.Transport = (*memTransport)(nil)
+
+var errNoAnswer = fmt.Errorf("timeout: no recent network activity: %w", os.ErrDeadlineExceeded)
+
+func (t *memTransport) CanDial(a ma.Multiaddr) bool {
+	_, err := quicAddr(a)
+	return err == nil
+}
+
+func (t *memTransport) Protocols() []int { return []int{ma.P_QUIC_V1} }
+func (t *memTransport) Proxy() bool      { return false }
+
+// quicAddr reads /ip4/…/udp/…/quic-v1.
+func quicAddr(a ma.Multiaddr) (netip.AddrPort, error) {
+	if len(a) != 3 || a[2].Code() != ma.P_QUIC_V1 {
+		return netip.AddrPort{}, fmt.Errorf("%s is no QUIC address", a)
+	}
+	na, err := manet.ToNetAddr(ma.Multiaddr(a[:2]))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return addrPort(na), nil
+}
+
+func quicMultiaddr(ap netip.AddrPort) ma.Multiaddr {
+	return ma.StringCast(fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", ap.Addr(), ap.Port()))
+}
+
+// Listen opens the address.
+func (t *memTransport) Listen(a ma.Multiaddr) (transport.Listener, error) {
+	ap, err := quicAddr(a)
+	if err != nil {
+		return nil, err
+	}
+	if t.m.nat != nil || t.m.firewall != nil {
+		return nil, errors.New("connections in memory know no NATs")
+	}
+	port := ap.Port()
+	if port == 0 {
+		port = t.m.anyPort()
+	}
+	ap = netip.AddrPortFrom(t.m.ip, port)
+	n := t.m.net
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hubs[ap] != nil {
+		return nil, fmt.Errorf("listen udp %s: address already in use", ap)
+	}
+	l := &memListener{t: t, ap: ap, addr: quicMultiaddr(ap), incoming: make(chan *memConn, memBacklog), done: make(chan struct{})}
+	n.hubs[ap] = l
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.listener == nil {
+		t.listener = l
+	}
+	return l, nil
+}
+
+// memListener is an open address.
+type memListener struct {
+	t        *memTransport
+	ap       netip.AddrPort
+	addr     ma.Multiaddr
+	incoming chan *memConn
+	done     chan struct{}
+	once     sync.Once
+}
+
+func (l *memListener) Accept() (transport.CapableConn, error) {
+	select {
+	case c := <-l.incoming:
+		return c, nil
+	case <-l.done:
+		return nil, transport.ErrListenerClosed
+	}
+}
+
+func (l *memListener) Addr() net.Addr          { return net.UDPAddrFromAddrPort(l.ap) }
+func (l *memListener) Multiaddr() ma.Multiaddr { return l.addr }
+
+func (l *memListener) Close() error {
+	l.once.Do(func() {
+		close(l.done)
+		n := l.t.m.net
+		n.mu.Lock()
+		delete(n.hubs, l.ap)
+		n.mu.Unlock()
+		l.t.mu.Lock()
+		if l.t.listener == l {
+			l.t.listener = nil
+		}
+		l.t.mu.Unlock()
+	})
+	return nil
+}
+
+// offer hands a connection to the listener when its handshake is through.
+func (l *memListener) offer(c *memConn) {
+	select {
+	case <-l.done:
+		_ = c.Close() // returns nil
+		return
+	default:
+	}
+	select {
+	case l.incoming <- c:
+	default:
+		_ = c.CloseWithError(network.ConnResourceLimitExceeded) // returns nil
+	}
+}
+
+// Dial connects in one round trip, or fails when nobody answers for 5 seconds.
+func (t *memTransport) Dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID) (transport.CapableConn, error) {
+	scope, err := t.limits.OpenConnection(network.DirOutbound, false, raddr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.dial(ctx, raddr, p, scope)
+	if err != nil {
+		scope.Done()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (t *memTransport) dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID, scope network.ConnManagementScope) (*memConn, error) {
+	if err := scope.SetPeer(p); err != nil {
+		return nil, err
+	}
+	ap, err := quicAddr(raddr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errNoAnswer)
+	defer cancel()
+	n := t.m.net
+	n.mu.RLock()
+	dst := n.sites[ap.Addr()]
+	n.mu.RUnlock()
+	silence := func() error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	if dst == nil || dst.host == nil || n.cut(t.m, dst.host) {
+		return nil, silence()
+	}
+	if err := sleep(ctx, n.transit(t.m.site, dst, memPacket)); err != nil {
+		return nil, err
+	}
+	n.mu.RLock()
+	l := n.hubs[ap]
+	n.mu.RUnlock()
+	if l == nil || n.cut(t.m, dst.host) {
+		return nil, silence()
+	}
+	from := t.localAddr()
+	admitted, refusal := l.t.admit(t, l, from)
+	if err := sleep(ctx, n.transit(dst, t.m.site, memPacket)); err != nil || n.cut(t.m, dst.host) {
+		admitted.reject()
+		if err == nil {
+			err = silence()
+		}
+		return nil, err
+	}
+	switch {
+	case refusal != nil:
+		return nil, refusal
+	case l.t.id != p:
+		admitted.reject()
+		return nil, sec.ErrPeerIDMismatch{Expected: p, Actual: l.t.id}
+	}
+	local := newMemConn(t, from, raddr, l.t)
+	local.scope = scope
+	admitted.pair(local)
+	if t.gater != nil && !t.gater.InterceptSecured(network.DirOutbound, p, local) {
+		_ = local.CloseWithError(network.ConnGated) // returns nil
+		return nil, fmt.Errorf("secured connection gated")
+	}
+	// The far end is through with the handshake half a round trip later.
+	time.AfterFunc(n.transit(t.m.site, dst, memPacket), func() { l.offer(admitted) })
+	return local, nil
+}
+
+// localAddr is the address that a dial comes from: the one listened on, as
+// QUIC does it, or any.
+func (t *memTransport) localAddr() ma.Multiaddr {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.listener != nil {
+		return t.listener.addr
+	}
+	return quicMultiaddr(netip.AddrPortFrom(t.m.ip, t.m.anyPort()))
+}
+
+// admit decides about a connection from another host, as the one who is
+// dialled.
+func (t *memTransport) admit(from *memTransport, l *memListener, addr ma.Multiaddr) (*memConn, error) {
+	refused := func(why error) (*memConn, error) {
+		return nil, &network.ConnError{Remote: true, ErrorCode: network.ConnResourceLimitExceeded, TransportError: why}
+	}
+	scope, err := t.limits.OpenConnection(network.DirInbound, false, addr)
+	if err != nil {
+		return refused(err)
+	}
+	if err := scope.SetPeer(from.id); err != nil {
+		scope.Done()
+		return refused(err)
+	}
+	c := newMemConn(t, l.addr, addr, from)
+	c.scope = scope
+	if t.gater != nil && !(t.gater.InterceptAccept(c) && t.gater.InterceptSecured(network.DirInbound, from.id, c)) {
+		scope.Done()
+		return nil, &network.ConnError{Remote: true, ErrorCode: network.ConnGated}
+	}
+	return c, nil
+}
+
+// sleep waits for d.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// transit is how long a write of some bytes is under way between two sites:
+// the time to put it on both links, the path's latency with its jitter, and
+// the time to find out about what is lost and to send it again.
+func (n *Network) transit(from, to *site, size int) time.Duration {
+	p := n.path(from, to)
+	r := n.rng(sitePair{from.Index, to.Index})
+	d := p.Latency
+	if p.Jitter > 0 {
+		d += time.Duration(r.float() * float64(p.Jitter))
+	}
+	if p.Loss > 0 {
+		// The probe timeout of RFC 9002 with a settled estimate of the round
+		// trip, doubling; what is lost twelve times waits no longer.
+		timeout := 3*p.Latency + 25*time.Millisecond
+		for left := (size + memPacket - 1) / memPacket; left > 0; {
+			again := 0
+			for range left {
+				if r.float() < p.Loss {
+					again++
+				}
+			}
+			if left = again; left > 0 && timeout < idleTimeout {
+				d += timeout
+				timeout *= 2
+			} else if left > 0 {
+				break
+			}
+		}
+	}
+	now := time.Now()
+	d += from.up.reserve(now, from.link.Load().Up, size)
+	d += to.down.reserve(now.Add(d), to.link.Load().Down, size)
+	return d
+}
+
+// meter is one direction of a link, which carries one write after another.
+type meter struct {
+	mu   sync.Mutex
+	free time.Time // guarded by mu
+}
+
+// reserve returns how long after now the last bit is through.
+func (m *meter) reserve(now time.Time, rate, size int) time.Duration {
+	if rate == 0 {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.free.Before(now) {
+		m.free = now
+	}
+	m.free = m.free.Add(time.Duration(float64(8*size) / float64(rate) * float64(time.Second)))
+	return m.free.Sub(now)
+}
+
+// recheck looks at all connections after the network was cut or healed.
+func (n *Network) recheck() {
+	n.mu.RLock()
+	list := make([]*memPair, 0, len(n.pairs))
+	for p := range n.pairs {
+		list = append(list, p)
+	}
+	n.mu.RUnlock()
+	for _, p := range list {
+		p.recheck()
+	}
+}

@@ -1,0 +1,586 @@
+// Package simhost is a simulated IP network for libp2p hosts: machines with
+// addresses, links between them, NATs, and faults, all within one process. It
+// works in real time and, under testing/synctest, in virtual time.
+//
+// Packets travel through simnet, whose endpoints, rate-limited links and
+// router it uses as they are. What simnet has no notion of is added around
+// its endpoints: loss, machines that are cut off, address translation. A
+// second way to carry connections, without packets, is in memory.go.
+package simhost
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/marcopolo/simnet"
+)
+
+// Link is what joins one machine to the network. The zero value is a link
+// without limits or faults.
+type Link struct {
+	Up, Down int           // bits a second in each direction; 0 means unlimited
+	Latency  time.Duration // one way, added to that of the path
+	Jitter   time.Duration // at most so much more for each packet, drawn evenly; packets can overtake one another
+	Loss     float64       // the share of packets lost in each direction, from 0 to 1
+	MTU      int           // bytes of the largest IP packet that passes; 0 means 1500
+}
+
+// Path is what lies between two machines, both ways alike.
+type Path struct {
+	Latency time.Duration // one way
+	Jitter  time.Duration
+	Loss    float64
+}
+
+const (
+	defaultMTU = 1500
+	// headers are the IPv4 and UDP headers of a packet.
+	headers = 28
+	// A link without a limit has a rate in bits a second and a burst in bytes
+	// that no packet ever waits for. The rate alone would not do: at one so
+	// high that a packet takes less than a nanosecond, simnet's link (v0.0.7)
+	// waits for ever.
+	unlimitedRate  = 10_000_000_000
+	unlimitedBurst = 1 << 30
+)
+
+// LatencyFunc tells the latency one way between two sites. It is called for
+// every packet, from several goroutines.
+type LatencyFunc func(from, to Site) time.Duration
+
+// Site is where a machine is attached: machines behind one NAT share one.
+type Site struct {
+	Index  int    // in the order of creation
+	Region string // as set with SetRegion
+}
+
+// Network is a simulated network. Its methods are safe for concurrent use.
+type Network struct {
+	seed uint64
+	sim  *simnet.Simnet
+
+	latency LatencyFunc
+	faults  atomic.Pointer[faults] // replaced, never changed
+
+	mu     sync.RWMutex
+	closed bool                            // guarded by mu
+	sites  map[netip.Addr]*site            // by public address; guarded by mu
+	nSites int                             // guarded by mu
+	rngs   map[sitePair]*rng               // guarded by mu
+	paths  map[sitePair]Path               // guarded by mu
+	lan    map[netip.AddrPort]*endpoint    // of machines behind NATs; guarded by mu
+	pairs  map[*memPair]struct{}           // connections of memory.go; guarded by mu
+	hubs   map[netip.AddrPort]*memListener // listeners of memory.go; guarded by mu
+	wg     sync.WaitGroup                  // the pumps of the endpoints
+
+	carried, lost atomic.Uint64 // packets
+}
+
+// faults are the cuts of the network at one moment.
+type faults struct {
+	group map[*Machine]int // partition: nil when there is none; absent machines form a group of their own, 0
+}
+
+// sitePair is a direction between two sites, by index.
+type sitePair [2]int
+
+// rng is a source of chance of its own for each direction of each path, so
+// that what happens elsewhere does not change its outcome.
+type rng struct {
+	mu sync.Mutex
+	r  *rand.Rand // guarded by mu
+}
+
+// site is a public address: a machine's own or a NAT's.
+type site struct {
+	Site
+	ip   netip.Addr
+	link atomic.Pointer[Link]
+	up   meter
+	down meter
+	host *Machine // nil: a NAT's
+	nat  *NAT     // nil: a machine's
+}
+
+// New starts a network.
+func New(seed uint64, latency LatencyFunc) *Network {
+	n := &Network{
+		seed: seed, latency: latency,
+		sites: make(map[netip.Addr]*site),
+		rngs:  make(map[sitePair]*rng),
+		paths: make(map[sitePair]Path),
+		lan:   make(map[netip.AddrPort]*endpoint),
+		pairs: make(map[*memPair]struct{}),
+		hubs:  make(map[netip.AddrPort]*memListener),
+	}
+	n.faults.Store(&faults{})
+	n.sim = &simnet.Simnet{
+		LatencyFunc: func(p *simnet.Packet) time.Duration { return n.delay(p.From, p.To) },
+		// It reports every packet to an address where nobody listens, which
+		// here is what dialling a crashed machine looks like.
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	n.sim.Start()
+	return n
+}
+
+// Close stops the network. The hosts on it are to be closed first.
+func (n *Network) Close() {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	n.sim.Close()
+	n.wg.Wait()
+}
+
+// Stats tells how many packets were carried and how many were lost on the way
+// by loss, cuts, and NATs.
+func (n *Network) Stats() (carried, lost uint64) { return n.carried.Load(), n.lost.Load() }
+
+// NewMachine adds a machine with a public address of its own.
+func (n *Network) NewMachine() *Machine {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.newSiteLocked()
+	m := &Machine{net: n, site: s, ip: s.ip}
+	s.host = m
+	m.init()
+	return m
+}
+
+func (n *Network) newSiteLocked() *site {
+	s := &site{Site: Site{Index: n.nSites}, ip: publicIP(n.nSites)}
+	s.link.Store(&Link{})
+	n.nSites++
+	n.sites[s.ip] = s
+	return s
+}
+
+// publicIP spreads machines over /16 networks, as the peers of a DHT are: its
+// routing table takes only a few from each.
+func publicIP(i int) netip.Addr {
+	// 16 to 95 avoids what is private or reserved below and above.
+	return netip.AddrFrom4([4]byte{byte(16 + i/250%80), byte(1 + i%250), byte(i / 20000), 1})
+}
+
+// rng returns the source of chance of one direction of a path.
+func (n *Network) rng(p sitePair) *rng {
+	n.mu.RLock()
+	r := n.rngs[p]
+	n.mu.RUnlock()
+	if r != nil {
+		return r
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if r = n.rngs[p]; r == nil {
+		r = &rng{r: rand.New(rand.NewPCG(n.seed, uint64(p[0])<<32|uint64(p[1])))}
+		n.rngs[p] = r
+	}
+	return r
+}
+
+func (r *rng) float() float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.r.Float64()
+}
+
+// SetPath replaces what the network's latency function says about two
+// machines.
+func (n *Network) SetPath(a, b *Machine, p Path) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.paths[sitePair{a.site.Index, b.site.Index}] = p
+	n.paths[sitePair{b.site.Index, a.site.Index}] = p
+}
+
+// path is what lies between two sites now, with both their links.
+func (n *Network) path(from, to *site) Path {
+	key := sitePair{from.Index, to.Index}
+	n.mu.RLock()
+	p, set := n.paths[key]
+	a, b := from.Site, to.Site
+	n.mu.RUnlock()
+	if !set && from != to {
+		p.Latency = n.latency(a, b)
+	}
+	for _, l := range []*Link{from.link.Load(), to.link.Load()} {
+		p.Latency += l.Latency
+		p.Jitter += l.Jitter
+		p.Loss = 1 - (1-p.Loss)*(1-l.Loss)
+	}
+	return p
+}
+
+// delay is how long a packet is under way. Its addresses are public ones, or
+// both behind one NAT.
+func (n *Network) delay(from, to net.Addr) time.Duration {
+	a, b := n.siteOf(from), n.siteOf(to)
+	if a == nil || b == nil {
+		return 0
+	}
+	return n.sample(a, b)
+}
+
+func (n *Network) sample(a, b *site) time.Duration {
+	p := n.path(a, b)
+	if p.Jitter > 0 {
+		p.Latency += time.Duration(n.rng(sitePair{a.Index, b.Index}).float() * float64(p.Jitter))
+	}
+	return p.Latency
+}
+
+func (n *Network) siteOf(a net.Addr) *site {
+	ap := addrPort(a)
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.sites[ap.Addr()]
+}
+
+// drops decides by chance whether a packet is lost.
+func (n *Network) drops(from, to *site) bool {
+	p := n.path(from, to)
+	return p.Loss > 0 && n.rng(sitePair{from.Index, to.Index}).float() < p.Loss
+}
+
+// machineAt finds out who sends from, or listens at, a public address.
+func (n *Network) machineAt(ap netip.AddrPort) *Machine {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if ep := n.lan[ap]; ep != nil {
+		return ep.owner
+	}
+	s := n.sites[ap.Addr()]
+	switch {
+	case s == nil:
+		return nil
+	case s.host != nil:
+		return s.host
+	default:
+		return s.nat.machineAt(ap.Port())
+	}
+}
+
+// Partition divides the machines into groups that cannot reach one another.
+// Those in no group form one more.
+func (n *Network) Partition(groups ...[]*Machine) {
+	g := make(map[*Machine]int)
+	for i, members := range groups {
+		for _, m := range members {
+			g[m] = i + 1
+		}
+	}
+	n.faults.Store(&faults{group: g})
+	n.recheck()
+}
+
+// Heal ends the partition. Machines that are down stay down.
+func (n *Network) Heal() {
+	n.faults.Store(&faults{})
+	n.recheck()
+}
+
+// cut reports whether two machines cannot reach each other.
+func (n *Network) cut(a, b *Machine) bool {
+	if a.down.Load() > 0 || b.down.Load() > 0 {
+		return true
+	}
+	f := n.faults.Load()
+	return f.group != nil && a != b && f.group[a] != f.group[b]
+}
+
+// Machine is one computer on the network.
+type Machine struct {
+	net  *Network
+	site *site
+	nat  *NAT // nil: it has a public address
+	ip   netip.Addr
+	// firewall is nil for a machine that anybody can send to.
+	firewall *filter
+	down     atomic.Int32 // how many reasons there are for it to be cut off
+
+	mu       sync.Mutex
+	ports    map[uint16]*endpoint // guarded by mu
+	lastPort uint16               // guarded by mu
+}
+
+func (m *Machine) init() {
+	m.ports = make(map[uint16]*endpoint)
+	m.lastPort = firstEphemeral
+}
+
+// IP is the machine's address: a private one behind a NAT.
+func (m *Machine) IP() netip.Addr { return m.ip }
+
+// firstEphemeral is where the ports begin that are handed out when any will
+// do: RFC 6335.
+const firstEphemeral = 49152
+
+// Port is the one that a node on the machine is meant to listen on.
+const Port = 4001
+
+// ListenAddr is the multiaddr for a node on the machine to listen on.
+func (m *Machine) ListenAddr() string {
+	return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", m.ip, Port)
+}
+
+// Site tells where the machine is attached.
+func (m *Machine) Site() Site {
+	m.net.mu.RLock()
+	defer m.net.mu.RUnlock()
+	return m.site.Site
+}
+
+// SetRegion names where the machine stands, for a latency function.
+func (m *Machine) SetRegion(region string) {
+	m.net.mu.Lock()
+	defer m.net.mu.Unlock()
+	m.site.Region = region
+}
+
+// Link returns what joins the machine to the network.
+func (m *Machine) Link() Link { return *m.site.link.Load() }
+
+// SetLink changes what joins the machine, or the NAT that it is behind, to
+// the network. Packets under way are not affected.
+func (m *Machine) SetLink(l Link) {
+	old := m.site.link.Swap(&l)
+	if old.Up == l.Up && old.Down == l.Down && old.MTU == l.MTU {
+		return
+	}
+	var list []*endpoint
+	if m.nat != nil {
+		list = m.nat.endpoints()
+	} else {
+		m.mu.Lock()
+		for _, ep := range m.ports {
+			list = append(list, ep)
+		}
+		m.mu.Unlock()
+	}
+	for _, ep := range list {
+		ep.open(l)
+	}
+}
+
+// Down cuts the machine off: nothing gets in or out. Every Down needs an Up.
+func (m *Machine) Down() {
+	m.down.Add(1)
+	m.net.recheck()
+}
+
+// Up undoes one Down.
+func (m *Machine) Up() {
+	m.down.Add(-1)
+	m.net.recheck()
+}
+
+// ListenUDP opens a port of the machine; port 0 means any, the address itself
+// is always the machine's.
+func (m *Machine) ListenUDP(_ string, laddr *net.UDPAddr) (net.PacketConn, error) {
+	port := uint16(0)
+	if laddr != nil {
+		port = uint16(laddr.Port)
+	}
+	anyOf := port == 0
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for port == 0 || anyOf && m.ports[port] != nil {
+		port = m.nextPortLocked()
+	}
+	ep := m.ports[port]
+	if ep == nil {
+		ep = &endpoint{net: m.net, owner: m, addr: netip.AddrPortFrom(m.ip, port)}
+		if m.nat != nil {
+			// Seen on the NAT's own network only; the outside knows mappings.
+			m.net.mu.Lock()
+			m.net.lan[ep.addr] = ep
+			m.net.mu.Unlock()
+		} else {
+			ep.open(*m.site.link.Load())
+		}
+		m.ports[port] = ep
+	}
+	c := &conn{m: m, ep: ep, queue: newQueue()}
+	if !ep.bound.CompareAndSwap(nil, c) {
+		return nil, fmt.Errorf("listen udp %s: address already in use", ep.addr)
+	}
+	return c, nil
+}
+
+// anyPort returns an ephemeral port number.
+func (m *Machine) anyPort() uint16 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.nextPortLocked()
+}
+
+func (m *Machine) nextPortLocked() uint16 {
+	if m.lastPort++; m.lastPort < firstEphemeral {
+		m.lastPort = firstEphemeral
+	}
+	return m.lastPort
+}
+
+// endpoint is a port that packets arrive at. It outlives the sockets bound to
+// it, as an address outlives a program.
+type endpoint struct {
+	net   *Network
+	owner *Machine
+	addr  netip.AddrPort
+	sim   atomic.Pointer[simnet.SimConn] // nil: not on the public network
+	bound atomic.Pointer[conn]
+	inlet func(data []byte, from netip.AddrPort) // instead of bound: a NAT's
+}
+
+// open puts the endpoint on the network, or puts it there anew with another
+// link: simnet's links cannot be changed.
+func (ep *endpoint) open(l Link) {
+	settings := func(rate int) simnet.LinkSettings {
+		if rate == 0 {
+			return simnet.LinkSettings{BitsPerSecond: unlimitedRate, MTU: unlimitedBurst}
+		}
+		return simnet.LinkSettings{BitsPerSecond: rate, MTU: max(l.mtu(), defaultMTU)}
+	}
+	n := ep.net
+	n.mu.Lock() // simnet does not guard its list of links
+	if n.closed {
+		n.mu.Unlock()
+		return
+	}
+	s := n.sim.NewEndpoint(net.UDPAddrFromAddrPort(ep.addr), simnet.NodeBiDiLinkSettings{Uplink: settings(l.Up), Downlink: settings(l.Down)})
+	n.wg.Go(func() { ep.pump(s) })
+	n.mu.Unlock()
+	if old := ep.sim.Swap(s); old != nil {
+		_ = old.Close() // returns nil
+	}
+}
+
+// pump takes packets off the network.
+func (ep *endpoint) pump(s *simnet.SimConn) {
+	buf := make([]byte, 1<<16)
+	for {
+		k, from, err := s.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		ep.arrive(buf[:k], addrPort(from))
+	}
+}
+
+// arrive delivers a packet unless the network was cut while it was under way.
+func (ep *endpoint) arrive(data []byte, from netip.AddrPort) {
+	if ep.inlet != nil {
+		ep.inlet(data, from)
+		return
+	}
+	src := ep.net.machineAt(from)
+	c := ep.bound.Load()
+	if src == nil || c == nil || ep.net.cut(src, ep.owner) || ep.owner.firewall != nil && !ep.owner.firewall.admits(from) {
+		ep.net.lost.Add(1)
+		return
+	}
+	ep.net.carried.Add(1)
+	c.queue.push(data, from)
+}
+
+// send puts a packet on the network, from this endpoint.
+func (ep *endpoint) send(data []byte, to netip.AddrPort) {
+	s := ep.sim.Load()
+	if s == nil {
+		return
+	}
+	// The only error is that of a closed endpoint: the packet is lost then.
+	_, _ = s.WriteTo(data, net.UDPAddrFromAddrPort(to))
+}
+
+// conn is an open port: the net.PacketConn that QUIC runs on.
+type conn struct {
+	m  *Machine
+	ep *endpoint
+	*queue
+}
+
+var _ net.PacketConn = (*conn)(nil)
+
+// WriteTo sends a packet. It never waits and, as with UDP, success does not
+// mean that anybody gets it.
+func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
+	if c.queue.isClosed() {
+		return 0, net.ErrClosed
+	}
+	if !c.m.transmit(c.ep, b, addrPort(to)) {
+		c.m.net.lost.Add(1)
+	}
+	return len(b), nil
+}
+
+// transmit sends a packet on its way, unless it is lost on the first step.
+func (m *Machine) transmit(ep *endpoint, b []byte, to netip.AddrPort) bool {
+	n := m.net
+	if m.down.Load() > 0 || len(b)+headers > m.site.link.Load().mtu() {
+		return false
+	}
+	if m.nat != nil {
+		return m.nat.outbound(ep, b, to)
+	}
+	if m.firewall != nil {
+		m.firewall.sent(to)
+	}
+	n.mu.RLock()
+	dst := n.sites[to.Addr()]
+	n.mu.RUnlock()
+	if dst == nil || len(b)+headers > dst.link.Load().mtu() || n.drops(m.site, dst) {
+		return false
+	}
+	ep.send(b, to)
+	return true
+}
+
+func (l *Link) mtu() int {
+	if l.MTU == 0 {
+		return defaultMTU
+	}
+	return l.MTU
+}
+
+func (c *conn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.ep.addr) }
+
+// Close frees the port.
+func (c *conn) Close() error {
+	c.queue.close()
+	c.ep.bound.CompareAndSwap(c, nil)
+	return nil
+}
+
+// addrPort is the comparable form of an address, IPv4 in four bytes.
+func addrPort(a net.Addr) netip.AddrPort {
+	u, ok := a.(*net.UDPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := u.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// Key32 derives 32 bytes from the network's seed and a number: what identity
+// keys are made of.
+func (n *Network) Key32(i uint64) [32]byte {
+	var b [32]byte
+	binary.LittleEndian.PutUint64(b[:], n.seed)
+	binary.LittleEndian.PutUint64(b[8:], i)
+	copy(b[16:], "p2ptest identity")
+	r := rand.NewChaCha8(b)
+	for i := range 4 {
+		binary.LittleEndian.PutUint64(b[8*i:], r.Uint64())
+	}
+	return b
+}

@@ -1,0 +1,479 @@
+package p2ptest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/simhost"
+)
+
+// seedFlag replays a network. The flag is the package's only variable: the
+// testing package has flags, and nothing else, to hand a value to a test.
+var seedFlag = flag.String("p2ptest.seed", "", "the `seed` of every simulated network, as logged by a failed test")
+
+// startTimeout bounds New of one node: it waits for nothing on the network.
+const startTimeout = time.Minute
+
+// Peer is anybody on the network: a *p2pnode.Node, a *RawNode, a *Hostile, or
+// a libp2p host of one of them.
+type Peer interface{ ID() peer.ID }
+
+// Network is a simulated network with nodes on it. Its methods are safe for
+// concurrent use, and those that can fail end the test that NewNetwork was
+// given.
+type Network struct {
+	// Waiter holds the methods that wait for something to be so, with the
+	// limit of WithWaitLimit.
+	Waiter
+
+	tb    testing.TB
+	cfg   *config
+	seed  uint64
+	sim   *simhost.Network
+	names *names
+	label string // of the goroutines that the nodes start
+
+	mu       sync.Mutex
+	members  map[peer.ID]*member // guarded by mu
+	order    []*member           // guarded by mu
+	pairs    map[[2]int]time.Duration
+	isolated map[*member]bool // guarded by mu
+	changed  chan struct{}    // closed when something happened on a node; guarded by mu
+}
+
+// member is one peer on the network.
+type member struct {
+	id      peer.ID
+	name    string
+	machine *simhost.Machine
+	mesh    *meshTracer
+	tb      testing.TB
+
+	// The rest is for nodes of the library.
+	opts []p2pnode.Option
+	node *p2pnode.Node // the running one, or the last; guarded by Network.mu
+	gone bool          // crashed; guarded by Network.mu
+	stop context.CancelFunc
+
+	// raw is somebody else's host, nil for a node of the library.
+	raw *RawNode
+}
+
+var networks atomic.Uint64
+
+// NewNetwork makes an empty network, which goes with the test. In a
+// testing/synctest bubble time on it is virtual; outside it is real. Options
+// that make no sense fail the test.
+func NewNetwork(tb testing.TB, opts ...Option) *Network {
+	tb.Helper()
+	cfg := defaultConfig()
+	var errs []error
+	for _, o := range opts {
+		if o != nil {
+			errs = append(errs, o.apply(cfg))
+		}
+	}
+	if *seedFlag != "" {
+		if _, err := fmt.Sscan(*seedFlag, &cfg.seed); err != nil {
+			errs = append(errs, fmt.Errorf("-p2ptest.seed: %q is no number", *seedFlag))
+		}
+	} else if !cfg.seeded {
+		cfg.seed = rand.Uint64()
+	}
+	if err := errors.Join(errs...); err != nil {
+		tb.Fatalf("p2ptest: %v", err)
+	}
+	n := &Network{
+		tb: tb, cfg: cfg, seed: cfg.seed,
+		names:    newNames(),
+		label:    fmt.Sprint(networks.Add(1)),
+		members:  make(map[peer.ID]*member),
+		pairs:    make(map[[2]int]time.Duration),
+		isolated: make(map[*member]bool),
+		changed:  make(chan struct{}),
+	}
+	n.Waiter = Waiter{net: n, limit: cfg.limit}
+	n.sim = simhost.New(cfg.seed, n.latency)
+	tb.Cleanup(func() {
+		n.sim.Close()
+		if left := n.leaked(); left != "" {
+			tb.Errorf("p2ptest: goroutines of closed nodes are left:\n%s", left)
+		}
+		if tb.Failed() {
+			tb.Logf("p2ptest: the seed was %d; run the test with -p2ptest.seed=%[1]d to have the same network", n.seed)
+		}
+	})
+	return n
+}
+
+// Seed returns the seed in use.
+func (n *Network) Seed() uint64 { return n.seed }
+
+// Rand returns a source of chance that depends on the seed and the name
+// alone, for what a test itself leaves to chance.
+func (n *Network) Rand(name string) *rand.Rand {
+	var key [32]byte
+	k := n.sim.Key32(1 << 40)
+	copy(key[:], k[:16])
+	for i := range len(name) {
+		key[16+i%16] ^= name[i] + byte(i/16)
+	}
+	return rand.New(rand.NewChaCha8(key))
+}
+
+// latency is that of the model, drawn once for each pair.
+func (n *Network) latency(from, to simhost.Site) time.Duration {
+	if from.Index > to.Index {
+		from, to = to, from
+	}
+	// Two regions decide it when there are any; SetRegion may change them.
+	if n.cfg.latency.regions != nil {
+		return n.cfg.latency.between(Site(from), Site(to), nil)
+	}
+	key := [2]int{from.Index, to.Index}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	d, ok := n.pairs[key]
+	if !ok {
+		r := rand.New(rand.NewPCG(n.seed, uint64(key[0]+1)<<32|uint64(key[1])))
+		d = max(n.cfg.latency.between(Site(from), Site(to), r), 0)
+		n.pairs[key] = d
+	}
+	return d
+}
+
+// place gives a new machine its link and region. wide is how many regions are
+// in turn.
+func (n *Network) place(m *simhost.Machine, turn int) {
+	m.SetLink(n.cfg.link.simLink())
+	if r := n.cfg.latency.regions; r != nil {
+		m.SetRegion(r[turn%len(r)])
+	}
+}
+
+// identity is the key of the i-th peer of the network.
+func (n *Network) identity(i int) crypto.PrivKey {
+	seed := n.sim.Key32(uint64(i))
+	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(seed[:]))
+	if err != nil {
+		n.tb.Fatalf("p2ptest: making an identity: %v", err) // cannot happen: the length is right
+	}
+	return key
+}
+
+// join registers a new peer, with its machine and identity.
+func (n *Network) join(tb testing.TB, what string, machine func() *simhost.Machine) (*member, crypto.PrivKey) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i := len(n.order)
+	key := n.identity(i)
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		tb.Fatalf("p2ptest: making an identity: %v", err) // cannot happen either
+	}
+	m := &member{id: id, name: fmt.Sprintf("%s %d", what, i), machine: machine(), tb: tb}
+	m.mesh = &meshTracer{changed: n.notify}
+	n.place(m.machine, i)
+	n.order = append(n.order, m)
+	n.members[id] = m
+	return m, key
+}
+
+// Node adds a node to the network. It has an identity from the network's seed,
+// an address of its own, QUIC, and a datastore that survives Restart; the
+// options come after that. It knows nobody yet: give
+// p2pnode.WithBootstrapPeers(other.AddrInfo()), or call Connect.
+//
+// The node is closed when tb ends, before the network, and an error of its
+// Close fails the test. Options that need real sockets, or the Internet, fail
+// it at once: WithMDNS, WithPortMapping, WithListenAddrs, WithTransports
+// without QUIC, WithPrivateNetwork, WithIPFS.
+func (n *Network) Node(tb testing.TB, opts ...p2pnode.Option) *p2pnode.Node {
+	tb.Helper()
+	return n.node(tb, n.sim.NewMachine, opts)
+}
+
+func (n *Network) node(tb testing.TB, machine func() *simhost.Machine, opts []p2pnode.Option) *p2pnode.Node {
+	tb.Helper()
+	m := n.prepare(tb, machine, opts)
+	n.start(tb, m)
+	tb.Cleanup(func() { n.closeAll(tb, []*member{m}) })
+	return m.node
+}
+
+// prepare checks the options and registers a node that is not started yet.
+func (n *Network) prepare(tb testing.TB, machine func() *simhost.Machine, opts []p2pnode.Option) *member {
+	tb.Helper()
+	opts = append(slices.Clone(n.cfg.node), opts...)
+	found, err := examine(opts)
+	if err != nil {
+		tb.Fatalf("p2ptest: %v", err)
+	}
+	m, key := n.join(tb, "node", machine)
+	base := []p2pnode.Option{
+		p2pnode.WithIdentity(key),
+		p2pnode.WithTransports(p2pnode.TransportQUIC),
+		p2pnode.WithLibp2pOptions(n.hostOptions(m)...),
+	}
+	if found.listens {
+		base = append(base, p2pnode.WithListenAddrs(m.machine.ListenAddr()))
+	}
+	if found.dht {
+		base = append(base, p2pnode.WithDatastore(dssync.MutexWrap(datastore.NewMapDatastore())))
+	}
+	if found.pubsub {
+		base = append(base, p2pnode.WithPubSubOptions(pubsub.WithRawTracer(m.mesh)))
+	}
+	m.opts = append(base, opts...)
+	return m
+}
+
+// hostOptions put a libp2p host on a member's machine.
+func (n *Network) hostOptions(m *member) []libp2p.Option {
+	opts := []libp2p.Option{libp2p.MultiaddrResolver(n.names)}
+	if n.cfg.memory {
+		return append(opts, m.machine.Memory()...)
+	}
+	return append(opts, m.machine.QUIC()...)
+}
+
+// start runs a node on its machine.
+func (n *Network) start(tb testing.TB, m *member) {
+	tb.Helper()
+	var node *p2pnode.Node
+	var err error
+	// The goroutines of the node inherit the label, by which leaks are found.
+	m.mesh.reset()
+	pprof.Do(context.Background(), pprof.Labels(leakLabel, n.label), func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, startTimeout)
+		defer cancel()
+		node, err = p2pnode.New(ctx, m.opts...)
+	})
+	if err != nil {
+		tb.Fatalf("p2ptest: %s: %v", m.name, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.mu.Lock()
+	if node.ID() != m.id { // WithIdentity among the options
+		delete(n.members, m.id)
+		m.id = node.ID()
+		n.members[m.id] = m
+	}
+	m.node, m.gone, m.stop = node, false, cancel
+	n.mu.Unlock()
+	go func() { // ends with the node, or in closeAll
+		for range node.Events(ctx) {
+			n.notify()
+		}
+	}()
+	n.notify()
+}
+
+// closeAll closes nodes, all at once.
+func (n *Network) closeAll(tb testing.TB, list []*member) {
+	errs := make([]error, len(list))
+	var wg sync.WaitGroup
+	for i, m := range list {
+		n.mu.Lock()
+		node, gone, stop := m.node, m.gone, m.stop
+		n.mu.Unlock()
+		if node == nil {
+			continue
+		}
+		stop()
+		wg.Go(func() {
+			if err := node.Close(); err != nil && !gone {
+				errs[i] = fmt.Errorf("%s: %w", m.name, err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		tb.Errorf("p2ptest: %v", err)
+	}
+}
+
+// notify wakes those who wait for something to be so.
+func (n *Network) notify() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// member finds who stands behind a peer.
+func (n *Network) member(p Peer) *member {
+	n.tb.Helper()
+	if p == nil {
+		n.tb.Fatalf("p2ptest: nil stands for no peer of this network")
+	}
+	n.mu.Lock()
+	m := n.members[p.ID()]
+	n.mu.Unlock()
+	if m == nil {
+		n.tb.Fatalf("p2ptest: %s is no peer of this network", p.ID())
+	}
+	return m
+}
+
+// nodes are the running nodes of the library, in the order of creation.
+func (n *Network) nodes() []*p2pnode.Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var list []*p2pnode.Node
+	for _, m := range n.order {
+		if m.node != nil && !m.gone {
+			list = append(list, m.node)
+		}
+	}
+	return list
+}
+
+// Addr returns the IP address of a peer, a private one behind a NAT.
+func (n *Network) Addr(p Peer) netip.Addr {
+	n.tb.Helper()
+	return n.member(p).machine.IP()
+}
+
+// Site returns where a peer is attached.
+func (n *Network) Site(p Peer) Site {
+	n.tb.Helper()
+	return Site(n.member(p).machine.Site())
+}
+
+// SetRegion moves a peer to a region of Regions or Matrix; another name fails
+// the test.
+func (n *Network) SetRegion(p Peer, region string) {
+	n.tb.Helper()
+	if !slices.Contains(n.cfg.latency.regions, region) {
+		n.tb.Fatalf("p2ptest: SetRegion: %q is none of the regions %q of WithLatency", region, n.cfg.latency.regions)
+	}
+	n.member(p).machine.SetRegion(region)
+}
+
+// SetLink changes what joins a peer, or the NAT that it is behind, to the
+// network, from now on.
+func (n *Network) SetLink(p Peer, l Link) {
+	n.tb.Helper()
+	if err := l.check(); err != nil {
+		n.tb.Fatalf("p2ptest: SetLink: %v", err)
+	}
+	n.member(p).machine.SetLink(l.simLink())
+}
+
+// SetPath replaces what WithLatency says about two peers, from now on. Their
+// links count besides.
+func (n *Network) SetPath(a, b Peer, path Path) {
+	n.tb.Helper()
+	if err := checkPath(path.Latency, path.Jitter, path.Loss); err != nil {
+		n.tb.Fatalf("p2ptest: SetPath: %v", err)
+	}
+	n.sim.SetPath(n.member(a).machine, n.member(b).machine, simhost.Path(path))
+}
+
+// SetDNS makes a name known on the network, in place of what was known:
+// values are IP addresses, or /dnsaddr entries in the multiaddr notation.
+// Nothing that a node resolves leaves the process: other names do not exist.
+func (n *Network) SetDNS(name string, values ...string) {
+	n.tb.Helper()
+	if err := n.names.set(name, values); err != nil {
+		n.tb.Fatalf("p2ptest: SetDNS: %v", err)
+	}
+}
+
+// AddrInfo tells where a peer listens, also while it is crashed.
+func (n *Network) AddrInfo(p Peer) peer.AddrInfo {
+	n.tb.Helper()
+	return n.member(p).addrInfo()
+}
+
+func (m *member) addrInfo() peer.AddrInfo {
+	return peer.AddrInfo{ID: m.id, Addrs: []ma.Multiaddr{ma.StringCast(m.machine.ListenAddr())}}
+}
+
+// Traffic is what the network has carried.
+type Traffic struct {
+	Packets uint64 // that arrived; 0 with WithMemoryTransport, which has none
+	Lost    uint64 // by loss, cuts and NATs
+}
+
+// Traffic returns what the network has carried so far.
+func (n *Network) Traffic() Traffic {
+	carried, lost := n.sim.Stats()
+	return Traffic{carried, lost}
+}
+
+// findings are what a node's options say that matters here.
+type findings struct{ listens, dht, pubsub bool }
+
+// examine finds out what stands among options that cannot be looked into: it
+// adds one that conflicts with what is looked for, and reads which option the
+// conflict names.
+func examine(opts []p2pnode.Option) (findings, error) {
+	if err := p2pnode.ValidateOptions(opts...); err != nil {
+		return findings{}, err
+	}
+	named := func(probe p2pnode.Option, option string) bool {
+		err := p2pnode.ValidateOptions(append(slices.Clone(opts), probe)...)
+		return slices.ContainsFunc(optionErrors(err), func(e *p2pnode.OptionError) bool { return e.Option == option })
+	}
+	const quic = "/ip4/16.1.0.1/udp/4001/quic-v1"
+	f := findings{
+		listens: !named(p2pnode.WithListenAddrs(quic), "WithoutListening"),
+		dht:     !named(p2pnode.WithDHTMode(p2pnode.DHTModeServer), "WithDHTMode"),
+		pubsub:  !named(p2pnode.WithPubSubOptions(pubsub.WithPeerExchange(false)), "WithPubSubOptions"),
+	}
+	var refused []string
+	refuse := func(is bool, why string) {
+		if is {
+			refused = append(refused, why)
+		}
+	}
+	refuse(named(p2pnode.WithoutListening(), "WithMDNS"), "WithMDNS needs real sockets: there is no multicast on a simulated network; give WithBootstrapPeers")
+	refuse(named(p2pnode.WithoutListening(), "WithPortMapping"), "WithPortMapping needs a real router; use NAT(FullCone)")
+	refuse(f.listens && named(p2pnode.WithoutListening(), "WithoutListening"), "WithListenAddrs needs real sockets: the network gives each node its address; leave it out")
+	refuse(named(p2pnode.WithTransports(p2pnode.TransportQUIC), "WithPrivateNetwork"), "WithPrivateNetwork needs TCP, and a simulated network carries QUIC alone; use WithNetwork to keep networks apart")
+	refuse(f.listens && named(p2pnode.WithListenAddrs(quic), "WithListenAddrs") && !named(p2pnode.WithTransports(p2pnode.TransportQUIC), "WithPrivateNetwork"), "WithTransports leaves out QUIC, which is what a simulated network carries; add TransportQUIC or leave the option out")
+	refuse(named(p2pnode.WithNetwork("p2ptest-probe"), "WithIPFS"), `WithIPFS joins the public network; use WithNetwork("ipfs") for its protocols`)
+	if refused != nil {
+		return f, errors.New(strings.Join(refused, "\n"))
+	}
+	return f, nil
+}
+
+// optionErrors are the single problems in what ValidateOptions returns.
+func optionErrors(err error) []*p2pnode.OptionError {
+	var list []*p2pnode.OptionError
+	switch e := err.(type) {
+	case *p2pnode.OptionError:
+		return append(list, e)
+	case interface{ Unwrap() []error }:
+		for _, e := range e.Unwrap() {
+			list = append(list, optionErrors(e)...)
+		}
+	case interface{ Unwrap() error }:
+		return optionErrors(e.Unwrap())
+	}
+	return list
+}

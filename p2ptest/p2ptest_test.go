@@ -1,0 +1,545 @@
+package p2ptest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/goleak"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// Started once a process, on import.
+		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
+		// Started once a process, by the first bandwidth counter (WithMetrics).
+		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"),
+	)
+}
+
+// via makes a node enter the network through another.
+func via(n *p2pnode.Node) p2pnode.Option { return p2pnode.WithBootstrapPeers(n.AddrInfo()) }
+
+func mustNot(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// subscribeAll subscribes every node to a topic.
+func subscribeAll(tb testing.TB, topic string, nodes []*p2pnode.Node) []*p2pnode.Subscription {
+	tb.Helper()
+	subs := make([]*p2pnode.Subscription, len(nodes))
+	for i, n := range nodes {
+		sub, err := n.Subscribe(context.Background(), topic)
+		mustNot(tb, err)
+		subs[i] = sub
+	}
+	return subs
+}
+
+// publish sends one message and checks that every subscription gets it. It
+// returns how long that took.
+func publish(tb testing.TB, net *p2ptest.Network, from *p2pnode.Node, topic, text string, subs []*p2pnode.Subscription) time.Duration {
+	tb.Helper()
+	begun := time.Now()
+	mustNot(tb, from.Publish(context.Background(), topic, []byte(text)))
+	for _, sub := range subs {
+		if m := net.Delivered(sub, 1)[0]; string(m.Data) != text {
+			tb.Fatalf("got %q, want %q", m.Data, text)
+		}
+	}
+	return time.Since(begun)
+}
+
+func cidOf(tb testing.TB, text string) cid.Cid {
+	tb.Helper()
+	c, err := p2pnode.CIDOf(strings.NewReader(text))
+	mustNot(tb, err)
+	return c
+}
+
+// finds reports whether a node finds the provider of a CID.
+func finds(n *p2pnode.Node, c cid.Cid, provider peer.ID) bool {
+	for ai, err := range n.FindProviders(context.Background(), c) {
+
+		if err == nil && ai.ID == provider {
+			return true
+		}
+	}
+	return false
+}
+
+// bothTransports runs a test in virtual time over QUIC and in memory.
+func bothTransports(t *testing.T, f func(t *testing.T, opts ...p2ptest.Option)) {
+	t.Run("QUIC", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { f(t) })
+	})
+	t.Run("memory", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { f(t, p2ptest.WithMemoryTransport()) })
+	})
+}
+
+func TestDeliveryTimeOfATwoNodeLinkIsExact(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		const latency = 70 * time.Millisecond
+		net := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Fixed(latency)))...)
+		a := net.Node(t)
+		b := net.Node(t, via(a))
+		net.Ready()
+		subs := subscribeAll(t, "news", []*p2pnode.Node{a, b})
+		net.Meshed("news")
+		if took := publish(t, net, a, "news", "now", subs); took != latency {
+			t.Errorf("delivered after %v, want after %v", took, latency)
+		}
+		rtt, err := a.Ping(t.Context(), b.ID())
+		mustNot(t, err)
+		if rtt != 2*latency {
+			t.Errorf("ping took %v, want %v", rtt, 2*latency)
+		}
+
+		// Changed while it runs.
+		net.SetPath(a, b, p2ptest.Path{Latency: 5 * time.Millisecond})
+		if took := publish(t, net, b, "news", "nearer", subs); took != 5*time.Millisecond {
+			t.Errorf("delivered after %v over the new path, want 5ms", took)
+		}
+		net.SetLink(a, p2ptest.Link{Latency: 40 * time.Millisecond})
+		if took := publish(t, net, a, "news", "slower", subs); took != 45*time.Millisecond {
+			t.Errorf("delivered after %v over the new link, want 45ms", took)
+		}
+	})
+}
+
+func TestBandwidthLimitsHowFastDataArrives(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Fixed(10*time.Millisecond)))...)
+		a := net.Node(t)
+		b := net.Node(t, via(a))
+		net.Ready()
+		const size = 1 << 20
+		received := make(chan time.Time, 1)
+		b.Handle("/sink", func(_ context.Context, s network.Stream) error {
+			n, err := io.Copy(io.Discard, s)
+			if n == size {
+				received <- time.Now()
+			}
+			return err
+		})
+		for _, c := range []struct {
+			name string
+			node *p2pnode.Node
+			link p2ptest.Link
+		}{
+			{"up", a, p2ptest.Link{Up: 8 * p2ptest.Mbit}},
+			{"down", b, p2ptest.Link{Down: 8 * p2ptest.Mbit}},
+		} {
+			net.SetLink(c.node, c.link)
+			s, err := a.OpenStream(t.Context(), b.ID(), "/sink")
+			mustNot(t, err)
+			begun := time.Now()
+			if _, err := s.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			mustNot(t, s.Close())
+			// 1 MiB at 1 MB/s, and what the protocols add.
+			if took := (<-received).Sub(begun); took < 1040*time.Millisecond || took > 1500*time.Millisecond {
+				t.Errorf("%s: %d bytes took %v at 8 Mbit", c.name, size, took)
+			}
+			net.SetLink(c.node, p2ptest.Link{})
+		}
+	})
+}
+
+func TestPartitionAndHeal(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, opts...)
+		nodes := net.Nodes(t, 30)
+		net.Ready()
+		subs := subscribeAll(t, "news", nodes)
+		net.Subscribed("news")
+		net.Meshed("news")
+		publish(t, net, nodes[3], "news", "one world", subs)
+
+		left, right := nodes[:15], nodes[15:]
+		net.Partition(left, right)
+		for _, a := range left {
+			for _, b := range right {
+				net.Within(time.Minute).Disconnected(a, b)
+			}
+		}
+		time.Sleep(10 * time.Second) // heartbeats: each half mends its mesh
+		publish(t, net, left[7], "news", "left", subs[:15])
+		publish(t, net, right[7], "news", "right", subs[15:])
+		for _, half := range [][]*p2pnode.Node{left, right} {
+			c := cidOf(t, fmt.Sprint(half[0].ID()))
+			mustNot(t, half[2].Provide(t.Context(), c))
+			if !finds(half[9], c, half[2].ID()) {
+				t.Error("content of the same half is not found")
+			}
+		}
+
+		net.Heal()
+		// Nobody is told that the network is whole again. Each half has all
+		// the peers it wants, so it is the DHT that looks beyond it: it checks
+		// its table, and the peers on the other side, every 10 minutes.
+		took := untilOneReachesAll(t, left[3], subs, 11*time.Minute)
+		t.Logf("one message reached all %v after healing", took)
+	})
+}
+
+// untilOneReachesAll publishes a message every 10 seconds until one of them
+// has reached every subscription, and returns how long that took.
+func untilOneReachesAll(t *testing.T, from *p2pnode.Node, subs []*p2pnode.Subscription, limit time.Duration) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	got := make(map[string]int)
+	for i := 0; time.Since(begun) < limit; i++ {
+		mustNot(t, from.Publish(t.Context(), "news", fmt.Append(nil, "attempt ", i)))
+		time.Sleep(10 * time.Second)
+		for _, sub := range subs {
+			for m := next(sub); m != nil; m = next(sub) {
+				if got[string(m.Data)]++; got[string(m.Data)] == len(subs) {
+					return time.Since(begun)
+				}
+			}
+		}
+	}
+	t.Fatalf("no message has reached all %d subscriptions within %v: %v", len(subs), limit, got)
+	return 0
+}
+
+// next returns a message that waits already, or nil.
+func next(sub *p2pnode.Subscription) *p2pnode.Message {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	m, err := sub.Next(ctx)
+	if err != nil {
+		return nil
+	}
+	return m
+}
+
+func TestNewcomerJoinsThroughAnotherPeerAfterTheBootstrapNodeCrashed(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, opts...)
+		nodes := net.Nodes(t, 12)
+		net.Ready()
+		for _, n := range nodes {
+			net.RoutingTable(n, 8)
+		}
+		subs := subscribeAll(t, "news", nodes)
+		net.Crash(nodes[0])
+
+		newcomer := net.Node(t, p2pnode.WithBootstrapPeers(net.AddrInfo(nodes[0])), via(nodes[5]))
+		begun := time.Now()
+		net.Ready(newcomer)
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("ready after %v: the dead bootstrap peer has held it up", took)
+		}
+		net.RoutingTable(newcomer, 8)
+		sub, err := newcomer.Subscribe(t.Context(), "news")
+		mustNot(t, err)
+		net.Meshed("news")
+		publish(t, net, nodes[9], "news", "welcome", append(subs[1:], sub))
+	})
+}
+
+func TestContentIsFoundAfterThirtyPercentCrashed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithNodeOptions(p2pnode.WithConnLimits(32, 96)))
+		nodes := net.Nodes(t, 100, p2ptest.Random(3), p2ptest.Stagger(50*time.Millisecond))
+		net.Ready()
+		for _, n := range nodes {
+			net.RoutingTable(n, 20)
+		}
+		provider := nodes[40]
+		var cids []cid.Cid
+		for i := range 5 {
+			c := cidOf(t, fmt.Sprint("content ", i))
+			mustNot(t, provider.Provide(t.Context(), c))
+			if holders := net.Provided(c); len(holders) < 10 {
+				t.Errorf("%d peers hold the record of %s", len(holders), c)
+			}
+			cids = append(cids, c)
+		}
+
+		var crashed, left []*p2pnode.Node
+		for _, i := range net.Rand("crash").Perm(len(nodes)) {
+			switch n := nodes[i]; {
+			case n == provider:
+			case len(crashed) < 30:
+				crashed = append(crashed, n)
+			default:
+				left = append(left, n)
+			}
+		}
+		net.Crash(crashed...)
+		for i, n := range left[:20] {
+			if !finds(n, cids[i%len(cids)], provider.ID()) {
+				t.Errorf("node %d does not find it", i)
+			}
+		}
+	})
+}
+
+func TestEveryMessageArrivesInSpiteOfLoss(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLink(p2ptest.Link{Loss: 0.05, Jitter: 5 * time.Millisecond}))...)
+		nodes := net.Nodes(t, 10)
+		net.Ready()
+		subs := subscribeAll(t, "news", nodes)
+		net.Subscribed("news")
+		net.Meshed("news")
+		const messages = 50
+		for i := range messages {
+			mustNot(t, nodes[i%10].Publish(t.Context(), "news", fmt.Append(nil, i)))
+		}
+		for i, sub := range subs {
+			seen := make(map[string]bool)
+			for _, m := range net.Delivered(sub, messages) {
+				seen[string(m.Data)] = true
+			}
+			if len(seen) != messages || sub.Dropped() != 0 {
+				t.Errorf("node %d got %d of %d messages and dropped %d", i, len(seen), messages, sub.Dropped())
+			}
+		}
+		if lost := net.Traffic().Lost; len(opts) == 0 && lost == 0 {
+			t.Error("nothing was lost: the test shows nothing")
+		}
+	})
+}
+
+func TestHolePunching(t *testing.T) {
+	for _, c := range []struct {
+		a, b   p2ptest.NATKind
+		direct bool
+	}{
+		{p2ptest.PortRestricted, p2ptest.PortRestricted, true},
+		{p2ptest.RestrictedCone, p2ptest.PortRestricted, true},
+		{p2ptest.FullCone, p2ptest.Symmetric, true},
+		{p2ptest.Firewall, p2ptest.Firewall, true},
+		{p2ptest.Firewall, p2ptest.PortRestricted, true},
+		{p2ptest.Symmetric, p2ptest.Symmetric, false},
+		{p2ptest.Symmetric, p2ptest.PortRestricted, false},
+	} {
+		t.Run(fmt.Sprint(c.a, " and ", c.b), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := p2ptest.NewNetwork(t)
+				relay := net.Node(t, p2pnode.WithRelayService())
+				opts := []p2pnode.Option{p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching(), via(relay)}
+				a, b := net.NAT(c.a).Node(t, opts...), net.NAT(c.b).Node(t, opts...)
+				net.Ready()
+				net.Until("reservations", func() error {
+					for _, n := range []*p2pnode.Node{a, b} {
+						if !n.Status().Relays[0].Reserved {
+							return fmt.Errorf("%s has none", n.ID())
+						}
+					}
+					return nil
+				})
+				time.Sleep(time.Second) // hole punching waits for an observed address
+				b.Handle("/echo", func(_ context.Context, s network.Stream) error {
+					_, err := io.Copy(s, s)
+					return err
+				})
+
+				mustNot(t, a.Connect(t.Context(), b.AddrInfo()))
+				net.Connected(a, b)
+				time.Sleep(30 * time.Second) // three attempts of 5 seconds
+				direct := func(n *p2pnode.Node, other peer.ID) bool {
+					for _, p := range n.Peers() {
+						if p.ID == other {
+							return !p.Relayed
+						}
+					}
+					return false
+				}
+				if x, y := direct(a, b.ID()), direct(b, a.ID()); x != c.direct || y != c.direct {
+					t.Errorf("direct connection: %v on one side, %v on the other, want %v", x, y, c.direct)
+				}
+
+				// In either case they can talk.
+				ctx := network.WithAllowLimitedConn(t.Context(), "test")
+				s, err := a.OpenStream(ctx, b.ID(), "/echo")
+				mustNot(t, err)
+				_, err = s.Write([]byte("hello"))
+				mustNot(t, err)
+				mustNot(t, s.CloseWrite())
+				if got, err := io.ReadAll(s); err != nil || string(got) != "hello" {
+					t.Errorf("echo: %q, %v", got, err)
+				}
+			})
+		})
+	}
+}
+
+func TestNATLetsInOnlyWhatItsKindAllows(t *testing.T) {
+	for _, c := range []struct {
+		kind p2ptest.NATKind
+		open bool // to a stranger who dials the mapped address
+	}{
+		{p2ptest.FullCone, true}, {p2ptest.RestrictedCone, false}, {p2ptest.PortRestricted, false},
+		{p2ptest.Symmetric, false}, {p2ptest.Firewall, false},
+	} {
+		t.Run(fmt.Sprint(c.kind), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := p2ptest.NewNetwork(t)
+				public, stranger := net.Node(t), net.Node(t)
+				inside := net.NAT(c.kind).Node(t, via(public))
+				net.Ready()
+				// As the public node sees it.
+				conns := public.Host().Network().ConnsToPeer(inside.ID())
+				seen := peer.AddrInfo{ID: inside.ID(), Addrs: []ma.Multiaddr{conns[0].RemoteMultiaddr()}}
+				err := stranger.Connect(t.Context(), seen)
+				if (err == nil) != c.open {
+					t.Errorf("dialling %s: %v, want success: %v", seen.Addrs[0], err, c.open)
+				}
+			})
+		})
+	}
+}
+
+func TestNodesBehindOneNATReachEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		nat := net.NAT(p2ptest.Symmetric)
+		a, b := nat.Node(t), nat.Node(t)
+		mustNot(t, a.Connect(t.Context(), b.AddrInfo()))
+		other := net.NAT(p2ptest.FullCone).Node(t)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := other.Connect(ctx, a.AddrInfo()); err == nil {
+			t.Error("a private address is reached from elsewhere")
+		}
+	})
+}
+
+func TestNodeReconnectsByItselfAfterAnHourOfSuspension(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, opts...)
+		nodes := net.Nodes(t, 5)
+		net.Ready()
+		laptop := nodes[3]
+		net.Suspend(laptop, time.Hour)
+		time.Sleep(time.Hour - time.Second)
+		if peers := laptop.Peers(); len(peers) > 0 {
+			t.Fatalf("%d peers are connected in the middle of the suspension", len(peers))
+		}
+		time.Sleep(time.Second)
+		awake := time.Now()
+		net.Until("somebody to talk to", func() error {
+			if len(laptop.Peers()) == 0 {
+				return errors.New("the suspended node has no connection")
+			}
+			return nil
+		})
+		// The dial that is under way ends within 5 seconds, the next one comes
+		// within the 30 of the longest backoff.
+		if took := time.Since(awake); took > 36*time.Second {
+			t.Errorf("reconnected after %v", took)
+		} else {
+			t.Logf("reconnected after %v", took)
+		}
+		net.Ready(laptop)
+	})
+}
+
+func TestRestartKeepsIdentityAddressAndData(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, opts...)
+		a := net.Node(t)
+		b := net.Node(t, via(a))
+		net.Ready()
+		c := cidOf(t, "kept")
+		mustNot(t, b.Provide(t.Context(), c))
+		if holders := net.Provided(c); len(holders) != 1 || holders[0] != a.ID() {
+			t.Fatalf("%v hold the record, want %s", holders, a.ID())
+		}
+		net.Crash(a)
+		if err := a.Publish(t.Context(), "x", nil); !errors.Is(err, p2pnode.ErrClosed) {
+			t.Errorf("publish on a crashed node: %v", err)
+		}
+		before, where := a.ID(), net.AddrInfo(a)
+		a = net.Restart(a)
+		if a.ID() != before || net.AddrInfo(a).String() != where.String() || a.AddrInfo().String() != where.String() {
+			t.Errorf("it is %s now, and was %s", a.AddrInfo(), where)
+		}
+		if holders := net.Provided(c); len(holders) != 1 || holders[0] != a.ID() {
+			t.Errorf("%v hold the record after the restart, want %s", holders, a.ID())
+		}
+		net.Within(time.Minute).Connected(a, b)
+
+		again := net.Restart(b) // one that runs
+		if again.ID() != b.ID() || !b.Status().Closed {
+			t.Error("restarting a running node has not replaced it")
+		}
+		net.Ready(again)
+	})
+}
+
+func TestIsolateIsSilentAndHealEndsIt(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, opts...)
+		nodes := net.Nodes(t, 3)
+		net.Ready()
+		net.Isolate(nodes[2], nodes[2])
+		begun := time.Now()
+		net.Disconnected(nodes[0], nodes[2])
+		if took := time.Since(begun); took < 15*time.Second || took > 45*time.Second {
+			t.Errorf("the cut shows after %v; connections time out after 30s", took)
+		}
+		net.Heal()
+		net.Connected(nodes[0], nodes[2])
+	})
+}
+
+func TestRawPeersTakePart(t *testing.T) {
+	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
+		net := p2ptest.NewNetwork(t, opts...)
+		nodes := net.Nodes(t, 3)
+		net.Ready()
+		raw := net.Raw(t, p2ptest.RawConnect(nodes[0].AddrInfo()))
+		net.RoutingTable(nodes[0], 3)
+		net.Until("the raw peer's table", func() error {
+			if raw.DHT.RoutingTable().Size() == 0 {
+				return errors.New("it is empty")
+			}
+			return nil
+		})
+		topic, err := raw.PubSub.Join("news")
+		mustNot(t, err)
+		theirs, err := topic.Subscribe()
+		mustNot(t, err)
+		defer theirs.Cancel()
+		subs := subscribeAll(t, "news", nodes)
+		net.Meshed("news")
+		publish(t, net, nodes[2], "news", "hello", subs)
+		m, err := theirs.Next(t.Context())
+		mustNot(t, err)
+		if string(m.Data) != "hello" {
+			t.Errorf("the raw peer got %q", m.Data)
+		}
+		mustNot(t, topic.Publish(t.Context(), []byte("hello yourself")))
+		for _, sub := range subs {
+			net.Delivered(sub, 1)
+		}
+		c := cidOf(t, "theirs")
+		mustNot(t, raw.DHT.Provide(t.Context(), c, true))
+		if !finds(nodes[1], c, raw.ID()) {
+			t.Error("what the raw peer provides is not found")
+		}
+	})
+}
