@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	dhtpb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	pubsubpb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -16,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multihash"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -155,26 +157,44 @@ func (a *Hostile) MalformedRPC(ctx context.Context, victim peer.AddrInfo, n int)
 	return nil
 }
 
-// ProviderSpam sends n provider records for random keys, and one for each in
-// the name of another peer, which is not the sender's to announce.
-func (a *Hostile) ProviderSpam(ctx context.Context, victim peer.AddrInfo, n int, other peer.ID) error {
+// ProviderSpam sends provider records for n random CIDs, and one for each in
+// the name of another peer, which is not the sender's to announce. It returns
+// the CIDs.
+func (a *Hostile) ProviderSpam(ctx context.Context, victim peer.AddrInfo, n int, other peer.ID) ([]cid.Cid, error) {
 	kad := protocol.ID("/" + a.network + "/kad/1.0.0")
-	var list [][]byte
+	var own, forged [][]byte
+	var cids []cid.Cid
 	for range n {
-		key := make([]byte, 34)
-		a.fill(key)
-		key[0], key[1] = 0x12, 32 // a SHA-256 multihash
+		digest := make([]byte, 32)
+		a.fill(digest)
+		key, err := multihash.Encode(digest, multihash.SHA2_256)
+		if err != nil {
+			return nil, err
+		}
+		cids = append(cids, cid.NewCidV1(cid.Raw, key))
 		for _, id := range []peer.ID{a.ID(), other} {
 			m := dhtpb.NewMessage(dhtpb.Message_ADD_PROVIDER, key, 0)
 			m.ProviderPeers = dhtpb.RawPeerInfosToPBPeers([]peer.AddrInfo{{ID: id, Addrs: a.Addrs()}})
 			b, err := proto.Marshal(m)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			list = append(list, b)
+			if id == other {
+				forged = append(forged, b)
+			} else {
+				own = append(own, b)
+			}
 		}
 	}
-	return a.send(ctx, victim, kad, list)
+	if err := a.send(ctx, victim, kad, own); err != nil {
+		return nil, err
+	}
+	for _, b := range forged { // the victim may reset a stream with one of these
+		if err := a.send(ctx, victim, kad, [][]byte{b}); err != nil {
+			return nil, err
+		}
+	}
+	return cids, nil
 }
 
 // HalfOpen opens n streams for a protocol and never sends a byte on them, nor

@@ -1,0 +1,125 @@
+package p2ptest_test
+
+import (
+	"flag"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+// thousand runs the largest network, which takes minutes and gigabytes.
+var thousand = flag.Bool("thousand", false, "run the test with 1,000 nodes")
+
+// deployment is how many connections a node keeps, as one in production would.
+func deployment() p2pnode.Option { return p2pnode.WithConnLimits(16, 24) }
+
+// scenario is what the figures of large networks are about: n nodes join, fill
+// their routing tables, one provides a CID that ten others find, and one
+// message reaches all.
+func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
+	tb.Helper()
+	net := p2ptest.NewNetwork(tb, append(opts, p2ptest.WithNodeOptions(deployment()))...)
+	begun := time.Now()
+	nodes := net.Nodes(tb, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(20*time.Millisecond))
+	net.Ready()
+	filled := min(20, n-1)
+	for _, node := range nodes {
+		net.RoutingTable(node, filled)
+	}
+	tb.Logf("%d nodes: tables filled after %v", n, time.Since(begun))
+
+	subs := subscribeAll(tb, "news", nodes)
+	net.Meshed("news")
+	c := cidOf(tb, "content")
+	provider := nodes[n/3]
+	begun = time.Now()
+	mustNot(tb, provider.Provide(tb.Context(), c))
+	tb.Logf("provided after %v", time.Since(begun))
+	for i := range 10 {
+		begun = time.Now()
+		if !finds(nodes[(n/3+1+i*n/11)%n], c, provider.ID()) {
+			tb.Errorf("node %d does not find the content", i)
+		}
+	}
+	tb.Logf("found by the last of ten after %v", time.Since(begun))
+	tb.Logf("one message reached all after %v", publish(tb, net, nodes[n/2], "news", "to all", subs))
+
+	conns, table := 0, 0
+	for _, node := range nodes {
+		s := node.Status()
+		conns, table = conns+len(s.Peers), table+s.DHT.Peers
+	}
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	tb.Logf("a node has %d connections and %d peers in its routing table; the heap has %d MB, %d goroutines run",
+		conns/n, table/n, mem.HeapAlloc>>20, runtime.NumGoroutine())
+}
+
+func TestTwoHundredNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { scenario(t, 200, p2ptest.WithMemoryTransport()) })
+}
+
+func TestThousandNodes(t *testing.T) {
+	if !*thousand {
+		t.Skip("takes minutes and gigabytes: run it with -args -thousand")
+	}
+	synctest.Test(t, func(t *testing.T) { scenario(t, 1000, p2ptest.WithMemoryTransport()) })
+}
+
+// BenchmarkTwentyNodes is a network as most tests have it: bootstrapped, one
+// message to all, closed.
+func BenchmarkTwentyNodes(b *testing.B) {
+	benchmark(b, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		nodes := net.Nodes(t, 20)
+		net.Ready()
+		subs := subscribeAll(t, "news", nodes)
+		net.Subscribed("news")
+		net.Meshed("news")
+		publish(t, net, nodes[7], "news", "to all", subs)
+	})
+}
+
+// BenchmarkHundredNodes is the scenario of the scale tests over QUIC.
+func BenchmarkHundredNodes(b *testing.B) {
+	benchmark(b, func(t *testing.T) { scenario(t, 100) })
+}
+
+// BenchmarkHundredNodesInMemory is the same without packets.
+func BenchmarkHundredNodesInMemory(b *testing.B) {
+	benchmark(b, func(t *testing.T) { scenario(t, 100, p2ptest.WithMemoryTransport()) })
+}
+
+// BenchmarkIdleHour is a virtual hour of 50 nodes that are connected and have
+// nothing to do.
+func BenchmarkIdleHour(b *testing.B) {
+	for _, memory := range []bool{false, true} {
+		b.Run(map[bool]string{false: "QUIC", true: "memory"}[memory], func(b *testing.B) {
+			benchmark(b, func(t *testing.T) {
+				opts := []p2ptest.Option{p2ptest.WithNodeOptions(deployment())}
+				if memory {
+					opts = append(opts, p2ptest.WithMemoryTransport())
+				}
+				net := p2ptest.NewNetwork(t, opts...)
+				nodes := net.Nodes(t, 50)
+				net.Ready()
+				subscribeAll(t, "news", nodes)
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}
+
+// benchmark runs f in virtual time, which only a test can.
+func benchmark(b *testing.B, f func(t *testing.T)) {
+	b.Helper()
+	for b.Loop() {
+		if !p2ptest.Run(b.Name(), f) {
+			b.Fatal("the simulation failed")
+		}
+	}
+}
