@@ -214,7 +214,7 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 			net.Crash(n)
 			net.Crash(n)
 		})},
-		{"Churn: 0 nodes", within(func(_ testing.TB, net *p2ptest.Network) { net.Churn(nil, 1, 1) })},
+		{"Churn: 0 nodes", within(func(_ testing.TB, net *p2ptest.Network) { net.Churn(nil, 1, 1, nil) })},
 		{"NAT: there is no kind 17", within(func(_ testing.TB, net *p2ptest.Network) { net.NAT(17) })},
 		{"NAT: WithMemoryTransport", func(tb testing.TB) {
 			p2ptest.NewNetwork(tb, p2ptest.WithMemoryTransport()).NAT(p2ptest.FullCone)
@@ -440,7 +440,8 @@ func TestChurnKeepsTheNetworkGoing(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
 		nodes := net.Nodes(t, 10)
 		net.Ready()
-		stop := net.Churn(nodes[1:], 5*time.Second, 10*time.Second)
+		called := 0
+		stop := net.Churn(nodes[1:], 5*time.Second, 10*time.Second, func(*p2pnode.Node) { called++ })
 		time.Sleep(2 * time.Minute)
 		stop()
 		restarted := 0
@@ -449,8 +450,8 @@ func TestChurnKeepsTheNetworkGoing(t *testing.T) {
 				restarted++
 			}
 		}
-		if restarted < 5 {
-			t.Errorf("%d of 9 nodes were restarted within 24 crashes", restarted)
+		if restarted < 5 || called < restarted {
+			t.Errorf("%d of 9 nodes were restarted within 24 crashes, and told of %d times", restarted, called)
 		}
 		net.Ready()
 	})

@@ -134,8 +134,9 @@ func (n *Network) Restart(node *p2pnode.Node) *p2pnode.Node {
 
 // Churn makes nodes come and go until stop is called: every interval one that
 // runs crashes, drawn by chance, and comes back after the downtime. Nodes of
-// the list that the test itself crashed are left alone.
-func (n *Network) Churn(nodes []*p2pnode.Node, interval, downtime time.Duration) (stop func()) {
+// the list that the test itself crashed are left alone. The function, unless
+// nil, is called with each new handle, to subscribe it again for instance.
+func (n *Network) Churn(nodes []*p2pnode.Node, interval, downtime time.Duration, restarted func(*p2pnode.Node)) (stop func()) {
 	n.tb.Helper()
 	if len(nodes) == 0 || interval <= 0 || downtime < 0 {
 		n.tb.Fatalf("p2ptest: Churn: %d nodes every %v for %v: there must be nodes, an interval, and no negative downtime", len(nodes), interval, downtime)
@@ -163,7 +164,10 @@ func (n *Network) Churn(nodes []*p2pnode.Node, interval, downtime time.Duration)
 				case <-time.After(downtime):
 				case <-done:
 				}
-				n.Restart(node)
+				again := n.Restart(node)
+				if restarted != nil {
+					restarted(again)
+				}
 			})
 		}
 	})

@@ -1,0 +1,125 @@
+package p2pnode_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+// The tests of this file run whole nodes on a simulated network, in virtual
+// time.
+
+// TestBlackHoleDetectionDoesNotKeepANodeApart: after 100 failed dials over UDP
+// libp2p lets one in 100 through, so that a node that had no network for half
+// an hour would stay without peers for an hour more.
+func TestBlackHoleDetectionDoesNotKeepANodeApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		nodes := net.Nodes(t, 2)
+		net.Ready()
+		net.Isolate(nodes[1])
+		time.Sleep(3 * time.Hour) // some 300 dials
+		net.Heal()
+		begun := time.Now()
+		net.Within(time.Minute).Connected(nodes[0], nodes[1])
+		if took := time.Since(begun); took > 36*time.Second {
+			t.Errorf("connected again after %v, want within the longest backoff and one dial", took)
+		}
+	})
+}
+
+// TestPeersShowTheDirectConnectionBesideARelayedOneWithoutLimits: a relay
+// without limits makes relayed connections that libp2p does not call limited.
+func TestPeersShowTheDirectConnectionBesideARelayedOneWithoutLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		relay := net.Node(t, p2pnode.WithRelayService(p2pnode.RelayLimits{Unlimited: true}))
+		opts := []p2pnode.Option{
+			p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching(),
+		}
+		a := net.NAT(p2ptest.PortRestricted).Node(t, opts...)
+		b := net.NAT(p2ptest.PortRestricted).Node(t, opts...)
+		net.Ready()
+		net.Until("a reservation", func() error {
+			if !b.Status().Relays[0].Reserved {
+				return errors.New("there is none")
+			}
+			return nil
+		})
+		time.Sleep(time.Second) // hole punching waits for an observed address
+		if err := a.Connect(t.Context(), b.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		net.Until("a direct connection", func() error {
+			for _, p := range a.Peers() {
+				if p.ID == b.ID() && !p.Relayed {
+					return nil
+				}
+			}
+			return errors.New("the connection is relayed")
+		})
+	})
+}
+
+// TestPublishRightAfterConnectingReachesEverybody: gossipsub alone loses what
+// is published within some 50 ms of connecting, and over slow links later.
+func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(300*time.Millisecond)))
+		a := net.Node(t)
+		sub, err := a.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		if err := b.Publish(t.Context(), "news", []byte("first")); err != nil {
+			t.Fatal(err)
+		}
+		if m := net.Within(10*time.Second).Delivered(sub, 1)[0]; string(m.Data) != "first" {
+			t.Errorf("got %q", m.Data)
+		}
+	})
+}
+
+// TestStreamsSurviveAShortCut: a stream over a path that is cut for less than
+// the 30 seconds of QUIC's idle timeout delivers everything.
+func TestStreamsSurviveAShortCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		nodes := net.Nodes(t, 2)
+		net.Ready()
+		got := make(chan string, 1)
+		nodes[0].Handle("/sink", func(_ context.Context, s network.Stream) error {
+			data, err := io.ReadAll(s)
+			got <- string(data)
+			return err
+		})
+		s, err := nodes[1].OpenStream(t.Context(), nodes[0].ID(), "/sink")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Write([]byte("before, ")); err != nil {
+			t.Fatal(err)
+		}
+		net.Isolate(nodes[1])
+		if _, err := s.Write([]byte("during")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		net.Heal()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if text := <-got; text != "before, during" {
+			t.Errorf("got %q", text)
+		}
+	})
+}
