@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -440,8 +441,8 @@ func TestChurnKeepsTheNetworkGoing(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
 		nodes := net.Nodes(t, 10)
 		net.Ready()
-		called := 0
-		stop := net.Churn(nodes[1:], 5*time.Second, 10*time.Second, func(*p2pnode.Node) { called++ })
+		var called atomic.Int64
+		stop := net.Churn(nodes[1:], 5*time.Second, 10*time.Second, func(*p2pnode.Node) { called.Add(1) })
 		time.Sleep(2 * time.Minute)
 		stop()
 		restarted := 0
@@ -450,8 +451,8 @@ func TestChurnKeepsTheNetworkGoing(t *testing.T) {
 				restarted++
 			}
 		}
-		if restarted < 5 || called < restarted {
-			t.Errorf("%d of 9 nodes were restarted within 24 crashes, and told of %d times", restarted, called)
+		if restarted < 5 || int(called.Load()) < restarted {
+			t.Errorf("%d of 9 nodes were restarted within 24 crashes, and told of %d times", restarted, called.Load())
 		}
 		net.Ready()
 	})

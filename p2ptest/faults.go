@@ -135,7 +135,8 @@ func (n *Network) Restart(node *p2pnode.Node) *p2pnode.Node {
 // Churn makes nodes come and go until stop is called: every interval one that
 // runs crashes, drawn by chance, and comes back after the downtime. Nodes of
 // the list that the test itself crashed are left alone. The function, unless
-// nil, is called with each new handle, to subscribe it again for instance.
+// nil, is called with each new handle, to subscribe it again for instance, in a
+// goroutine of its own.
 func (n *Network) Churn(nodes []*p2pnode.Node, interval, downtime time.Duration, restarted func(*p2pnode.Node)) (stop func()) {
 	n.tb.Helper()
 	if len(nodes) == 0 || interval <= 0 || downtime < 0 {

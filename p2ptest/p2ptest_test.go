@@ -83,6 +83,15 @@ func finds(n *p2pnode.Node, c cid.Cid, provider peer.ID) bool {
 	return false
 }
 
+// large skips a test with more nodes than the race detector stands: it ends
+// the process at 8,128 goroutines. The check script runs these without it.
+func large(t *testing.T) {
+	t.Helper()
+	if raceDetector {
+		t.Skip("too many goroutines for the race detector: run it without -race")
+	}
+}
+
 // bothTransports runs a test in virtual time over QUIC and in memory.
 func bothTransports(t *testing.T, f func(t *testing.T, opts ...p2ptest.Option)) {
 	t.Run("QUIC", func(t *testing.T) {
@@ -164,6 +173,7 @@ func TestBandwidthLimitsHowFastDataArrives(t *testing.T) {
 }
 
 func TestPartitionAndHeal(t *testing.T) {
+	large(t)
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		net := p2ptest.NewNetwork(t, opts...)
 		nodes := net.Nodes(t, 30)
@@ -258,6 +268,7 @@ func TestNewcomerJoinsThroughAnotherPeerAfterTheBootstrapNodeCrashed(t *testing.
 }
 
 func TestContentIsFoundAfterThirtyPercentCrashed(t *testing.T) {
+	large(t)
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithNodeOptions(p2pnode.WithConnLimits(32, 96)))
 		nodes := net.Nodes(t, 100, p2ptest.Random(3), p2ptest.Stagger(50*time.Millisecond))

@@ -3,9 +3,12 @@ package p2ptest_test
 import (
 	"flag"
 	"runtime"
+	"runtime/debug"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
@@ -17,6 +20,13 @@ var thousand = flag.Bool("thousand", false, "run the test with 1,000 nodes")
 // deployment is how many connections a node keeps, as one in production would.
 func deployment() p2pnode.Option { return p2pnode.WithConnLimits(16, 24) }
 
+// thrifty are the options for a thousand nodes: nearly all of their cost is
+// that of the connections that lookups make, so these ask 3 peers at a time,
+// as in the Kademlia paper, and buckets have 8 places.
+func thrifty() p2ptest.Option {
+	return p2ptest.WithNodeOptions(p2pnode.WithDHTOptions(dht.Concurrency(3), dht.BucketSize(8)))
+}
+
 // scenario is what the figures of large networks are about: n nodes join, fill
 // their routing tables, one provides a CID that ten others find, and one
 // message reaches all.
@@ -24,7 +34,9 @@ func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
 	tb.Helper()
 	net := p2ptest.NewNetwork(tb, append(opts, p2ptest.WithNodeOptions(deployment()))...)
 	begun := time.Now()
-	nodes := net.Nodes(tb, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(20*time.Millisecond))
+	// Connections are spared from trimming for 20 seconds, so the longer the
+	// start takes, the fewer there are at a time.
+	nodes := net.Nodes(tb, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(time.Duration(n)*200*time.Microsecond))
 	net.Ready()
 	filled := min(20, n-1)
 	for _, node := range nodes {
@@ -60,14 +72,17 @@ func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
 }
 
 func TestTwoHundredNodes(t *testing.T) {
+	large(t)
 	synctest.Test(t, func(t *testing.T) { scenario(t, 200, p2ptest.WithMemoryTransport()) })
 }
 
 func TestThousandNodes(t *testing.T) {
+	large(t)
 	if !*thousand {
 		t.Skip("takes minutes and gigabytes: run it with -args -thousand")
 	}
-	synctest.Test(t, func(t *testing.T) { scenario(t, 1000, p2ptest.WithMemoryTransport()) })
+	defer debug.SetGCPercent(debug.SetGCPercent(60)) // some more time for less memory
+	synctest.Test(t, func(t *testing.T) { scenario(t, 1000, p2ptest.WithMemoryTransport(), thrifty()) })
 }
 
 // BenchmarkTwentyNodes is a network as most tests have it: bootstrapped, one
