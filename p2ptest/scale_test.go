@@ -20,6 +20,10 @@ var thousand = flag.Bool("thousand", false, "run the test with 1,000 nodes")
 // deployment is how many connections a node keeps, as one in production would.
 func deployment() p2pnode.Option { return p2pnode.WithConnLimits(16, 24) }
 
+// stagger is the time between two starts. Connections are spared from trimming
+// for 20 seconds, so the longer the start takes, the fewer there are at a time.
+const stagger = 200 * time.Millisecond
+
 // thrifty are the options for a thousand nodes: nearly all of their cost is
 // that of the connections that lookups make, so these ask 3 peers at a time,
 // as in the Kademlia paper, and buckets have 8 places.
@@ -34,9 +38,7 @@ func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
 	tb.Helper()
 	net := p2ptest.NewNetwork(tb, append(opts, p2ptest.WithNodeOptions(deployment()))...)
 	begun := time.Now()
-	// Connections are spared from trimming for 20 seconds, so the longer the
-	// start takes, the fewer there are at a time.
-	nodes := net.Nodes(tb, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(time.Duration(n)*200*time.Microsecond))
+	nodes := net.Nodes(tb, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger))
 	net.Ready()
 	filled := min(20, n-1)
 	for _, node := range nodes {

@@ -22,7 +22,10 @@ import (
 )
 
 const (
-	topic      = "simulate"
+	topic = "simulate"
+	// stagger is the time between two starts. Connections are spared from
+	// trimming for 20 seconds: this way there are fewer at a time.
+	stagger    = 200 * time.Millisecond
 	downtime   = 30 * time.Second // of a node that crashed
 	findLimit  = 30 * time.Second // a provider that is not found by then is not found
 	deliverFor = 10 * time.Second // how long a message gets to reach everybody
@@ -70,9 +73,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 
 	begun := time.Now()
 	progress.set("%d nodes: starting", n)
-	// The larger the network, the slower it grows: connections are spared from
-	// trimming for 20 seconds, and this way fewer are there at a time.
-	nodes := net.Nodes(t, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(time.Duration(n)*200*time.Microsecond),
+	nodes := net.Nodes(t, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger),
 		p2ptest.UseEach(func(i int) []p2pnode.Option {
 			progress.set("%d nodes: preparing, %d so far", n, i+1)
 			return nil
