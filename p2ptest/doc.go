@@ -37,7 +37,9 @@
 //
 // The application itself has to play along: it must get its time from package
 // time and wait on channels, timers and contexts, not on real sockets or on
-// goroutines outside the bubble. See the documentation of testing/synctest.
+// goroutines outside the bubble, and its own goroutines must end with
+// t.Context() or when its node is closed. See the documentation of
+// testing/synctest.
 //
 // # Waiting, never sleeping
 //
@@ -65,7 +67,9 @@
 // out packets and cryptography, which is where the time goes, and its
 // documentation says what that gives up. [Stagger] lets the nodes come one
 // after another, as they do in life; a thousand at one moment is a different
-// experiment.
+// experiment. The race detector ends a process at 8,128 goroutines, which is
+// what some 25 nodes have that are all connected to each other: run larger
+// networks without it.
 //
 // # Links
 //

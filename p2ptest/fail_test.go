@@ -366,7 +366,12 @@ func TestShapesSayWhoKnowsWhom(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithSeed(1))
-		nodes := net.Nodes(t, 20, p2ptest.Random(3), p2ptest.Use(p2pnode.WithoutDHT()))
+		var started []int
+		nodes := net.Nodes(t, 20, p2ptest.Random(3), p2ptest.Use(p2pnode.WithoutDHT()),
+			p2ptest.Started(func(i int, _ *p2pnode.Node) { started = append(started, i) }))
+		if len(started) != 20 || started[19] != 19 {
+			t.Errorf("told of the start of %v", started)
+		}
 		net.Ready(nodes[1:]...)
 		time.Sleep(5 * time.Second)
 		subs := subscribeAll(t, "news", nodes)

@@ -23,14 +23,14 @@ type names struct {
 	txt map[string][]string     // guarded by mu
 }
 
-func newNames() *names {
+func newNames() (*names, error) {
 	n := &names{ips: make(map[string][]net.IPAddr), txt: make(map[string][]string)}
 	r, err := madns.NewResolver(madns.WithDefaultResolver(n))
 	if err != nil {
-		panic(err) // no option can fail
+		return nil, err
 	}
 	n.MultiaddrDNSResolver = swarm.ResolverFromMaDNS{Resolver: r}
-	return n
+	return n, nil
 }
 
 func (n *names) set(name string, values []string) error {

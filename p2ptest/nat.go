@@ -32,8 +32,10 @@ const (
 // behind. What is behind it gets out; in comes what its kind lets in. It
 // forgets a mapping 5 minutes after the last packet out.
 type NAT struct {
-	net *Network
-	nat *simhost.NAT
+	net    *Network
+	nat    *simhost.NAT
+	kind   NATKind
+	placed bool // guarded by net.mu
 }
 
 // NAT adds a NAT to the network. On one with WithMemoryTransport, which has no
@@ -46,11 +48,22 @@ func (n *Network) NAT(kind NATKind) *NAT {
 	case kind < Firewall || kind > Symmetric:
 		n.tb.Fatalf("p2ptest: NAT: there is no kind %d; use Firewall, FullCone, RestrictedCone, PortRestricted or Symmetric", kind)
 	}
-	return &NAT{net: n, nat: n.sim.NewNAT(kind)}
+	return &NAT{net: n, nat: n.sim.NewNAT(kind), kind: kind}
 }
 
 // Node adds a node behind the NAT, as Network.Node does in the open.
 func (t *NAT) Node(tb testing.TB, opts ...p2pnode.Option) *p2pnode.Node {
 	tb.Helper()
-	return t.net.node(tb, t.nat.NewMachine, opts)
+	return t.net.node(tb, t.machine, opts)
+}
+
+// machine adds a machine behind the NAT. All behind one share its link and
+// region; behind a firewall each has its own.
+func (t *NAT) machine() *simhost.Machine {
+	m := t.nat.NewMachine()
+	if t.kind == Firewall || !t.placed {
+		t.placed = true
+		t.net.place(m)
+	}
+	return m
 }

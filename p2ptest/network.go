@@ -3,6 +3,7 @@ package p2ptest
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -54,12 +55,14 @@ type Network struct {
 	names *names
 	label string // of the goroutines that the nodes start
 
+	watchers sync.WaitGroup // of the nodes' events
+
 	mu       sync.Mutex
-	members  map[peer.ID]*member // guarded by mu
-	order    []*member           // guarded by mu
-	pairs    map[[2]int]time.Duration
-	isolated map[*member]bool // guarded by mu
-	changed  chan struct{}    // closed when something happened on a node; guarded by mu
+	members  map[peer.ID]*member      // guarded by mu
+	order    []*member                // guarded by mu
+	pairs    map[[2]int]time.Duration // latencies, by the indexes of sites; guarded by mu
+	isolated map[*member]bool         // guarded by mu
+	changed  chan struct{}            // closed when something happened on a node; guarded by mu
 }
 
 // member is one peer on the network.
@@ -101,12 +104,14 @@ func NewNetwork(tb testing.TB, opts ...Option) *Network {
 	} else if !cfg.seeded {
 		cfg.seed = rand.Uint64()
 	}
+	names, err := newNames()
+	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		tb.Fatalf("p2ptest: %v", err)
 	}
 	n := &Network{
 		tb: tb, cfg: cfg, seed: cfg.seed,
-		names:    newNames(),
+		names:    names,
 		label:    fmt.Sprint(networks.Add(1)),
 		members:  make(map[peer.ID]*member),
 		pairs:    make(map[[2]int]time.Duration),
@@ -116,6 +121,7 @@ func NewNetwork(tb testing.TB, opts ...Option) *Network {
 	n.Waiter = Waiter{net: n, limit: cfg.limit}
 	n.sim = simhost.New(cfg.seed, n.latency)
 	tb.Cleanup(func() {
+		n.watchers.Wait()
 		n.sim.Close()
 		if left := n.leaked(); left != "" {
 			tb.Errorf("p2ptest: goroutines of closed nodes are left:\n%s", left)
@@ -133,13 +139,12 @@ func (n *Network) Seed() uint64 { return n.seed }
 // Rand returns a source of chance that depends on the seed and the name
 // alone, for what a test itself leaves to chance.
 func (n *Network) Rand(name string) *rand.Rand {
-	var key [32]byte
-	k := n.sim.Key32(1 << 40)
-	copy(key[:], k[:16])
-	for i := range len(name) {
-		key[16+i%16] ^= name[i] + byte(i/16)
-	}
-	return rand.New(rand.NewChaCha8(key))
+	return rand.New(rand.NewChaCha8(n.derive("chance " + name)))
+}
+
+// derive makes 32 bytes from the seed and a purpose.
+func (n *Network) derive(purpose string) [32]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "p2ptest %d %s", n.seed, purpose))
 }
 
 // latency is that of the model, drawn once for each pair.
@@ -163,18 +168,21 @@ func (n *Network) latency(from, to simhost.Site) time.Duration {
 	return d
 }
 
-// place gives a new machine its link and region. wide is how many regions are
-// in turn.
-func (n *Network) place(m *simhost.Machine, turn int) {
+// machine adds a machine in the open.
+func (n *Network) machine() *simhost.Machine { return n.place(n.sim.NewMachine()) }
+
+// place gives a machine at a site of its own its link and its region, in turn.
+func (n *Network) place(m *simhost.Machine) *simhost.Machine {
 	m.SetLink(n.cfg.link.simLink())
 	if r := n.cfg.latency.regions; r != nil {
-		m.SetRegion(r[turn%len(r)])
+		m.SetRegion(r[m.Site().Index%len(r)])
 	}
+	return m
 }
 
 // identity is the key of the i-th peer of the network.
 func (n *Network) identity(i int) crypto.PrivKey {
-	seed := n.sim.Key32(uint64(i))
+	seed := n.derive(fmt.Sprint("identity ", i))
 	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(seed[:]))
 	if err != nil {
 		n.tb.Fatalf("p2ptest: making an identity: %v", err) // cannot happen: the length is right
@@ -194,7 +202,6 @@ func (n *Network) join(tb testing.TB, what string, machine func() *simhost.Machi
 	}
 	m := &member{id: id, name: fmt.Sprintf("%s %d", what, i), machine: machine(), tb: tb}
 	m.mesh = &meshTracer{changed: n.notify}
-	n.place(m.machine, i)
 	n.order = append(n.order, m)
 	n.members[id] = m
 	return m, key
@@ -211,7 +218,7 @@ func (n *Network) join(tb testing.TB, what string, machine func() *simhost.Machi
 // without QUIC, WithPrivateNetwork, WithIPFS.
 func (n *Network) Node(tb testing.TB, opts ...p2pnode.Option) *p2pnode.Node {
 	tb.Helper()
-	return n.node(tb, n.sim.NewMachine, opts)
+	return n.node(tb, n.machine, opts)
 }
 
 func (n *Network) node(tb testing.TB, machine func() *simhost.Machine, opts []p2pnode.Option) *p2pnode.Node {
@@ -282,11 +289,12 @@ func (n *Network) start(tb testing.TB, m *member) {
 	}
 	m.node, m.gone, m.stop = node, false, cancel
 	n.mu.Unlock()
-	go func() { // ends with the node, or in closeAll
-		for range node.Events(ctx) {
+	events := node.Events(ctx)
+	n.watchers.Go(func() { // ends with the node, or in closeAll
+		for range events {
 			n.notify()
 		}
-	}()
+	})
 	n.notify()
 }
 

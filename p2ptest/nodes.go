@@ -103,6 +103,7 @@ type nodesConfig struct {
 	shape   Shape
 	opts    []p2pnode.Option
 	each    func(i int) []p2pnode.Option
+	started func(i int, node *p2pnode.Node)
 	stagger time.Duration
 }
 
@@ -122,6 +123,12 @@ func Use(opts ...p2pnode.Option) NodesOption {
 // those of Use.
 func UseEach(f func(i int) []p2pnode.Option) NodesOption {
 	return nodesOption(func(c *nodesConfig) { c.each = f })
+}
+
+// Started calls f with each node of the group as soon as it runs: to start the
+// application on it, or to show progress.
+func Started(f func(i int, node *p2pnode.Node)) NodesOption {
+	return nodesOption(func(c *nodesConfig) { c.started = f })
 }
 
 // Stagger sets how long after one another the nodes start, overriding the
@@ -158,7 +165,7 @@ func (n *Network) Nodes(tb testing.TB, count int, opts ...NodesOption) []*p2pnod
 		if cfg.each != nil {
 			own = append(own, cfg.each(i)...)
 		}
-		list[i] = n.prepare(tb, n.sim.NewMachine, own)
+		list[i] = n.prepare(tb, n.machine, own)
 	}
 	chance := n.Rand(fmt.Sprintf("shape of %d from %s", count, list[0].id)).IntN
 	for i, m := range list {
@@ -175,6 +182,9 @@ func (n *Network) Nodes(tb testing.TB, count int, opts ...NodesOption) []*p2pnod
 		}
 		n.start(tb, m)
 		nodes[i] = m.node
+		if cfg.started != nil {
+			cfg.started(i, m.node)
+		}
 	}
 	return nodes
 }

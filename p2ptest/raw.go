@@ -89,7 +89,7 @@ func (n *Network) Raw(tb testing.TB, opts ...RawOption) *RawNode {
 // closed.
 func (n *Network) rawHost(tb testing.TB, what string) (*member, host.Host, context.Context) {
 	tb.Helper()
-	m, key := n.join(tb, what, n.sim.NewMachine)
+	m, key := n.join(tb, what, n.machine)
 	opts := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.ListenAddrStrings(m.machine.ListenAddr()),

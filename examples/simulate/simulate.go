@@ -72,11 +72,10 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	r := result{Nodes: n}
 
 	begun := time.Now()
-	progress.set("%d nodes: starting", n)
 	nodes := net.Nodes(t, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger),
-		p2ptest.UseEach(func(i int) []p2pnode.Option {
-			progress.set("%d nodes: preparing, %d so far", n, i+1)
-			return nil
+		p2ptest.Started(func(i int, _ *p2pnode.Node) {
+			goOn()
+			progress.set("%d nodes: starting, %d so far", n, i+1)
 		}))
 	net.Ready()
 	for i, node := range nodes {

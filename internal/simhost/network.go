@@ -9,7 +9,6 @@
 package simhost
 
 import (
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -569,18 +568,4 @@ func addrPort(a net.Addr) netip.AddrPort {
 	}
 	ap := u.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}
-
-// Key32 derives 32 bytes from the network's seed and a number: what identity
-// keys are made of.
-func (n *Network) Key32(i uint64) [32]byte {
-	var b [32]byte
-	binary.LittleEndian.PutUint64(b[:], n.seed)
-	binary.LittleEndian.PutUint64(b[8:], i)
-	copy(b[16:], "p2ptest identity")
-	r := rand.NewChaCha8(b)
-	for i := range 4 {
-		binary.LittleEndian.PutUint64(b[8*i:], r.Uint64())
-	}
-	return b
 }
