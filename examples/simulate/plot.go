@@ -11,7 +11,7 @@ import (
 const (
 	panelW, panelH = 360.0, 260.0
 	marginL        = 56.0
-	marginT        = 64.0
+	marginT        = 72.0
 	gap            = 80.0
 	legendH        = 70.0
 )
