@@ -132,7 +132,7 @@ func (n *Network) Restart(node *p2pnode.Node) *p2pnode.Node {
 	return m.node
 }
 
-// Churn makes nodes come and go until stop is called: every interval one that
+// Churn makes nodes come and go until stop is called, or the test ends: every interval one that
 // runs crashes, drawn by chance, and comes back after the downtime. Nodes of
 // the list that the test itself crashed are left alone. The function, unless
 // nil, is called with each new handle, to subscribe it again for instance, in a
@@ -172,10 +172,12 @@ func (n *Network) Churn(nodes []*p2pnode.Node, interval, downtime time.Duration,
 			})
 		}
 	})
-	return sync.OnceFunc(func() {
+	stop = sync.OnceFunc(func() {
 		close(done)
 		wg.Wait()
 	})
+	n.tb.Cleanup(stop) // before the nodes are closed
+	return stop
 }
 
 // Current returns the handle of a node that runs now, after restarts: Churn
