@@ -164,6 +164,13 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 		{"WithTransports leaves out QUIC", node(p2pnode.WithTransports(p2pnode.TransportTCP))},
 		{"WithPrivateNetwork needs TCP", node(p2pnode.WithPrivateNetwork(psk))},
 		{"WithIPFS joins the public network", node(p2pnode.WithIPFS())},
+		{"WithIdentity: node 0 and node 1 are both", within(func(tb testing.TB, net *p2ptest.Network) {
+			key, err := p2pnode.GenerateKey(p2pnode.KeyEd25519)
+			if err != nil {
+				tb.Fatalf("%v", err)
+			}
+			net.Nodes(tb, 2, p2ptest.Use(p2pnode.WithIdentity(key)))
+		})},
 		{"WithConnLimits", node(p2pnode.WithConnLimits(9, 3))},
 		{"WithDHTMode: it configures the DHT that WithoutDHT switches off", node(p2pnode.WithoutDHT(), p2pnode.WithDHTMode(p2pnode.DHTModeServer))},
 

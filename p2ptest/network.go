@@ -11,9 +11,9 @@ import (
 	"net/netip"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,7 +67,7 @@ type Network struct {
 
 // member is one peer on the network.
 type member struct {
-	id      peer.ID
+	id      peer.ID // guarded by Network.mu until the node has started
 	name    string
 	machine *simhost.Machine
 	mesh    *meshTracer
@@ -83,8 +83,6 @@ type member struct {
 	raw *RawNode
 }
 
-var networks atomic.Uint64
-
 // NewNetwork makes an empty network, which goes with the test. In a
 // testing/synctest bubble time on it is virtual; outside it is real. Options
 // that make no sense fail the test.
@@ -98,8 +96,9 @@ func NewNetwork(tb testing.TB, opts ...Option) *Network {
 		}
 	}
 	if *seedFlag != "" {
-		if _, err := fmt.Sscan(*seedFlag, &cfg.seed); err != nil {
-			errs = append(errs, fmt.Errorf("-p2ptest.seed: %q is no number", *seedFlag))
+		var err error
+		if cfg.seed, err = strconv.ParseUint(*seedFlag, 10, 64); err != nil {
+			errs = append(errs, fmt.Errorf("-p2ptest.seed: %w", err))
 		}
 	} else if !cfg.seeded {
 		cfg.seed = rand.Uint64()
@@ -112,12 +111,12 @@ func NewNetwork(tb testing.TB, opts ...Option) *Network {
 	n := &Network{
 		tb: tb, cfg: cfg, seed: cfg.seed,
 		names:    names,
-		label:    fmt.Sprint(networks.Add(1)),
 		members:  make(map[peer.ID]*member),
 		pairs:    make(map[[2]int]time.Duration),
 		isolated: make(map[*member]bool),
 		changed:  make(chan struct{}),
 	}
+	n.label = fmt.Sprintf("%p", n)
 	n.Waiter = Waiter{net: n, limit: cfg.limit}
 	n.sim = simhost.New(cfg.seed, n.latency)
 	tb.Cleanup(func() {
@@ -283,6 +282,13 @@ func (n *Network) start(tb testing.TB, m *member) {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.mu.Lock()
 	if node.ID() != m.id { // WithIdentity among the options
+		if n.members[node.ID()] != nil {
+			twin := n.members[node.ID()].name
+			n.mu.Unlock()
+			cancel()
+			err := node.Close()
+			tb.Fatalf("p2ptest: WithIdentity: %s and %s are both %s; give each node a key of its own (closing it: %v)", twin, m.name, node.ID(), err)
+		}
 		delete(n.members, m.id)
 		m.id = node.ID()
 		n.members[m.id] = m

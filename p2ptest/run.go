@@ -14,12 +14,15 @@ import (
 // program has Main. Within a test, call synctest.Test itself. Run is not safe
 // for concurrent use.
 func Run(name string, fs ...func(t *testing.T)) bool {
-	// With -v the testing package would announce the test on standard output,
-	// in the midst of an Example's.
-	if v := flag.Lookup("test.v"); v != nil {
-		verbose := v.Value.String()
-		_ = v.Value.Set("false") // it is a valid value
-		defer func() { _ = v.Value.Set(verbose) }()
+	// The flags of go test are meant for the tests of the package: with -v
+	// this one would be announced on standard output, in the midst of an
+	// Example's, with -count run several times, with -skip perhaps not at all.
+	for name, neutral := range map[string]string{"test.v": "false", "test.count": "1", "test.run": "", "test.skip": ""} {
+		if f := flag.Lookup(name); f != nil {
+			value := f.Value.String()
+			_ = f.Value.Set(neutral) // it is a valid value
+			defer func() { _ = f.Value.Set(value) }()
+		}
 	}
 	return testing.RunTests(matchAll, tests(name, fs))
 }

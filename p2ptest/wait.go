@@ -266,10 +266,10 @@ func (w Waiter) Meshed(topic string) {
 		links := make(map[peer.ID][]peer.ID)
 		for _, m := range members {
 			w.net.mu.Lock()
-			running := m.raw != nil || m.node != nil && !m.gone
+			id, running := m.id, m.raw != nil || m.node != nil && !m.gone
 			w.net.mu.Unlock()
 			if peers, joined := m.mesh.peers(topic); running && joined {
-				links[m.id] = peers
+				links[id] = peers
 			}
 		}
 		if len(links) < 2 {
