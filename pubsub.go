@@ -28,6 +28,10 @@ const (
 	messageOverhead = 1 << 10
 	// subscriptionBuffer is how many messages wait for Next by default.
 	subscriptionBuffer = 1024
+	// outboundQueue is how many messages wait for the connection to a peer:
+	// gossipsub's own 32 are less than a burst over a slow link, and what does
+	// not fit is dropped. The messages are shared by the queues of all peers.
+	outboundQueue = 512
 	// pumpBuffer is how many messages wait between gossipsub and the pump
 	// that deals them out; the pump never blocks, so this covers a burst.
 	pumpBuffer = 256
@@ -99,7 +103,7 @@ type pubsubPart struct {
 	linkMu sync.Mutex
 	links  map[peer.ID]bool // peers that the router has a stream to; guarded by linkMu
 
-	published, delivered, dropped atomic.Uint64
+	published, delivered, dropped, unsent atomic.Uint64
 }
 
 // topic is a joined topic.
@@ -139,6 +143,7 @@ func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group) (*pubsubPart, e
 		// its mesh, which stays empty until the next heartbeat: without this
 		// what is published in the first second after a peer came is lost.
 		pubsub.WithFloodPublish(true),
+		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithRawTracer(tracer{p}),
 	}, cfg.pubsubOptions...)
 	ps, err := pubsub.NewGossipSub(group.Context(), h, opts...)
@@ -591,6 +596,15 @@ func (d tracer) UndeliverableMessage(m *pubsub.Message) {
 	}
 }
 
+// DropRPC counts the messages that a peer does not get because it, or the
+// connection to it, is too slow.
+func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
+	if n := len(rpc.GetPublish()); n > 0 {
+		d.p.unsent.Add(uint64(n))
+		d.p.log.Warn("messages not sent: too many wait for the peer", "peer", id, "messages", n)
+	}
+}
+
 // The rest of pubsub.RawTracer.
 func (tracer) Join(string)                           {}
 func (tracer) Leave(string)                          {}
@@ -603,4 +617,3 @@ func (tracer) DuplicateMessage(*pubsub.Message)      {}
 func (tracer) ThrottlePeer(peer.ID)                  {}
 func (tracer) RecvRPC(*pubsub.RPC)                   {}
 func (tracer) SendRPC(*pubsub.RPC, peer.ID)          {}
-func (tracer) DropRPC(*pubsub.RPC, peer.ID)          {}
