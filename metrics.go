@@ -49,6 +49,7 @@ var nodeMetrics = []metric{
 	{"pubsub_delivered_total", "Messages that arrived on a subscribed topic, the node's own included.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.delivered })},
 	{"pubsub_dropped_total", "Messages that subscriptions lost because their readers were too slow.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.dropped })},
 	{"pubsub_unsent_total", "Messages that were not sent to a peer because too many waited for it.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.unsent })},
+	{"pubsub_overrun_total", "Messages that arrived and were dropped unchecked because too many came at once.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.overrun })},
 }
 
 func pubsubCount(of func(*pubsubPart) *atomic.Uint64) func(*Node) float64 {

@@ -32,6 +32,9 @@ const (
 	// gossipsub's own 32 are less than a burst over a slow link, and what does
 	// not fit is dropped. The messages are shared by the queues of all peers.
 	outboundQueue = 512
+	// validateQueue is how many messages wait for their signatures to be
+	// checked; gossipsub's own 32 are less than a burst.
+	validateQueue = 1024
 	// pumpBuffer is how many messages wait between gossipsub and the pump
 	// that deals them out; the pump never blocks, so this covers a burst.
 	pumpBuffer = 256
@@ -103,7 +106,7 @@ type pubsubPart struct {
 	linkMu sync.Mutex
 	links  map[peer.ID]bool // peers that the router has a stream to; guarded by linkMu
 
-	published, delivered, dropped, unsent atomic.Uint64
+	published, delivered, dropped, unsent, overrun atomic.Uint64
 }
 
 // topic is a joined topic.
@@ -144,6 +147,7 @@ func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group) (*pubsubPart, e
 		// what is published in the first second after a peer came is lost.
 		pubsub.WithFloodPublish(true),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
+		pubsub.WithValidateQueueSize(validateQueue),
 		pubsub.WithRawTracer(tracer{p}),
 	}, cfg.pubsubOptions...)
 	ps, err := pubsub.NewGossipSub(group.Context(), h, opts...)
@@ -596,6 +600,15 @@ func (d tracer) UndeliverableMessage(m *pubsub.Message) {
 	}
 }
 
+// RejectMessage counts the messages that were dropped unchecked because too
+// many came at once.
+func (d tracer) RejectMessage(m *pubsub.Message, reason string) {
+	if reason == pubsub.RejectValidationQueueFull || reason == pubsub.RejectValidationThrottled {
+		d.p.overrun.Add(1)
+		d.p.log.Warn("message dropped: too many came at once", "topic", m.GetTopic(), "from", m.ReceivedFrom)
+	}
+}
+
 // DropRPC counts the messages that a peer does not get because it, or the
 // connection to it, is too slow.
 func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
@@ -606,14 +619,13 @@ func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
 }
 
 // The rest of pubsub.RawTracer.
-func (tracer) Join(string)                           {}
-func (tracer) Leave(string)                          {}
-func (tracer) Graft(peer.ID, string)                 {}
-func (tracer) Prune(peer.ID, string)                 {}
-func (tracer) ValidateMessage(*pubsub.Message)       {}
-func (tracer) DeliverMessage(*pubsub.Message)        {}
-func (tracer) RejectMessage(*pubsub.Message, string) {}
-func (tracer) DuplicateMessage(*pubsub.Message)      {}
-func (tracer) ThrottlePeer(peer.ID)                  {}
-func (tracer) RecvRPC(*pubsub.RPC)                   {}
-func (tracer) SendRPC(*pubsub.RPC, peer.ID)          {}
+func (tracer) Join(string)                      {}
+func (tracer) Leave(string)                     {}
+func (tracer) Graft(peer.ID, string)            {}
+func (tracer) Prune(peer.ID, string)            {}
+func (tracer) ValidateMessage(*pubsub.Message)  {}
+func (tracer) DeliverMessage(*pubsub.Message)   {}
+func (tracer) DuplicateMessage(*pubsub.Message) {}
+func (tracer) ThrottlePeer(peer.ID)             {}
+func (tracer) RecvRPC(*pubsub.RPC)              {}
+func (tracer) SendRPC(*pubsub.RPC, peer.ID)     {}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +123,32 @@ func TestStreamsSurviveAShortCut(t *testing.T) {
 		if text := <-got; text != "before, during" {
 			t.Errorf("got %q", text)
 		}
+	})
+}
+
+// TestPitfall18BurstsArriveAtOnce: gossipsub's own queue for checking
+// signatures has 32 places too.
+func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		nodes := net.Nodes(t, 5)
+		net.Ready()
+		sub, err := nodes[0].Subscribe(t.Context(), "news", p2pnode.SubscribeBuffer(2000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for _, n := range nodes[1:] {
+			wg.Go(func() {
+				for range 400 {
+					if err := n.Publish(t.Context(), "news", []byte("x")); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		net.Delivered(sub, 1600)
 	})
 }
 
