@@ -37,7 +37,7 @@ const (
 	validateQueue = 1024
 	// pumpBuffer is how many messages wait between gossipsub and the pump
 	// that deals them out; the pump never blocks, so this covers a burst.
-	pumpBuffer = 256
+	pumpBuffer = 1024
 )
 
 // Message is a message that was published to a topic.
