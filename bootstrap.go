@@ -14,14 +14,28 @@ import (
 )
 
 const (
-	// bootstrapDialTimeout bounds one dial of a bootstrap peer.
-	bootstrapDialTimeout = 15 * time.Second
-	// The first retry comes within bootstrapRetryMin, the later ones at
-	// growing distances up to bootstrapRetryMax, for ever.
+	// Each attempt to reach a bootstrap peer is bounded. In the first minute
+	// of an outage the bound is short, because a peer that is silent now may
+	// be back in a second, and a dial that began before may not notice: it is
+	// bootstrapQuickDial, or bootstrapSlack times what it took to connect to
+	// the peer before; one never reached gets bootstrapFirstDial every third
+	// time, for it may be far away.
+	bootstrapQuickDial  = time.Second
+	bootstrapFirstDial  = 5 * time.Second
+	bootstrapSlack      = 3
+	bootstrapDialLimit  = 15 * time.Second
+	bootstrapQuickFor   = time.Minute + 5*time.Second // so that it holds for a return at the end of the minute
+	bootstrapRoundLimit = bootstrapQuickDial          // a round does not wait longer for a dial that goes on
+
+	// In the first minute rounds follow one another after bootstrapQuickMin to
+	// bootstrapQuickMax, later at growing distances from start to start, from
+	// bootstrapRetryMin up to bootstrapRetryMax, for ever.
+	bootstrapQuickMin = 400 * time.Millisecond
+	bootstrapQuickMax = 800 * time.Millisecond
 	bootstrapRetryMin = time.Second
 	bootstrapRetryMax = 30 * time.Second
 	// bootstrapGap separates two rounds even when peers come and go at once.
-	bootstrapGap = 500 * time.Millisecond
+	bootstrapGap = 400 * time.Millisecond
 )
 
 // bootstrapper keeps the node connected: whenever it has too few peers it
@@ -33,118 +47,247 @@ type bootstrapper struct {
 	peers     []peer.AddrInfo
 	dial      func(context.Context, peer.AddrInfo) error
 	connected func(peer.ID) bool
-	count     func() int  // how many peers are connected
-	enough    func() bool // the node has the peers it wants
-	refresh   func()      // tell the DHT that there is somebody to ask
-	change    *signal     // enough may have changed
-	moved     *signal     // the network may have changed: do not wait any longer
+	count     func() int          // how many peers are connected
+	enough    func() bool         // the node has the peers it wants
+	refresh   func()              // tell the DHT that there is somebody to ask
+	keep      func(peer.ID, bool) // spare a peer from trimming, or no longer
+	change    *signal             // enough may have changed
+	moved     *signal             // the network may have changed: do not wait any longer
 	report    func(BootstrapRound)
 	log       *slog.Logger
+	rand      func() float64 // of the pauses; nil means math/rand/v2
+
+	dials sync.WaitGroup // those of all rounds
+	tries map[peer.ID]*try
 
 	mu   sync.Mutex
 	last *BootstrapRound // guarded by mu
 }
 
-// run is the loop. It returns when ctx ends.
+// try is where things stand with one bootstrap peer.
+type try struct {
+	n    int           // attempts since the node had enough
+	busy chan struct{} // closed when the attempt that is under way is over; nil without one
+	err  error         // of the last attempt; read when busy is nil or closed
+	took time.Duration // what the last success took; likewise
+	kept bool          // it is spared from trimming
+}
+
+// run is the loop. It returns when ctx ends, and with it every dial.
 func (b *bootstrapper) run(ctx context.Context) {
-	retry := backoff.Backoff{Min: bootstrapRetryMin, Max: bootstrapRetryMax}
-	had := true         // so that having enough from the start is not taken for a recovery
+	defer b.dials.Wait()
+	b.tries = make(map[peer.ID]*try)
+	for _, p := range b.peers {
+		b.tries[p.ID] = new(try)
+	}
 	var begun time.Time // when the last round began
+	had := true         // so that having enough from the start is not taken for a recovery
 	for ctx.Err() == nil {
 		change, moved := b.change.wait(), b.moved.wait()
-		if b.enough() {
-			if !had {
-				b.refresh()
-				retry.Reset()
-			}
-			had = true
-			select {
-			case <-change:
-			case <-ctx.Done():
-			}
+		if !b.enough() {
+			had = false
+			b.outage(ctx, &begun)
 			continue
 		}
-		had = false
-		if gap := bootstrapGap - time.Since(begun); gap > 0 {
-			b.pause(ctx, gap, moved, func() {})
-			begun = time.Time{}
-			continue
+		if !had {
+			b.refresh()
 		}
-		begun = time.Now()
-		if b.round(ctx) {
-			retry.Reset()
+		had = true
+		b.release()
+		select {
+		case <-change:
+		case <-moved:
+			// The node may be somewhere else now, and may not have noticed
+			// what it has lost: one round at once, and no more of them when
+			// there are still enough.
+			if b.due(ctx, begun) {
+				begun = time.Now()
+				b.round(ctx, bootstrapDialLimit)
+			}
+		case <-ctx.Done():
 		}
-		b.pause(ctx, retry.Next(), moved, retry.Reset)
 	}
 }
 
-// pause waits for d, or until there are enough peers or the network changed.
-func (b *bootstrapper) pause(ctx context.Context, d time.Duration, moved <-chan struct{}, reset func()) {
+// outage dials until there are enough peers.
+func (b *bootstrapper) outage(ctx context.Context, begun *time.Time) {
+	since := time.Now()
+	retry := backoff.Backoff{Min: bootstrapRetryMin, Max: bootstrapRetryMax, Rand: b.rand}
+	quick := backoff.Backoff{Min: bootstrapQuickMax, Max: bootstrapQuickMax, Rand: b.rand}
+	for b.due(ctx, *begun) && !b.enough() {
+		*begun = time.Now()
+		moved := b.moved.wait()
+		fresh := time.Since(since) < bootstrapQuickFor
+		limit := bootstrapDialLimit
+		if fresh {
+			limit = 0
+		}
+		if b.round(ctx, limit) {
+			retry.Reset()
+		}
+		pause := quick.Next()
+		if !fresh {
+			pause = retry.Next() - time.Since(*begun)
+		}
+		if b.pause(ctx, pause, moved) {
+			since = time.Now()
+			retry.Reset()
+		}
+	}
+}
+
+// due waits until a round may follow one that began then. It reports whether
+// ctx is still alive.
+func (b *bootstrapper) due(ctx context.Context, begun time.Time) bool {
+	if gap := bootstrapGap - time.Since(begun); gap > 0 {
+		timer := time.NewTimer(gap)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// pause waits for d, or until there are enough peers. It reports whether the
+// network changed, which ends it too.
+func (b *bootstrapper) pause(ctx context.Context, d time.Duration, moved <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		change := b.change.wait()
 		if b.enough() {
-			return
+			return false
 		}
 		select {
 		case <-change:
 		case <-timer.C:
-			return
+			return false
 		case <-moved:
-			reset()
-			return
+			return true
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }
 
-// round dials every bootstrap peer that is not connected, all at once, and
-// reports whether one of them was reached.
-func (b *bootstrapper) round(ctx context.Context) bool {
+// round dials every bootstrap peer that is neither connected nor being dialled
+// already, all at once. It waits for the results, for a second at most: a peer
+// that takes longer does not hold up the others. The limit is that of each
+// dial, 0 for the short one of a fresh outage. It reports whether somebody was
+// reached.
+func (b *bootstrapper) round(ctx context.Context, limit time.Duration) bool {
 	started := time.Now()
-	errs := make([]error, len(b.peers))
-	var wg sync.WaitGroup
-	dialled := 0
-	for i, p := range b.peers {
-		if b.connected(p.ID) {
+	fresh := make(map[peer.ID]bool) // dialled in this round
+	for _, p := range b.peers {
+		t := b.tries[p.ID]
+		if b.connected(p.ID) || t.dialling() {
 			continue
 		}
-		dialled++
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, bootstrapDialTimeout)
-			defer cancel()
-			errs[i] = b.dial(ctx, p)
-		})
+		fresh[p.ID] = true
+		b.attempt(ctx, p, t, limit)
 	}
-	wg.Wait()
+	timer := time.NewTimer(bootstrapRoundLimit)
+	defer timer.Stop()
+	late := false
+	for _, p := range b.peers {
+		if t := b.tries[p.ID]; fresh[p.ID] && !late {
+			select {
+			case <-t.busy:
+			case <-timer.C:
+				late = true
+			}
+		}
+	}
 	if ctx.Err() != nil {
-		return false
-	}
-	if dialled == 0 {
-		// Every bootstrap peer is connected and still there are too few: the
-		// others are to be found through them.
-		b.refresh()
 		return false
 	}
 	r := BootstrapRound{
 		At: started, Took: time.Since(started), Peers: b.count(),
 		Connected: []peer.ID{}, Failed: []DialFailure{}, // never null in JSON
 	}
-	for i, p := range b.peers {
-		if errs[i] != nil {
-			r.Failed = append(r.Failed, DialFailure{p.ID, errs[i]})
-		} else {
+	reached, out := false, 0
+	for _, p := range b.peers {
+		t := b.tries[p.ID]
+		switch {
+		case b.connected(p.ID):
 			r.Connected = append(r.Connected, p.ID)
+			reached = reached || fresh[p.ID]
+			if !t.kept && !b.enough() {
+				t.kept = true
+				b.keep(p.ID, true)
+			}
+		case t.dialling():
+			out++
+			r.Failed = append(r.Failed, DialFailure{p.ID, fmt.Errorf("connect to %s: no answer yet", p.ID)})
+		case t.err != nil:
+			out++
+			r.Failed = append(r.Failed, DialFailure{p.ID, t.err})
+		default: // reached, and gone again
+			out++
+			r.Failed = append(r.Failed, DialFailure{p.ID, fmt.Errorf("connect to %s: the connection was lost at once", p.ID)})
 		}
+	}
+	if out == 0 && len(fresh) == 0 {
+		// Every bootstrap peer is connected and still there are too few: the
+		// others are to be found through them.
+		b.refresh()
+		return false
 	}
 	b.mu.Lock()
 	b.last = r.clone()
 	b.mu.Unlock()
 	b.log.Info("bootstrap round", "connected", len(r.Connected), "failed", len(r.Failed), "took", r.Took)
 	b.report(r)
-	return len(r.Failed) < dialled
+	return reached
+}
+
+// attempt dials one peer in the background.
+func (b *bootstrapper) attempt(ctx context.Context, p peer.AddrInfo, t *try, limit time.Duration) {
+	if limit == 0 {
+		limit = bootstrapQuickDial
+		if t.took > 0 {
+			limit = min(max(limit, bootstrapSlack*t.took), bootstrapDialLimit)
+		} else if t.n%3 == 0 {
+			limit = bootstrapFirstDial
+		}
+	}
+	t.n++
+	busy := make(chan struct{})
+	t.busy = busy
+	b.dials.Go(func() {
+		defer close(busy)
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		begun := time.Now()
+		if t.err = b.dial(ctx, p); t.err == nil {
+			t.took = max(time.Since(begun), 1) // 0 means never
+		}
+	})
+}
+
+func (t *try) dialling() bool {
+	if t.busy == nil {
+		return false
+	}
+	select {
+	case <-t.busy:
+		return false
+	default:
+		return true
+	}
+}
+
+// release ends what holds only while there are too few peers.
+func (b *bootstrapper) release() {
+	for id, t := range b.tries {
+		if t.kept {
+			t.kept = false
+			b.keep(id, false)
+		}
+		t.n = 0
+	}
 }
 
 func (b *bootstrapper) lastRound() *BootstrapRound {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -15,6 +17,8 @@ import (
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
+
+	"github.com/go-p2pnode/p2pnode/internal/backoff"
 
 	// The hash functions that CIDOf can name register themselves.
 	_ "github.com/multiformats/go-multihash/register/all"
@@ -29,6 +33,12 @@ const (
 	// providerAddrsTimeout bounds the look-up of the addresses of a provider
 	// that was named without any.
 	providerAddrsTimeout = 5 * time.Second
+	// recordLifetime is how long others keep a provider record.
+	recordLifetime = 48 * time.Hour
+	// announceAtOnce and announceTimeout bound the announcing again of what
+	// was provided: how many at a time, and each of them.
+	announceAtOnce  = 4
+	announceTimeout = time.Minute
 )
 
 // contentPart announces and finds who has what.
@@ -37,6 +47,9 @@ type contentPart struct {
 	dht   *dhtPart
 	table *signal // the routing table may have changed
 	found func(context.Context, peer.ID) (peer.AddrInfo, error)
+
+	mu       sync.Mutex
+	provided map[cid.Cid]time.Time // when; guarded by mu
 }
 
 // CIDOption changes what CIDOf makes.
@@ -101,8 +114,9 @@ func (c *contentPart) waitForTable(ctx context.Context) error {
 // provider record with the peers closest to the CID, and returns nil once at
 // least one of them has proved to hold it. With an empty routing table it
 // first waits for a peer until ctx ends, 10 seconds at most. Records are found
-// for 48 hours; announce again before that. Peers that ask this node itself are
-// told in any case, also when Provide returns an error.
+// for 48 hours; announce again before that. Until then the node itself
+// announces again whenever it has peers after it had none. Peers that ask this
+// node itself are told in any case, also when Provide returns an error.
 //
 // The error is ErrNoPeers when no peer holds the record, and says whether the
 // routing table was empty or what the peers answered; ErrDisabled without a
@@ -115,7 +129,79 @@ func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 	if !c.Defined() {
 		return errors.New("p2pnode: provide: the CID is undefined")
 	}
-	return n.provide(ctx, "provide "+c.String(), c.Hash())
+	err := n.provide(ctx, "provide "+c.String(), c.Hash())
+	n.content.remember(c)
+	return err
+}
+
+// remember notes what was provided, for announceAgain.
+func (c *contentPart) remember(what cid.Cid) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.provided == nil {
+		c.provided = make(map[cid.Cid]time.Time)
+	}
+	c.provided[what] = time.Now()
+}
+
+// recent is what was provided and has not expired.
+func (c *contentPart) recent() []cid.Cid {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.provided, func(_ cid.Cid, at time.Time) bool { return time.Since(at) > recordLifetime })
+	return slices.Collect(maps.Keys(c.provided))
+}
+
+// announceAgain announces what the node provides, after a time without peers:
+// a Provide may have failed for want of them, and others may have restarted.
+// What fails is tried again, with growing delays, until the node is alone again.
+func (n *Node) announceAgain(ctx context.Context) {
+	again := n.recovered.wait()
+	left := n.content.recent()
+	retry := backoff.Backoff{Min: advertiseRetryMin, Max: advertiseRetryMax}
+	for len(left) > 0 {
+		if left = n.announceAll(ctx, left); len(left) == 0 || ctx.Err() != nil {
+			return
+		}
+		n.log.Warn("not announced again, trying once more", "cids", len(left))
+		timer := time.NewTimer(retry.Next())
+		select {
+		case <-timer.C:
+		case <-again: // somebody else is at it from the beginning
+			timer.Stop()
+			return
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// announceAll announces CIDs, some at a time, and returns those that failed.
+func (n *Node) announceAll(ctx context.Context, list []cid.Cid) (failed []cid.Cid) {
+	todo := make(chan cid.Cid)
+	var mu sync.Mutex // guards failed
+	var wg sync.WaitGroup
+	for range min(announceAtOnce, len(list)) {
+		wg.Go(func() {
+			for c := range todo {
+				ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+				err := n.provide(ctx, "provide "+c.String(), c.Hash())
+				cancel()
+				if err != nil {
+					mu.Lock()
+					failed = append(failed, c)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, c := range list {
+		todo <- c // a worker takes it: each provide ends with ctx
+	}
+	close(todo)
+	wg.Wait()
+	return failed
 }
 
 func (n *Node) provide(ctx context.Context, what string, key multihash.Multihash) error {

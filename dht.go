@@ -111,6 +111,17 @@ func (d *dhtPart) size() int {
 	return len(peers)
 }
 
+// connected reports whether there is a connection to a peer of a routing
+// table: those that are gone stay in it for a while.
+func (d *dhtPart) connected() bool {
+	for _, t := range d.tables {
+		if slices.ContainsFunc(t.RoutingTable().ListPeers(), d.host.isConnected) {
+			return true
+		}
+	}
+	return false
+}
+
 // serves reports whether the node answers queries now.
 func (d *dhtPart) serves() bool {
 	return slices.ContainsFunc(d.host.Mux().Protocols(), func(p protocol.ID) bool { return slices.Contains(d.protocols, p) })

@@ -39,7 +39,8 @@ func rendezvousKey(namespace string) (cid.Cid, error) {
 
 // Advertise announces this node under a namespace, for others to find with
 // FindPeers, and goes on announcing it until ctx ends or the node closes: every
-// 3 hours, and after a failure with delays that grow from 1 second to 1 minute.
+// 3 hours, when the node has peers again after it had none, and after a failure
+// with delays that grow from 1 second to 1 minute.
 //
 // It returns once the first attempt is over: nil when another peer holds the
 // announcement, otherwise an error that says why not yet, ErrNoPeers if nobody
@@ -72,6 +73,7 @@ func (n *Node) Advertise(ctx context.Context, namespace string) error {
 func (n *Node) keepAdvertising(ctx context.Context, what string, key multihash.Multihash, first chan<- error) {
 	retry := backoff.Backoff{Min: advertiseRetryMin, Max: advertiseRetryMax}
 	for ctx.Err() == nil {
+		recovered := n.recovered.wait()
 		err := n.provide(ctx, what, key)
 		if first != nil {
 			first <- err
@@ -90,9 +92,10 @@ func (n *Node) keepAdvertising(ctx context.Context, what string, key multihash.M
 		timer := time.NewTimer(delay)
 		select {
 		case <-timer.C:
+		case <-recovered: // others may have forgotten it meanwhile
 		case <-ctx.Done():
-			timer.Stop()
 		}
+		timer.Stop()
 	}
 	if first != nil {
 		first <- n.fail(fmt.Errorf("%s: %w", what, context.Cause(ctx)))

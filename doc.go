@@ -45,7 +45,7 @@
 //	connection limits    | 160, 192                      | trimmed to the first above the second, as in libp2p                     | WithConnLimits
 //	DHT mode             | auto-server                   | serves also where reachability is never found out, as on a LAN          | WithDHTMode
 //	minimum of peers     | 1                             | one peer is a connection; 0 when nothing says where to find any         | WithMinPeers
-//	bootstrap retry      | 1s to 30s                     | a peer that comes back is found soon, one that does not costs little    | WithBootstrapPeers
+//	bootstrap retry      | 800ms for 1m, then 1s to 30s  | a peer that comes back is found soon, one that does not costs little    | WithBootstrapPeers
 //	LAN discovery        | off                           | announcing oneself on the LAN is a decision                             | WithMDNS
 //	relay client         | on                            | peers behind relays can be dialled                                      | WithoutRelay
 //	relay reservations   | none                          | a relay sees who talks to whom: it should be a chosen one               | WithAutoRelay

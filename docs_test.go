@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // defaultRow is a line of the table of defaults.
@@ -48,7 +49,7 @@ func codeDefaults() map[string]string {
 		"connection limits":    fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
 		"DHT mode":             string(c.effectiveDHTMode()),
 		"minimum of peers":     fmt.Sprint(withPeers.effectiveMinPeers()),
-		"bootstrap retry":      fmt.Sprintf("%v to %v", bootstrapRetryMin, bootstrapRetryMax),
+		"bootstrap retry":      fmt.Sprintf("%v for %vm, then %v to %v", bootstrapQuickMax, bootstrapQuickFor.Truncate(time.Minute).Minutes(), bootstrapRetryMin, bootstrapRetryMax),
 		"LAN discovery":        onOff(c.mdns),
 		"relay client":         onOff(!c.noRelay),
 		"relay reservations":   noneIf(len(c.autoRelays) == 0),

@@ -178,16 +178,19 @@ func newResourceManager(cfg *config, blocked func()) (network.ResourceManager, e
 	if blocked != nil {
 		opts = append(opts, rcmgr.WithTraceReporter(blockCounter(blocked)))
 	}
+	// A peer that is lost is dialled once a second or so for the first minute
+	// (bootstrap.go), and libp2p's 16 connections at once and one every 5
+	// seconds, to or from an address, would refuse that on both sides.
+	limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{
+		IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: rate.Limit{RPS: 1, Burst: 64}}},
+		IPv6SubnetLimits: []rate.SubnetLimit{
+			{PrefixLength: 56, Limit: rate.Limit{RPS: 1, Burst: 64}},
+			{PrefixLength: 48, Limit: rate.Limit{RPS: 2, Burst: 320}},
+		},
+		GracePeriod: time.Minute,
+	}}
 	if !cfg.ipfs {
 		var v4, v6 []rcmgr.NetworkPrefixLimit
-		limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{
-			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: rate.Limit{RPS: 0.2, Burst: 16}}},
-			IPv6SubnetLimits: []rate.SubnetLimit{
-				{PrefixLength: 56, Limit: rate.Limit{RPS: 0.2, Burst: 16}},
-				{PrefixLength: 48, Limit: rate.Limit{RPS: 0.5, Burst: 80}},
-			},
-			GracePeriod: time.Minute,
-		}}
 		for _, p := range privatePrefixes {
 			limit := rcmgr.NetworkPrefixLimit{Network: p, ConnCount: math.MaxInt}
 			if p.Addr().Is4() {
@@ -197,8 +200,16 @@ func newResourceManager(cfg *config, blocked func()) (network.ResourceManager, e
 			}
 			limiter.NetworkPrefixLimits = append(limiter.NetworkPrefixLimits, rate.PrefixLimit{Prefix: p})
 		}
-		opts = append(opts, rcmgr.WithNetworkPrefixLimit(v4, v6), rcmgr.WithConnRateLimiters(limiter))
+		opts = append(opts, rcmgr.WithNetworkPrefixLimit(v4, v6))
 	}
+	if cfg.ipfs {
+		for _, p := range privatePrefixes {
+			if p.Addr().IsLoopback() {
+				limiter.NetworkPrefixLimits = append(limiter.NetworkPrefixLimits, rate.PrefixLimit{Prefix: p})
+			}
+		}
+	}
+	opts = append(opts, rcmgr.WithConnRateLimiters(limiter))
 	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(partial.Build(limits)), opts...)
 }
 
@@ -464,6 +475,16 @@ func (h *hostPart) isConnected(id peer.ID) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// keepForBootstrap spares a peer from trimming, or no longer.
+func (h *hostPart) keepForBootstrap(id peer.ID, on bool) {
+	const tag = "p2pnode-bootstrap"
+	if on {
+		h.ConnManager().Protect(id, tag)
+	} else {
+		h.ConnManager().Unprotect(id, tag)
 	}
 }
 

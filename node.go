@@ -51,6 +51,8 @@ type Node struct {
 	sink    *connector.Connector
 	boot    *bootstrapper // nil without bootstrap peers
 
+	recovered signal // there is somebody to talk to, after there was nobody
+
 	listenErrors []*ListenError
 	counters
 }
@@ -78,6 +80,7 @@ func (n *Node) phases() []phase {
 		{"listen", n.startListening},
 		{"mdns", n.startMDNS},
 		{"bootstrap", n.startBootstrap},
+		{"recovery", n.startRecovery},
 	}
 }
 
@@ -302,6 +305,7 @@ func (n *Node) startBootstrap() error {
 			}
 			return nil
 		},
+		keep:      n.base.keepForBootstrap,
 		connected: n.base.isConnected, count: func() int { return len(n.base.swarm.Peers()) }, enough: n.hasEnough, refresh: func() {},
 		change: &n.watch.change, moved: &n.watch.moved, log: n.log,
 		report: func(r BootstrapRound) {
@@ -314,6 +318,32 @@ func (n *Node) startBootstrap() error {
 		n.boot.refresh = n.dht.refresh
 	}
 	n.group.Go(n.boot.run)
+	return nil
+}
+
+// startRecovery begins to watch for what a node has to recover from by itself:
+// a machine that slept, a network that changed, peers that are back.
+func (n *Node) startRecovery() error {
+	n.group.Go(func(ctx context.Context) {
+		watchClock(ctx, time.Now, func() {
+			n.log.Info("the clock jumped: the machine has slept")
+			n.watch.moved.notify()
+		})
+	})
+	check := &checker{host: n.base, log: n.log}
+	n.group.Go(func(ctx context.Context) { check.run(ctx, &n.watch.moved) })
+	if n.dht == nil {
+		return nil
+	}
+	n.group.Go(func(ctx context.Context) {
+		watchRecovery(ctx, &n.watch.change,
+			func() bool { return len(n.base.swarm.Peers()) > 0 },
+			func() bool { return n.dht.connected() },
+			func() {
+				n.recovered.notify()
+				n.group.Go(n.announceAgain)
+			})
+	})
 	return nil
 }
 

@@ -91,6 +91,66 @@ func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
 	})
 }
 
+// TestBootstrapPeerThatComesBackIsMetSoon: within 2 seconds in the first minute
+// of the outage, within the longest backoff later.
+func TestBootstrapPeerThatComesBackIsMetSoon(t *testing.T) {
+	for _, transport := range []string{"QUIC", "memory"} {
+		for _, down := range []time.Duration{time.Second, 5 * time.Second, 33 * time.Second, time.Minute, 10 * time.Minute} {
+			t.Run(transport+" "+down.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var opts []p2ptest.Option
+					if transport == "memory" {
+						opts = append(opts, p2ptest.WithMemoryTransport())
+					}
+					net := p2ptest.NewNetwork(t, opts...)
+					nodes := net.Nodes(t, 3, p2ptest.Use(p2pnode.WithoutDHT()))
+					net.Ready()
+					if err := nodes[0].Close(); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(down)
+					boot := net.Restart(nodes[0])
+					back := time.Now()
+					net.Connected(nodes[1], boot)
+					net.Connected(nodes[2], boot)
+					limit := 2 * time.Second
+					if down > time.Minute {
+						limit = 30*time.Second + 5*time.Second // the longest backoff, and a dial that is under way
+					}
+					if took := time.Since(back); took > limit {
+						t.Errorf("connected again %v after the return", took)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestNamesAreResolvedAgainInEachRound: a bootstrap peer that moved is found
+// under its name.
+func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		boot := net.Node(t)
+		id := boot.ID().String()
+		net.SetDNS("boot.test", "192.0.2.1") // where nobody is
+		byIP := net.Node(t, p2pnode.WithBootstrapAddrs("/dns4/boot.test/udp/4001/quic-v1/p2p/"+id))
+		net.SetDNS("seeds.test", "/ip4/192.0.2.1/udp/4001/quic-v1/p2p/"+id)
+		byList := net.Node(t, p2pnode.WithBootstrapAddrs("/dnsaddr/seeds.test/p2p/"+id))
+		unknown := net.Node(t, p2pnode.WithBootstrapAddrs("/dns4/later.test/udp/4001/quic-v1/p2p/"+id))
+		time.Sleep(20 * time.Second)
+		if n := len(boot.Peers()); n != 0 {
+			t.Fatalf("%d nodes are connected: the test shows nothing", n)
+		}
+		net.SetDNS("boot.test", net.Addr(boot).String())
+		net.SetDNS("seeds.test", boot.Addrs()[0].String())
+		net.SetDNS("later.test", net.Addr(boot).String())
+		for _, n := range []*p2pnode.Node{byIP, byList, unknown} {
+			net.Within(10*time.Second).Connected(n, boot)
+		}
+	})
+}
+
 // TestStreamsSurviveAShortCut: a stream over a path that is cut for less than
 // the 30 seconds of QUIC's idle timeout delivers everything.
 func TestStreamsSurviveAShortCut(t *testing.T) {
