@@ -31,6 +31,7 @@ type config struct {
 
 	key          crypto.PrivKey
 	identityFile string
+	dataDir      string
 
 	listen        []ma.Multiaddr // nil: one per default transport and IP version
 	noListen      bool

@@ -38,6 +38,7 @@
 //
 //	Setting              | Default                       | Why                                                                     | Option
 //	identity             | fresh Ed25519 key             | nothing is written to disk unasked                                      | WithIdentityFile
+//	data directory       | none                          | nothing is written to disk unasked                                      | WithDataDir
 //	network              | p2pnode                       | a new node joins no public network                                      | WithNetwork
 //	transports           | tcp, quic, websocket          | the three that every implementation speaks                              | WithTransports
 //	security             | noise, tls                    | Noise is what every implementation speaks, TLS 1.3 the alternative      | WithSecurity

@@ -42,6 +42,7 @@ func codeDefaults() map[string]string {
 	withPeers.mdns = true
 	return map[string]string{
 		"identity":             map[bool]string{true: "fresh Ed25519 key"}[c.key == nil && c.identityFile == ""],
+		"data directory":       noneIf(c.dataDir == ""),
 		"network":              c.network,
 		"transports":           words(c.enabledTransports()),
 		"security":             words(c.security),

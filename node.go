@@ -40,6 +40,7 @@ type Node struct {
 	stack  lifecycle.Stack  // the one list of what to close, in reverse
 	group  *lifecycle.Group // goroutines that belong to no part
 
+	data    *dataPart // nil without a data directory
 	base    *hostPart // the host itself
 	host    host.Host // the same, finding unknown peers in the DHT
 	watch   *watcher
@@ -68,6 +69,7 @@ type phase struct {
 // for peers last.
 func (n *Node) phases() []phase {
 	return []phase{
+		{"data directory", n.startDataDir},
 		{"identity", n.startIdentity},
 		{"host", n.startHost},
 		{"events", n.startEvents},
@@ -147,6 +149,10 @@ func (n *Node) startIdentity() (err error) {
 		}
 		if created {
 			n.log.Info("identity created", "file", n.cfg.identityFile)
+		}
+	case n.data != nil:
+		if n.key, err = n.data.identity(); err != nil {
+			return &OptionError{Option: "WithDataDir", Err: err}
 		}
 	default:
 		if n.key, err = GenerateKey(KeyEd25519); err != nil {

@@ -81,6 +81,8 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithIdentity", opt: WithIdentity(nil), bad: "nil"},
 		{name: "WithIdentityFile", opt: WithIdentityFile("node.key"), check: func(c *config) bool { return c.identityFile == "node.key" }},
 		{name: "WithIdentityFile", opt: WithIdentityFile(""), bad: "empty"},
+		{name: "WithDataDir", opt: WithDataDir("data"), check: func(c *config) bool { return c.dataDir == "data" }},
+		{name: "WithDataDir", opt: WithDataDir(""), bad: "empty"},
 		{name: "WithIdentityString", opt: WithIdentityString(" " + text + "\n"), check: func(c *config) bool { return c.key.Equals(key) }},
 		{name: "WithIdentityString", opt: WithIdentityString("nonsense"), bad: "private key"},
 		{name: "WithIdentityString", opt: WithIdentityString(text[:40]), bad: "private key"},

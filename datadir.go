@@ -1,0 +1,64 @@
+package p2pnode
+
+import (
+	"errors"
+	"log/slog"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+
+	"github.com/go-p2pnode/p2pnode/internal/datadir"
+)
+
+// identityName is the file of the data directory that holds the identity.
+const identityName = "identity.key"
+
+// WithDataDir sets the directory in which the node keeps what it needs again
+// after a restart, overriding the default of none. It is created with mode
+// 0700 if absent, and locked: a second node with the directory, in this
+// process or another, is an error from New, and so is a directory that cannot
+// be written to. The identity lives in the file identity.key there, made at
+// the first start, unless WithIdentity, WithIdentityFile or WithIdentityString
+// gives another. The lock ends with Close, and with the process.
+func WithDataDir(dir string) Option {
+	return option{"WithDataDir", func(c *config) error {
+		if dir == "" {
+			return errors.New("the path is empty")
+		}
+		c.dataDir = dir
+		return nil
+	}}
+}
+
+// dataPart is the open data directory.
+type dataPart struct {
+	dir *datadir.Dir
+	log *slog.Logger
+}
+
+// startDataDir opens the directory first of all, so that its lock is released
+// after every part that writes to it has ended.
+func (n *Node) startDataDir() error {
+	if n.cfg.dataDir == "" {
+		return nil
+	}
+	dir, err := datadir.Open(n.cfg.dataDir)
+	if err != nil {
+		return &OptionError{Option: "WithDataDir", Err: err}
+	}
+	n.stack.Push("data directory", closeBudget, dir.Close)
+	n.data = &dataPart{dir: dir, log: n.log}
+	return nil
+}
+
+// identity is the key in the directory, made if there is none.
+func (d *dataPart) identity() (crypto.PrivKey, error) {
+	path := d.dir.Path(identityName)
+	key, created, err := loadOrCreateIdentity(path)
+	if err != nil {
+		return nil, err
+	}
+	if created {
+		d.log.Info("identity created", "file", path)
+	}
+	return key, nil
+}

@@ -1,0 +1,79 @@
+package p2pnode
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The identity of the data directory outlives the node, gives way to one that
+// is named, and is never replaced.
+func TestDataDirHoldsTheIdentity(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	start := func(opts ...Option) *Node {
+		t.Helper()
+		n, err := New(testContext(t), append([]Option{WithoutListening(), WithDataDir(dir)}, opts...)...)
+		mustNot(t, err)
+		return n
+	}
+	first := start()
+	mustNot(t, first.Close())
+	key := someKey(t)
+	other := start(WithIdentity(key))
+	mustNot(t, other.Close())
+	again := start()
+	mustNot(t, again.Close())
+	if first.ID() != again.ID() {
+		t.Errorf("%s became %s", first.ID(), again.ID())
+	}
+	if want, _ := PeerID(key); other.ID() != want {
+		t.Errorf("a named identity did not count: %s", other.ID())
+	}
+
+	file := filepath.Join(dir, identityName)
+	mustNot(t, os.WriteFile(file, []byte("broken"), 0o600))
+	_, err := New(testContext(t), WithoutListening(), WithDataDir(dir))
+	wantDataDirError(t, err, file)
+	if b, _ := os.ReadFile(file); string(b) != "broken" {
+		t.Errorf("the broken key was overwritten with %q", b)
+	}
+}
+
+func TestDataDirIsLocked(t *testing.T) {
+	dir := t.TempDir()
+	n := newNode(t, WithDataDir(dir))
+	_, err := New(testContext(t), WithoutListening(), WithDataDir(dir))
+	wantDataDirError(t, err, "another node has it open")
+	// The failed start has not taken the lock from the node that has it.
+	_, err = New(testContext(t), WithoutListening(), WithDataDir(dir))
+	wantDataDirError(t, err, "another node has it open")
+	mustNot(t, n.Close())
+	newNode(t, WithDataDir(dir))
+}
+
+func TestDataDirThatIsNone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	mustNot(t, os.WriteFile(file, []byte("mine"), 0o600))
+	_, err := New(testContext(t), WithoutListening(), WithDataDir(file))
+	wantDataDirError(t, err, file)
+}
+
+func TestDataDirReadOnly(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root writes everywhere")
+	}
+	dir := t.TempDir()
+	mustNot(t, os.Chmod(dir, 0o500))
+	_, err := New(testContext(t), WithoutListening(), WithDataDir(dir))
+	wantDataDirError(t, err, dir)
+}
+
+func wantDataDirError(t *testing.T, err error, says string) {
+	t.Helper()
+	var oe *OptionError
+	if !errors.As(err, &oe) || oe.Option != "WithDataDir" || !strings.Contains(err.Error(), says) {
+		t.Fatalf("%v, which is not about WithDataDir or does not say %q", err, says)
+	}
+}

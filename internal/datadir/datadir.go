@@ -1,0 +1,211 @@
+// Package datadir keeps the small files of one node in a directory that
+// nobody else uses at the same time.
+//
+// A file is replaced by writing a temporary one beside it, syncing that, and
+// renaming it, so a crash at any moment leaves the old or the new content. A
+// checksum in the first line finds what a crash cannot explain: a failing
+// disk, or an editor. A damaged file is set aside under another name and never
+// overwritten, because somebody may want to look at it.
+package datadir
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// MaxSize is the largest content of a file, in bytes.
+const MaxSize = 4 << 20
+
+const (
+	lockName = "lock"
+	magic    = "p2pnode-data-1 "
+	headLen  = len(magic) + 2*sha256.Size + 1
+)
+
+// ErrLocked is returned by Open for a directory that is open elsewhere, in
+// this process or another.
+var ErrLocked = errors.New("another node has it open")
+
+// Dir is an open directory. Its methods are safe for concurrent use.
+type Dir struct {
+	path string
+
+	mu   sync.Mutex // one write at a time: they share temporary names
+	lock *os.File   // nil after Close; guarded by mu
+}
+
+// Open creates the directory with mode 0700 if it is absent, and locks it.
+// The lock goes with the process: none is left behind by a crash.
+func Open(path string) (*Dir, error) {
+	// The working directory may change while the node runs.
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("creating the directory %q: %w", path, bare(err))
+	}
+	lock, err := lockFile(filepath.Join(path, lockName))
+	switch {
+	case errors.Is(err, ErrLocked):
+		return nil, fmt.Errorf("the directory %q: %w; give each node a directory of its own", path, err)
+	case err != nil:
+		return nil, fmt.Errorf("the directory %q cannot be locked for writing: %w", path, bare(err))
+	}
+	// The lock file may be writable in a directory that is not.
+	probe, err := os.CreateTemp(path, ".probe-*")
+	if err != nil {
+		lock.Close() //nolint:errcheck // nothing was written
+		return nil, fmt.Errorf("the directory %q is not writable: %w", path, bare(err))
+	}
+	probe.Close()           //nolint:errcheck // empty
+	os.Remove(probe.Name()) //nolint:errcheck // an empty file disturbs nobody
+	return &Dir{path: path, lock: lock}, nil
+}
+
+// Path is the absolute path of the file with a name.
+func (d *Dir) Path(name string) string { return filepath.Join(d.path, name) }
+
+// Close unlocks the directory. Writes fail from then on.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lock == nil {
+		return nil
+	}
+	err := d.lock.Close()
+	d.lock = nil
+	return err
+}
+
+// DamagedError says that the content of a file is not what was written.
+type DamagedError struct {
+	Path   string // where the file was
+	Kept   string // where it is now; empty if it could not be moved
+	Reason error
+}
+
+func (e *DamagedError) Error() string {
+	if e.Kept == "" {
+		return fmt.Sprintf("file %q is damaged and could not be set aside: %v", e.Path, e.Reason)
+	}
+	return fmt.Sprintf("file %q is damaged and was set aside as %q: %v", e.Path, e.Kept, e.Reason)
+}
+
+// Unwrap returns Reason.
+func (e *DamagedError) Unwrap() error { return e.Reason }
+
+// Read passes the content of a file to parse. A file that is absent is no
+// error, and parse is not called. One whose checksum is wrong or that parse
+// refuses is set aside and reported by a *DamagedError.
+func (d *Dir) Read(name string, parse func([]byte) error) error {
+	path := d.Path(name)
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading %q: %w", path, bare(err))
+	}
+	b, err := io.ReadAll(io.LimitReader(f, int64(headLen+MaxSize+1)))
+	f.Close() //nolint:errcheck // only read
+	if err != nil {
+		return fmt.Errorf("reading %q: %w", path, bare(err))
+	}
+	content, err := decode(b)
+	if err == nil {
+		err = parse(content)
+	}
+	if err != nil {
+		return &DamagedError{Path: path, Kept: d.setAside(path), Reason: err}
+	}
+	return nil
+}
+
+// setAside gives a file a name that nothing has yet, and returns it.
+func (d *Dir) setAside(path string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := 1; i <= 1000; i++ {
+		kept := fmt.Sprintf("%s.damaged-%d", path, i)
+		if _, err := os.Lstat(kept); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if d.lock == nil || os.Rename(path, kept) != nil {
+			return ""
+		}
+		return kept
+	}
+	return ""
+}
+
+// Write replaces the content of a file, or creates it with mode 0600. On error
+// the old content stands.
+func (d *Dir) Write(name string, content []byte) error {
+	if len(content) > MaxSize {
+		return fmt.Errorf("writing %q: %d bytes are more than %d", d.Path(name), len(content), MaxSize)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lock == nil {
+		return fmt.Errorf("writing %q: %w", d.Path(name), fs.ErrClosed)
+	}
+	tmp := d.Path("." + name + ".tmp") // one that a crash left behind is overwritten
+	err := writeSynced(tmp, encode(content))
+	if err == nil {
+		err = os.Rename(tmp, d.Path(name))
+	}
+	if err != nil {
+		os.Remove(tmp) //nolint:errcheck // the next write overwrites it
+		return fmt.Errorf("writing %q: %w", d.Path(name), bare(err))
+	}
+	return syncDir(d.path)
+}
+
+func writeSynced(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	// Without this the name could reach the disk before the content does.
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func encode(content []byte) []byte {
+	sum := sha256.Sum256(content)
+	return append([]byte(magic+hex.EncodeToString(sum[:])+"\n"), content...)
+}
+
+// decode returns the content of what encode made.
+func decode(b []byte) ([]byte, error) {
+	if len(b) > headLen+MaxSize {
+		return nil, fmt.Errorf("it has more than %d bytes", MaxSize)
+	}
+	if len(b) < headLen || !bytes.HasPrefix(b, []byte(magic)) || b[headLen-1] != '\n' {
+		return nil, errors.New("its first line is not that of a data file")
+	}
+	content := b[headLen:]
+	sum := sha256.Sum256(content)
+	if hex.EncodeToString(sum[:]) != string(b[len(magic):headLen-1]) {
+		return nil, errors.New("its checksum is wrong")
+	}
+	return content, nil
+}
+
+// bare drops the path from an error that is about to be told with it.
+func bare(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

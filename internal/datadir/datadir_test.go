@@ -1,0 +1,122 @@
+package datadir
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func open(t *testing.T, path string) *Dir {
+	t.Helper()
+	d, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func read(t *testing.T, d *Dir, name string) (content []byte, err error) {
+	t.Helper()
+	err = d.Read(name, func(b []byte) error {
+		content = bytes.Clone(b)
+		return nil
+	})
+	return content, err
+}
+
+func TestWriteReplacesAndReadReturnsTheLast(t *testing.T) {
+	t.Parallel()
+	d := open(t, filepath.Join(t.TempDir(), "a", "b"))
+	if b, err := read(t, d, "f"); b != nil || err != nil {
+		t.Fatalf("an absent file: %q, %v", b, err)
+	}
+	for _, s := range []string{"one", "", "three\n"} {
+		if err := d.Write("f", []byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := read(t, d, "f"); string(b) != s || err != nil {
+			t.Fatalf("read %q, %v after writing %q", b, err, s)
+		}
+	}
+	fi, err := os.Stat(d.path)
+	if err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("the directory has mode %v, %v", fi.Mode(), err)
+	}
+	if err := d.Write("f", make([]byte, MaxSize+1)); err == nil {
+		t.Error("content over the limit was written")
+	}
+	if b, _ := read(t, d, "f"); string(b) != "three\n" {
+		t.Errorf("a refused write left %q", b)
+	}
+}
+
+func TestOneHolderAtATime(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	d := open(t, path)
+	if _, err := Open(path); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
+		t.Fatalf("a second Open: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write("f", nil); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("a write without the lock: %v", err)
+	}
+	open(t, path)
+}
+
+func TestNotADirectory(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(file); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("Open of a file: %v", err)
+	}
+	if b, _ := os.ReadFile(file); string(b) != "mine" {
+		t.Errorf("the file holds %q now", b)
+	}
+}
+
+func TestDamagedFilesAreKeptUnderAnotherName(t *testing.T) {
+	t.Parallel()
+	d := open(t, t.TempDir())
+	for i, damage := range []string{"", "nonsense", string(encode([]byte("x"))) + "y"} {
+		if err := os.WriteFile(d.Path("f"), []byte(damage), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := read(t, d, "f")
+		var de *DamagedError
+		if !errors.As(err, &de) {
+			t.Fatalf("%q: %v", damage, err)
+		}
+		if b, err := os.ReadFile(de.Kept); err != nil || string(b) != damage {
+			t.Errorf("damage %d: kept %q, %v", i, b, err)
+		}
+		if b, err := read(t, d, "f"); b != nil || err != nil {
+			t.Errorf("afterwards: %q, %v", b, err)
+		}
+	}
+	kept, _ := filepath.Glob(d.Path("f.damaged-*"))
+	if len(kept) != 3 {
+		t.Errorf("kept %v", kept)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(encode(nil))
+	f.Add(encode([]byte("content")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if content, err := decode(b); err == nil && !bytes.Equal(encode(content), b) {
+			t.Errorf("%q was taken for a data file", b)
+		}
+	})
+}
