@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 )
 
@@ -34,6 +36,8 @@ const (
 	bootstrapQuickMax = 800 * time.Millisecond
 	bootstrapRetryMin = time.Second
 	bootstrapRetryMax = 30 * time.Second
+	// savedAtOnce is how many saved peers are dialled in a round, in turn.
+	savedAtOnce = 8
 	// bootstrapGap separates two rounds even when peers come and go at once.
 	bootstrapGap = 400 * time.Millisecond
 )
@@ -45,6 +49,7 @@ const (
 // round) does that.
 type bootstrapper struct {
 	peers     []peer.AddrInfo
+	saved     func() []peer.AddrInfo // some are dialled beside them; may be nil
 	dial      func(context.Context, peer.AddrInfo) error
 	connected func(peer.ID) bool
 	count     func() int          // how many peers are connected
@@ -59,6 +64,7 @@ type bootstrapper struct {
 
 	dials sync.WaitGroup // those of all rounds
 	tries map[peer.ID]*try
+	turn  int // which saved peers are next
 
 	mu   sync.Mutex
 	last *BootstrapRound // guarded by mu
@@ -77,9 +83,6 @@ type try struct {
 func (b *bootstrapper) run(ctx context.Context) {
 	defer b.dials.Wait()
 	b.tries = make(map[peer.ID]*try)
-	for _, p := range b.peers {
-		b.tries[p.ID] = new(try)
-	}
 	var begun time.Time // when the last round began
 	had := true         // so that having enough from the start is not taken for a recovery
 	for ctx.Err() == nil {
@@ -172,15 +175,36 @@ func (b *bootstrapper) pause(ctx context.Context, d time.Duration, moved <-chan 
 	}
 }
 
-// round dials every bootstrap peer that is neither connected nor being dialled
-// already, all at once. It waits for the results, for a second at most: a peer
+// candidates are the peers of a round: every bootstrap peer, and the next of
+// the saved ones.
+func (b *bootstrapper) candidates() []peer.AddrInfo {
+	list := slices.Clone(b.peers)
+	if b.saved != nil {
+		saved := b.saved()
+		for i := range min(savedAtOnce, len(saved)) {
+			list = append(list, saved[(b.turn+i)%len(saved)])
+		}
+		b.turn += savedAtOnce
+		list = addrs.Merge(list...)
+	}
+	for _, p := range list {
+		if b.tries[p.ID] == nil {
+			b.tries[p.ID] = new(try)
+		}
+	}
+	return list
+}
+
+// round dials every bootstrap peer, and some saved ones, that are neither
+// connected nor being dialled already, all at once. It waits for the results, for a second at most: a peer
 // that takes longer does not hold up the others. The limit is that of each
 // dial, 0 for the short one of a fresh outage. It reports whether somebody was
 // reached.
 func (b *bootstrapper) round(ctx context.Context, limit time.Duration) bool {
 	started := time.Now()
+	peers := b.candidates()
 	fresh := make(map[peer.ID]bool) // dialled in this round
-	for _, p := range b.peers {
+	for _, p := range peers {
 		t := b.tries[p.ID]
 		if b.connected(p.ID) || t.dialling() {
 			continue
@@ -191,7 +215,7 @@ func (b *bootstrapper) round(ctx context.Context, limit time.Duration) bool {
 	timer := time.NewTimer(bootstrapRoundLimit)
 	defer timer.Stop()
 	late := false
-	for _, p := range b.peers {
+	for _, p := range peers {
 		if t := b.tries[p.ID]; fresh[p.ID] && !late {
 			select {
 			case <-t.busy:
@@ -208,7 +232,7 @@ func (b *bootstrapper) round(ctx context.Context, limit time.Duration) bool {
 		Connected: []peer.ID{}, Failed: []DialFailure{}, // never null in JSON
 	}
 	reached, out := false, 0
-	for _, p := range b.peers {
+	for _, p := range peers {
 		t := b.tries[p.ID]
 		switch {
 		case b.connected(p.ID):

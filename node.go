@@ -83,6 +83,7 @@ func (n *Node) phases() []phase {
 		{"mdns", n.startMDNS},
 		{"bootstrap", n.startBootstrap},
 		{"recovery", n.startRecovery},
+		{"saved peers", n.startSavingPeers},
 	}
 }
 
@@ -301,8 +302,15 @@ func (n *Node) startMDNS() error {
 
 func (n *Node) startBootstrap() error {
 	peers := n.cfg.bootstrapPeers()
+	saved := func() []peer.AddrInfo { return n.data.saved(n.id) }
+	enough := n.hasEnough
 	if len(peers) == 0 {
-		return nil
+		if len(saved()) == 0 {
+			return nil
+		}
+		if n.cfg.minPeers < 0 {
+			enough = func() bool { return len(n.base.swarm.Peers()) > 0 && n.hasEnough() }
+		}
 	}
 	n.boot = &bootstrapper{
 		peers: peers, dial: func(ctx context.Context, p peer.AddrInfo) error {
@@ -312,7 +320,7 @@ func (n *Node) startBootstrap() error {
 			return nil
 		},
 		keep:      n.base.keepForBootstrap,
-		connected: n.base.isConnected, count: func() int { return len(n.base.swarm.Peers()) }, enough: n.hasEnough, refresh: func() {},
+		connected: n.base.isConnected, count: func() int { return len(n.base.swarm.Peers()) }, enough: enough, saved: saved, refresh: func() {},
 		change: &n.watch.change, moved: &n.watch.moved, log: n.log,
 		report: func(r BootstrapRound) {
 			n.rounds.Add(1)

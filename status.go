@@ -27,7 +27,9 @@ type Status struct {
 	// without bootstrap peers.
 	Bootstrap *BootstrapRound `json:"bootstrap,omitempty"`
 	Relays    []RelayStatus   `json:"relays,omitempty"` // those of WithAutoRelay
-	Closed    bool            `json:"closed"`
+	// Warnings are files of WithDataDir that were damaged and set aside.
+	Warnings []string `json:"warnings,omitempty"`
+	Closed   bool     `json:"closed"`
 }
 
 // DHTStatus describes the DHT.
@@ -62,6 +64,9 @@ func (n *Node) Status() Status {
 		ListenAddrs:  n.base.listenAddrs(),
 		Reachability: n.watch.reachability().String(),
 		Peers:        n.base.peers(),
+	}
+	if n.data != nil {
+		s.Warnings = slices.Clone(n.data.warnings)
 	}
 	for _, e := range n.listenErrors {
 		s.ListenErrors = append(s.ListenErrors, e.Error())

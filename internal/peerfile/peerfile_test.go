@@ -1,0 +1,102 @@
+package peerfile
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+var now = time.Date(2030, 1, 8, 12, 0, 0, 0, time.UTC)
+
+func some(t testing.TB, addr string, age time.Duration) Peer {
+	t.Helper()
+	id, err := test.RandPeerID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Peer{ID: id, Addrs: []ma.Multiaddr{ma.StringCast(addr)}, Seen: now.Add(-age)}
+}
+
+func TestChooseAgesOut(t *testing.T) {
+	t.Parallel()
+	young, old := some(t, "/ip4/192.0.2.1/tcp/1", MaxAge), some(t, "/ip4/192.0.2.2/tcp/1", MaxAge+1)
+	future := some(t, "/ip4/192.0.2.3/tcp/1", -time.Hour)
+	got := Choose(now, []Peer{old, young, future})
+	if len(got) != 2 || got[0].ID != future.ID || got[1].ID != young.ID {
+		t.Fatalf("chose %v", got)
+	}
+	if !got[0].Seen.Equal(now) {
+		t.Errorf("a peer seen in the future keeps that time: %v", got[0].Seen)
+	}
+}
+
+func TestChooseTakesTheLatestEntry(t *testing.T) {
+	t.Parallel()
+	p := some(t, "/ip4/192.0.2.1/tcp/1", time.Hour)
+	q := p
+	q.Addrs, q.Seen = []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/2")}, now
+	for _, lists := range [][][]Peer{{{p}, {q}}, {{q}, {p}}} {
+		if got := Choose(now, lists...); len(got) != 1 || !got[0].Addrs[0].Equal(q.Addrs[0]) {
+			t.Errorf("chose %v", got)
+		}
+	}
+}
+
+func TestChooseSpreadsOverNetworks(t *testing.T) {
+	t.Parallel()
+	for _, network := range []string{"/ip4/203.0.%d.1/tcp/1", "/ip6/2001:db8:%d::1/tcp/1"} {
+		var list []Peer
+		for i := range 200 {
+			list = append(list, some(t, fmt.Sprintf(network, i), 0))
+		}
+		if got := Choose(now, list); len(got) != MaxPerNetwork {
+			t.Errorf("%d of one network were chosen", len(got))
+		}
+		var others []Peer
+		for i := range 90 {
+			others = append(others, some(t, fmt.Sprintf("/ip4/10.%d.0.1/tcp/1", i), time.Hour))
+		}
+		got := Choose(now, list, others)
+		found := map[peer.ID]bool{}
+		for _, p := range got {
+			found[p.ID] = true
+		}
+		if len(got) != Max {
+			t.Errorf("%d were chosen, not %d", len(got), Max)
+		}
+		for _, p := range others {
+			if !found[p.ID] {
+				t.Fatalf("%v, the only one of its network, was not chosen", p.Addrs)
+			}
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	good, err := Encode([]Peer{some(f, "/ip4/192.0.2.1/tcp/1", 0)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`[{"id":"x","addrs":[""]}]`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := Parse(b)
+		if err != nil {
+			return
+		}
+		text, err := Encode(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := Parse(text); err != nil || !reflect.DeepEqual(again, list) {
+			t.Errorf("%v became %v, %v", list, again, err)
+		}
+		Choose(now, list)
+	})
+}
