@@ -27,6 +27,9 @@ type Status struct {
 	// without bootstrap peers.
 	Bootstrap *BootstrapRound `json:"bootstrap,omitempty"`
 	Relays    []RelayStatus   `json:"relays,omitempty"` // those of WithAutoRelay
+	// PrivateNetwork is a fingerprint of the key of WithPrivateNetwork, equal on
+	// nodes with the same key; empty without one.
+	PrivateNetwork string `json:"privateNetwork,omitempty"`
 	// Warnings are files of WithDataDir that were damaged and set aside.
 	Warnings []string `json:"warnings,omitempty"`
 	Closed   bool     `json:"closed"`
@@ -65,6 +68,7 @@ func (n *Node) Status() Status {
 		Reachability: n.watch.reachability().String(),
 		Peers:        n.base.peers(),
 	}
+	s.PrivateNetwork = fingerprint(n.cfg.psk)
 	if n.data != nil {
 		s.Warnings = slices.Clone(n.data.warnings)
 	}
