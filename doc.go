@@ -86,7 +86,8 @@
 //
 // A node below its minimum of peers dials its bootstrap peers, at once and
 // then with delays that grow to 30 seconds, for ever; a change of its
-// addresses starts again at once. [Node.Status] is a snapshot of where things
+// addresses starts again at once. With [WithDataDir] it also dials the peers
+// that it knew before a restart. [Node.Status] is a snapshot of where things
 // stand, and [Node.Events] streams what changes.
 //
 // # Other implementations

@@ -42,7 +42,7 @@ type ReachabilityChanged struct{ Reachability network.Reachability }
 type BootstrapRound struct {
 	At        time.Time     `json:"at"`
 	Took      time.Duration `json:"took"`      // nanoseconds
-	Connected []peer.ID     `json:"connected"` // the bootstrap peers that are connected after the round
+	Connected []peer.ID     `json:"connected"` // the bootstrap and saved peers that are connected after the round
 	Failed    []DialFailure `json:"failed"`    // those that are not, and why
 	Peers     int           `json:"peers"`     // how many peers of any kind are connected after the round
 }
