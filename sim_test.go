@@ -151,6 +151,43 @@ func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
 	})
 }
 
+// TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead: within 2 seconds,
+// after an orderly end and after a crash.
+func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		t.Run(map[bool]string{false: "restarted", true: "crashed"}[crash], func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				net := p2ptest.NewNetwork(t)
+				nodes := net.Nodes(t, 6)
+				n := net.Node(t, p2pnode.WithBootstrapPeers(nodes[0].AddrInfo(), nodes[1].AddrInfo()), p2pnode.WithDataDir(dir))
+				net.Ready()
+				net.RoutingTable(n, 6)
+				time.Sleep(11 * time.Minute) // peers are saved every 10
+				if crash {
+					net.Crash(n)
+				}
+				net.Crash(nodes[0], nodes[1])
+				begun := time.Now()
+				n = net.Restart(n)
+				if !crash {
+					begun = time.Now() // its Close came before
+				}
+				net.Until("peers", func() error {
+					if len(n.Peers()) == 0 {
+						return errors.New("there are none")
+					}
+					return nil
+				})
+				if took := time.Since(begun); took > 2*time.Second {
+					t.Errorf("it has peers after %v", took)
+				}
+				net.Ready(n)
+			})
+		})
+	}
+}
+
 // TestStreamsSurviveAShortCut: a stream over a path that is cut for less than
 // the 30 seconds of QUIC's idle timeout delivers everything.
 func TestStreamsSurviveAShortCut(t *testing.T) {
