@@ -48,8 +48,9 @@ type config struct {
 	validators map[string]record.Validator
 	datastore  datastore.Batching
 
-	bootstrap []peer.AddrInfo
-	minPeers  int // -1: derived
+	bootstrap  []peer.AddrInfo
+	persistent []peer.AddrInfo
+	minPeers   int // -1: derived
 
 	mdns        bool
 	mdnsService string // "": from the network's name
@@ -309,7 +310,9 @@ func (c *config) effectiveMinPeers() int {
 }
 
 // looksForPeers reports whether the node was told where to find others.
-func (c *config) looksForPeers() bool { return len(c.bootstrapPeers()) > 0 || c.mdns }
+func (c *config) looksForPeers() bool {
+	return len(c.bootstrapPeers()) > 0 || len(c.persistent) > 0 || c.mdns
+}
 
 // bootstrapPeers are the configured ones, and on the public network its own
 // ones when none are configured.

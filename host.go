@@ -478,9 +478,11 @@ func (h *hostPart) isConnected(id peer.ID) bool {
 	}
 }
 
-// keepForBootstrap spares a peer from trimming, or no longer.
-func (h *hostPart) keepForBootstrap(id peer.ID, on bool) {
-	const tag = "p2pnode-bootstrap"
+// keepForBootstrap and keepPersistent spare a peer from trimming, or no longer.
+func (h *hostPart) keepForBootstrap(id peer.ID, on bool) { h.protect(id, "p2pnode-bootstrap", on) }
+func (h *hostPart) keepPersistent(id peer.ID, on bool)   { h.protect(id, "p2pnode-persistent", on) }
+
+func (h *hostPart) protect(id peer.ID, tag string, on bool) {
 	if on {
 		h.ConnManager().Protect(id, tag)
 	} else {

@@ -52,6 +52,8 @@ type Node struct {
 	sink    *connector.Connector
 	boot    *bootstrapper // nil without bootstrap peers
 
+	persistent *persistentPart
+
 	recovered signal // there is somebody to talk to, after there was nobody
 
 	listenErrors []*ListenError
@@ -82,6 +84,7 @@ func (n *Node) phases() []phase {
 		{"listen", n.startListening},
 		{"mdns", n.startMDNS},
 		{"bootstrap", n.startBootstrap},
+		{"persistent peers", n.startPersistent},
 		{"recovery", n.startRecovery},
 		{"saved peers", n.startSavingPeers},
 	}
@@ -164,6 +167,9 @@ func (n *Node) startIdentity() (err error) {
 		return err
 	}
 	if err := checkBootstrap(n.cfg.bootstrap, n.id, "WithBootstrapPeers"); err != nil {
+		return err
+	}
+	if err := checkBootstrap(n.cfg.persistent, n.id, "WithPersistentPeers"); err != nil {
 		return err
 	}
 	return checkBootstrap(n.cfg.autoRelays, n.id, "WithAutoRelay")

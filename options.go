@@ -403,7 +403,8 @@ func WithBootstrapAddrs(addresses ...string) Option {
 
 // WithMinPeers sets how many connected peers the node wants at least: below
 // that it dials its bootstrap peers again, and WaitReady waits. It overrides
-// the default of 1 with bootstrap peers or mDNS, and 0 without either.
+// the default of 1 with bootstrap peers, persistent peers or mDNS, and 0
+// without any of them.
 func WithMinPeers(n int) Option {
 	return option{"WithMinPeers", func(c *config) error {
 		if n < 0 {

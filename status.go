@@ -27,6 +27,8 @@ type Status struct {
 	// without bootstrap peers.
 	Bootstrap *BootstrapRound `json:"bootstrap,omitempty"`
 	Relays    []RelayStatus   `json:"relays,omitempty"` // those of WithAutoRelay
+	// Persistent are the peers of WithPersistentPeers and AddPersistentPeers.
+	Persistent []PersistentStatus `json:"persistent,omitempty"`
 	// PrivateNetwork is a fingerprint of the key of WithPrivateNetwork, equal on
 	// nodes with the same key; empty without one.
 	PrivateNetwork string `json:"privateNetwork,omitempty"`
@@ -91,6 +93,7 @@ func (n *Node) Status() Status {
 	if r := n.boot.lastRound(); r != nil {
 		s.Bootstrap = r.clone()
 	}
+	s.Persistent = n.persistent.list()
 	for _, r := range n.cfg.autoRelays {
 		s.Relays = append(s.Relays, RelayStatus{ID: r.ID, Reserved: n.relay.reserved(n.base, r.ID)})
 	}

@@ -1,0 +1,188 @@
+package p2pnode_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+func persistent(tb testing.TB, n *p2pnode.Node, id peer.ID) p2pnode.PersistentStatus {
+	tb.Helper()
+	for _, s := range n.Status().Persistent {
+		if s.ID == id {
+			return s
+		}
+	}
+	tb.Fatalf("%s is no persistent peer: %+v", id, n.Status().Persistent)
+	return p2pnode.PersistentStatus{}
+}
+
+func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		friend := net.Node(t)
+		where := net.AddrInfo(friend)
+		net.Crash(friend)
+		n := net.Node(t, p2pnode.WithPersistentPeers(where))
+		// The first address event of the host, some seconds after its start,
+		// ends the wait and starts the delays anew.
+		time.Sleep(20 * time.Second)
+		before := persistent(t, n, friend.ID()).Failures
+		longest := time.Duration(0)
+		for i := before + 1; i <= before+9; i++ {
+			net.Within(30*time.Minute).Until("another failure", func() error {
+				if persistent(t, n, friend.ID()).Failures < i {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+			s := persistent(t, n, friend.ID())
+			d := time.Until(s.NextDial)
+			if d < 2*time.Second || d > 10*time.Minute || d < longest/2 || s.Connected || !strings.Contains(s.LastError, "16.1.0.1") {
+				t.Fatalf("after %d failures: %+v, the next dial in %v, after delays of up to %v", i, s, d, longest)
+			}
+			longest = max(longest, d)
+		}
+		if longest < 5*time.Minute {
+			t.Errorf("the delays have grown to %v", longest)
+		}
+		friend = net.Restart(friend)
+		net.Within(11*time.Minute).Connected(n, friend)
+		if s := persistent(t, n, friend.ID()); !s.Connected || s.Failures != 0 || s.LastError != "" || !s.NextDial.IsZero() {
+			t.Errorf("connected: %+v", s)
+		}
+
+		// Lost again, it is dialled at once.
+		if err := friend.Close(); err != nil {
+			t.Fatal(err)
+		}
+		friend = net.Restart(friend)
+		net.Within(10*time.Second).Connected(n, friend)
+	})
+}
+
+func TestPersistentPeersAreNotTrimmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		friend := net.Node(t)
+		n := net.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()), p2pnode.WithConnLimits(2, 4), p2pnode.WithoutDHT())
+		net.Connected(n, friend)
+		conn := n.Host().Network().ConnsToPeer(friend.ID())[0]
+		for range 12 {
+			other := net.Node(t, p2pnode.WithoutDHT())
+			if err := other.Connect(t.Context(), n.AddrInfo()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if got := len(n.Peers()); got > 4 {
+			t.Fatalf("%d peers are connected: nothing was trimmed, the test shows nothing", got)
+		}
+		if conn.IsClosed() {
+			t.Error("the persistent peer was trimmed")
+		}
+	})
+}
+
+func TestPersistentPeersChangeAtRunTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		// Without a DHT, in which they would find each other again.
+		alone := p2pnode.WithoutDHT()
+		a, b, n := net.Node(t, alone), net.Node(t, alone), net.Node(t, alone)
+		if err := n.AddPersistentPeers(a.AddrInfo(), b.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		net.Connected(n, a)
+		net.Connected(n, b)
+		if err := n.RemovePersistentPeers(b.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if list := n.Status().Persistent; len(list) != 1 || list[0].ID != a.ID() {
+			t.Errorf("after the removal: %+v", list)
+		}
+		b = restart(t, net, b)
+		a = restart(t, net, a)
+		net.Connected(n, a)
+		time.Sleep(time.Minute)
+		for _, p := range n.Peers() {
+			if p.ID == b.ID() {
+				t.Error("the removed peer is dialled again")
+			}
+		}
+
+		for what, err := range map[string]error{
+			"itself":     n.AddPersistentPeers(n.AddrInfo()),
+			"no address": n.AddPersistentPeers(peer.AddrInfo{ID: b.ID()}),
+			"no peer":    n.AddPersistentPeers(),
+			"not kept":   n.RemovePersistentPeers(b.ID()),
+		} {
+			if err == nil {
+				t.Errorf("%s: no error", what)
+			}
+		}
+		// Another address of one that is kept is tried at once.
+		wrong := net.AddrInfo(b)
+		wrong.Addrs = wrong.Addrs[:0:0]
+		for _, ai := range must(p2pnode.ParsePeers("/ip4/192.0.2.1/udp/1/quic-v1/p2p/" + b.ID().String())) {
+			wrong.Addrs = append(wrong.Addrs, ai.Addrs...)
+		}
+		if err := n.AddPersistentPeers(wrong); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute) // its delays have grown to minutes
+		if err := n.AddPersistentPeers(b.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		net.Within(10*time.Second).Connected(n, b)
+
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.AddPersistentPeers(a.AddrInfo()); !errors.Is(err, p2pnode.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		if err := n.RemovePersistentPeers(a.ID()); !errors.Is(err, p2pnode.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+	})
+}
+
+func restart(t *testing.T, net *p2ptest.Network, n *p2pnode.Node) *p2pnode.Node {
+	t.Helper()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return net.Restart(n)
+}
+
+func must(list []peer.AddrInfo, err error) []peer.AddrInfo {
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+func TestOwnIDAmongThePersistentPeersIsAnError(t *testing.T) {
+	key, err := p2pnode.GenerateKey(p2pnode.KeyEd25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := p2pnode.PeerID(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := must(p2pnode.ParsePeers("/ip4/192.0.2.1/tcp/1/p2p/" + id.String()))
+	_, err = p2pnode.New(t.Context(), p2pnode.WithIdentity(key), p2pnode.WithPersistentPeers(self...), p2pnode.WithoutListening())
+	var option *p2pnode.OptionError
+	if !errors.As(err, &option) || option.Option != "WithPersistentPeers" {
+		t.Errorf("%v", err)
+	}
+}
