@@ -221,7 +221,7 @@ func (n *Node) startPubSub() (err error) {
 		return nil
 	}
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
-	if n.pubsub, err = newPubSub(n.cfg, n.base, group); err != nil {
+	if n.pubsub, err = newPubSub(n.cfg, n.base, group, n.watch.change.notify); err != nil {
 		_ = group.Close() // it has started nothing
 		return err
 	}

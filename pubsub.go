@@ -95,6 +95,8 @@ type pubsubPart struct {
 	group *lifecycle.Group
 	limit int // of a message's data
 
+	changed func() // somebody is there to send to; must not wait
+
 	// topics are those joined, by name. The map is replaced, never changed: it
 	// is read without mu, also from the router's own loop, which join waits
 	// for while it holds mu.
@@ -132,10 +134,10 @@ type feed struct {
 
 // newPubSub starts gossipsub. The router has no Close: it lives as long as the
 // group's context, and its goroutines end shortly after.
-func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group) (*pubsubPart, error) {
+func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group, changed func()) (*pubsubPart, error) {
 	p := &pubsubPart{
 		self: h.ID(), log: cfg.logger, group: group,
-		limit: cfg.maxMessageSize - messageOverhead,
+		limit: cfg.maxMessageSize - messageOverhead, changed: changed,
 		links: make(map[peer.ID]bool),
 	}
 	p.topics.Store(&map[string]*topic{})
@@ -258,6 +260,7 @@ func (p *pubsubPart) countLocked(t *topic) {
 	}
 	if t.peers.Swap(n) < n {
 		t.came.notify()
+		p.changed()
 	}
 }
 
