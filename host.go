@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
@@ -411,10 +412,15 @@ func (n *Node) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 type Peer struct {
 	ID        peer.ID       `json:"id"`
 	Addr      ma.Multiaddr  `json:"addr"`              // the far end of the best connection
+	Transport string        `json:"transport"`         // of that connection, such as "quic-v1", "tcp" or "p2p-circuit"
 	Relayed   bool          `json:"relayed"`           // there is no direct connection
 	Direction string        `json:"direction"`         // "inbound" or "outbound"
 	Latency   time.Duration `json:"latency,omitempty"` // moving average, in nanoseconds; 0 when not measured yet
+	Since     time.Time     `json:"since"`             // when that connection was opened
 	Agent     string        `json:"agent,omitempty"`   // what the peer calls itself
+	// Protocols are those that the peer says it speaks, sorted. They are empty
+	// until it is identified.
+	Protocols []protocol.ID `json:"protocols,omitempty"`
 }
 
 // Peers returns the connected peers, sorted by ID. After Close it returns nil.
@@ -458,12 +464,18 @@ func (h *hostPart) peer(id peer.ID) (Peer, bool) {
 	p := Peer{
 		ID:        id,
 		Addr:      best.RemoteMultiaddr(),
+		Transport: best.ConnState().Transport,
+		Since:     best.Stat().Opened,
 		Relayed:   addrs.IsCircuit(best.RemoteMultiaddr()),
 		Direction: strings.ToLower(best.Stat().Direction.String()),
 		Latency:   h.Peerstore().LatencyEWMA(id),
 	}
 	if v, err := h.Peerstore().Get(id, "AgentVersion"); err == nil {
 		p.Agent, _ = v.(string)
+	}
+	if protos, err := h.Peerstore().GetProtocols(id); err == nil {
+		slices.Sort(protos)
+		p.Protocols = protos
 	}
 	return p, true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -186,6 +187,42 @@ func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPeersTellHowTheyAreConnected: directly or by a relay, over what, since
+// when, and what they speak.
+func TestPeersTellHowTheyAreConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		relay := net.Node(t, p2pnode.WithRelayService())
+		behind := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithUserAgent("hidden/1"))
+		if err := behind.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
+			t.Fatal(err)
+		}
+		n := net.Node(t, p2pnode.WithBootstrapPeers(relay.AddrInfo()))
+		net.Ready(n)
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		if err := n.Connect(t.Context(), behind.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		for _, p := range n.Peers() {
+			direct := p.ID == relay.ID()
+			transport, agent := "p2p-circuit", "hidden/1"
+			if direct {
+				transport, agent = "quic-v1", "p2pnode"
+			}
+			if p.Relayed == direct || p.Transport != transport || p.Agent != agent || p.Direction != "outbound" ||
+				p.Since.Before(begun) != direct || p.Since.After(begun.Add(2*time.Second)) ||
+				!slices.Contains(p.Protocols, "/ipfs/ping/1.0.0") || !slices.IsSorted(p.Protocols) {
+				t.Errorf("%+v", p)
+			}
+		}
+		if len(n.Peers()) != 2 {
+			t.Errorf("%d peers", len(n.Peers()))
+		}
+	})
 }
 
 // TestStreamsSurviveAShortCut: a stream over a path that is cut for less than
