@@ -129,8 +129,16 @@ func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 	if !c.Defined() {
 		return errors.New("p2pnode: provide: the CID is undefined")
 	}
-	err := n.provide(ctx, "provide "+c.String(), c.Hash())
+	err := n.announce(ctx, c)
 	n.content.remember(c)
+	return err
+}
+
+// announce provides a CID and tells how it went.
+func (n *Node) announce(ctx context.Context, c cid.Cid) error {
+	begun := time.Now()
+	err := n.provide(ctx, "provide "+c.String(), c.Hash())
+	n.watch.emit(Provided{CID: c, Took: time.Since(begun), Err: err})
 	return err
 }
 
@@ -186,7 +194,7 @@ func (n *Node) announceAll(ctx context.Context, list []cid.Cid) (failed []cid.Ci
 		wg.Go(func() {
 			for c := range todo {
 				ctx, cancel := context.WithTimeout(ctx, announceTimeout)
-				err := n.provide(ctx, "provide "+c.String(), c.Hash())
+				err := n.announce(ctx, c)
 				cancel()
 				if err != nil {
 					mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -52,6 +53,30 @@ func (r BootstrapRound) clone() *BootstrapRound {
 	return &r
 }
 
+// RelayReserved says that a reservation at a relay of WithAutoRelay stands:
+// others can reach the node through it.
+type RelayReserved struct{ ID peer.ID }
+
+// RelayLost says that a reservation does not stand any more. The node goes on
+// trying to get it back.
+type RelayLost struct{ ID peer.ID }
+
+// HolePunched is the result of one attempt to connect directly to a peer that
+// is connected by a relay; there are three at most for a connection.
+type HolePunched struct {
+	ID   peer.ID
+	Took time.Duration
+	Err  error // nil when there is a direct connection now
+}
+
+// Provided is the result of announcing a CID, by Provide or by the node itself
+// when it had been without peers.
+type Provided struct {
+	CID  cid.Cid
+	Took time.Duration
+	Err  error // nil when another peer holds the record
+}
+
 // DialFailure is a peer that could not be reached.
 type DialFailure struct {
 	ID  peer.ID
@@ -73,6 +98,10 @@ func (AddrsChanged) event()        {}
 func (ReachabilityChanged) event() {}
 func (BootstrapRound) event()      {}
 func (EventsLost) event()          {}
+func (RelayReserved) event()       {}
+func (RelayLost) event()           {}
+func (HolePunched) event()         {}
+func (Provided) event()            {}
 
 // eventBuffer is how many events wait for a consumer of Events.
 const eventBuffer = 256

@@ -177,6 +177,7 @@ func (n *Node) startIdentity() (err error) {
 
 func (n *Node) startHost() (err error) {
 	n.relay = newRelay(n.cfg, n.log)
+	n.relay.emit = func(ev Event) { n.watch.emit(ev) }
 	opts := n.relay.options(n.cfg)
 	var blocked func()
 	if n.cfg.metrics != nil {

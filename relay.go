@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
@@ -47,6 +49,7 @@ type relayPart struct {
 	ask    sync.Once
 
 	update chan struct{} // a reservation may have changed
+	emit   func(Event)   // set before the host is made; the watcher exists by the time of the first call
 }
 
 func newRelay(cfg *config, log *slog.Logger) *relayPart {
@@ -100,7 +103,7 @@ func (r *relayPart) options(cfg *config) []libp2p.Option {
 	}
 	opts = append(opts, reachabilityOptions(reach)...)
 	if cfg.holePunching {
-		opts = append(opts, libp2p.EnableHolePunching())
+		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{r})))
 	}
 	if cfg.portMapping {
 		opts = append(opts, libp2p.NATPortMap())
@@ -220,9 +223,20 @@ func (r *relayPart) follow(group *lifecycle.Group, h *hostPart) error {
 	}
 	started := group.Go(func(ctx context.Context) {
 		defer emitter.Close()
+		held := make(map[peer.ID]bool)
 		for {
 			select {
 			case <-r.update:
+				for _, p := range r.relays {
+					switch now := r.reserved(h, p.ID); {
+					case now && !held[p.ID]:
+						r.emit(RelayReserved{p.ID})
+						held[p.ID] = true
+					case !now && held[p.ID]:
+						r.emit(RelayLost{p.ID})
+						held[p.ID] = false
+					}
+				}
 				list := r.circuitAddrs(h)
 				r.log.Info("relay reservations changed", "addrs", len(list))
 				if err := emitter.Emit(event.EvtAutoRelayAddrsUpdated{RelayAddrs: list}); err != nil {
@@ -249,6 +263,22 @@ type relayTracer struct {
 
 func (t relayTracer) ReservationRequestFinished(bool, error) { t.changed() }
 func (t relayTracer) ReservationEnded(int)                   { t.changed() }
+
+// punchTracer turns the end of an attempt to punch a hole into an event.
+type punchTracer struct{ r *relayPart }
+
+func (t punchTracer) Trace(ev *holepunch.Event) {
+	end, ok := ev.Evt.(*holepunch.EndHolePunchEvt)
+	if !ok {
+		return
+	}
+	result := HolePunched{ID: ev.Remote, Took: end.EllapsedTime}
+	if !end.Success {
+		result.Err = errors.New(strings.ReplaceAll(end.Error, "\n", " "))
+	}
+	t.r.log.Info("hole punch", "peer", result.ID, "took", result.Took, "err", result.Err)
+	t.r.emit(result)
+}
 
 // startRelayService runs a relay. Libp2p's own option would start it only once
 // the node is known to be public, which on a private network never happens.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -223,6 +224,81 @@ func TestPeersTellHowTheyAreConnected(t *testing.T) {
 			t.Errorf("%d peers", len(n.Peers()))
 		}
 	})
+}
+
+// TestEventsTellOfRelaysHolePunchesAndProvides.
+func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
+	for _, kind := range []p2ptest.NATKind{p2ptest.PortRestricted, p2ptest.Symmetric} {
+		t.Run(kind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := p2ptest.NewNetwork(t)
+				relay := net.Node(t, p2pnode.WithRelayService())
+				opts := []p2pnode.Option{p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching()}
+				a := net.NAT(kind).Node(t, opts...)
+				b := net.NAT(kind).Node(t, opts...)
+				var mu sync.Mutex
+				var reserved, lost, provided, unprovided int
+				var punches []p2pnode.HolePunched
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				events := b.Events(ctx)
+				go func() {
+					for ev := range events {
+						mu.Lock()
+						switch ev := ev.(type) {
+						case p2pnode.RelayReserved:
+							if ev.ID == relay.ID() {
+								reserved++
+							}
+						case p2pnode.RelayLost:
+							lost++
+						case p2pnode.HolePunched:
+							if ev.ID == a.ID() {
+								punches = append(punches, ev)
+							}
+						case p2pnode.Provided:
+							if ev.Err == nil {
+								provided++
+							} else {
+								unprovided++
+							}
+						}
+						mu.Unlock()
+					}
+				}()
+				if err := b.WaitReady(t.Context(), p2pnode.StageReachable, p2pnode.StageRouting); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				c, err := p2pnode.CIDOf(strings.NewReader("x"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := b.Provide(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+				if err := a.Connect(t.Context(), b.AddrInfo()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				if err := relay.Close(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				mu.Lock()
+				defer mu.Unlock()
+				if reserved != 1 || lost != 1 || provided != 1 || unprovided != 0 {
+					t.Errorf("%d reservations, %d lost, %d provides, %d that failed", reserved, lost, provided, unprovided)
+				}
+				if len(punches) == 0 {
+					t.Fatal("no hole punch is told of")
+				}
+				if last := punches[len(punches)-1]; (last.Err == nil) != (kind == p2ptest.PortRestricted) || last.Took <= 0 {
+					t.Errorf("the last of %d attempts: %+v", len(punches), last)
+				}
+			})
+		})
+	}
 }
 
 // TestStreamsSurviveAShortCut: a stream over a path that is cut for less than
