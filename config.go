@@ -50,6 +50,8 @@ type config struct {
 
 	bootstrap  []peer.AddrInfo
 	persistent []peer.AddrInfo
+	allowed    []peer.ID // nil: all
+	blocked    []peer.ID
 	minPeers   int // -1: derived
 
 	mdns        bool
@@ -219,6 +221,7 @@ func (c *config) validate() []error {
 	if c.minPeers > c.connHigh {
 		fail("WithMinPeers", "%d peers are more than the %d connections at which WithConnLimits starts to trim; raise the limit or lower the minimum", c.minPeers, c.connHigh)
 	}
+	c.validateAccess(fail)
 	slices.SortStableFunc(errs, func(a, b error) int { return cmpErrors(a, b) })
 	return errs
 }

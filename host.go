@@ -52,7 +52,7 @@ type hostPart struct {
 // newHost builds a host that does not listen yet: the parts on top of it
 // register their protocols first, and each address is then bound by itself,
 // so that each has its own error. relayOptions come from relay.go.
-func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, factory func([]ma.Multiaddr) []ma.Multiaddr, blocked func()) (_ *hostPart, err error) {
+func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, factory func([]ma.Multiaddr) []ma.Multiaddr, gate libp2p.Option, blocked func()) (_ *hostPart, err error) {
 	// A libp2p.New that fails does not close what it was given, so what it
 	// is given is made here and closed here.
 	var made []io.Closer
@@ -93,6 +93,7 @@ func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, fact
 	)
 	opts = append(opts, relayOptions...)
 	opts = append(opts, cfg.libp2pOptions...)
+	opts = append(opts, gate) // in front of one of the application's
 	h, err := libp2p.New(opts...)
 	if err != nil {
 		return nil, err

@@ -53,6 +53,7 @@ type Node struct {
 	boot    *bootstrapper // nil without bootstrap peers
 
 	persistent *persistentPart
+	access     *accessPart
 
 	recovered signal // there is somebody to talk to, after there was nobody
 
@@ -176,6 +177,7 @@ func (n *Node) startIdentity() (err error) {
 }
 
 func (n *Node) startHost() (err error) {
+	n.access = newAccess(n.cfg, n.data, n.log)
 	n.relay = newRelay(n.cfg, n.log)
 	n.relay.emit = func(ev Event) { n.watch.emit(ev) }
 	opts := n.relay.options(n.cfg)
@@ -185,7 +187,7 @@ func (n *Node) startHost() (err error) {
 		opts = append(opts, libp2p.BandwidthReporter(n.bandwidth))
 		blocked = func() { n.refused.Add(1) }
 	}
-	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, blocked); err != nil {
+	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, n.access.gate, blocked); err != nil {
 		return err
 	}
 	n.stack.Push("host", closeBudget, func() error {
@@ -222,7 +224,7 @@ func (n *Node) startPubSub() (err error) {
 		return nil
 	}
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
-	if n.pubsub, err = newPubSub(n.cfg, n.base, group, n.watch.change.notify); err != nil {
+	if n.pubsub, err = newPubSub(n.cfg, n.base, group, n.access, n.watch.change.notify); err != nil {
 		_ = group.Close() // it has started nothing
 		return err
 	}
@@ -238,7 +240,7 @@ func (n *Node) startStreams() error {
 
 func (n *Node) startRelay() error {
 	if n.cfg.relayService {
-		service, err := startRelayService(n.cfg, n.base)
+		service, err := startRelayService(n.cfg, n.base, n.access)
 		if err != nil {
 			return err
 		}

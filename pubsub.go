@@ -134,7 +134,7 @@ type feed struct {
 
 // newPubSub starts gossipsub. The router has no Close: it lives as long as the
 // group's context, and its goroutines end shortly after.
-func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group, changed func()) (*pubsubPart, error) {
+func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group, blacklist pubsub.Blacklist, changed func()) (*pubsubPart, error) {
 	p := &pubsubPart{
 		self: h.ID(), log: cfg.logger, group: group,
 		limit: cfg.maxMessageSize - messageOverhead, changed: changed,
@@ -150,6 +150,7 @@ func newPubSub(cfg *config, h *hostPart, group *lifecycle.Group, changed func())
 		pubsub.WithFloodPublish(true),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithValidateQueueSize(validateQueue),
+		pubsub.WithBlacklist(blacklist),
 		pubsub.WithRawTracer(tracer{p}),
 	}, cfg.pubsubOptions...)
 	ps, err := pubsub.NewGossipSub(group.Context(), h, opts...)

@@ -282,7 +282,7 @@ func (t punchTracer) Trace(ev *holepunch.Event) {
 
 // startRelayService runs a relay. Libp2p's own option would start it only once
 // the node is known to be public, which on a private network never happens.
-func startRelayService(cfg *config, h *hostPart) (*relay.Relay, error) {
+func startRelayService(cfg *config, h *hostPart, acl relay.ACLFilter) (*relay.Relay, error) {
 	rc := relay.DefaultResources()
 	l := cfg.relayLimits
 	setIf(&rc.MaxReservations, l.Reservations)
@@ -294,7 +294,7 @@ func startRelayService(cfg *config, h *hostPart) (*relay.Relay, error) {
 	if l.Unlimited {
 		rc.Limit = nil
 	}
-	opts := []relay.Option{relay.WithResources(rc)}
+	opts := []relay.Option{relay.WithResources(rc), relay.WithACL(acl)}
 	if !cfg.ipfs {
 		// Tell those who reserve the private addresses of this relay too:
 		// on a network of one's own there may be no others.

@@ -32,7 +32,8 @@ type Status struct {
 	Persistent []PersistentStatus `json:"persistent,omitempty"`
 	// PrivateNetwork is a fingerprint of the key of WithPrivateNetwork, equal on
 	// nodes with the same key; empty without one.
-	PrivateNetwork string `json:"privateNetwork,omitempty"`
+	PrivateNetwork string  `json:"privateNetwork,omitempty"`
+	Blocks         []Block `json:"blocks,omitempty"`
 	// Warnings are files of WithDataDir that were damaged and set aside.
 	Warnings []string `json:"warnings,omitempty"`
 	Closed   bool     `json:"closed"`
@@ -73,7 +74,7 @@ func (n *Node) Status() Status {
 	}
 	s.PrivateNetwork = fingerprint(n.cfg.psk)
 	if n.data != nil {
-		s.Warnings = slices.Clone(n.data.warnings)
+		s.Warnings = slices.Concat(n.data.warnings, n.access.warnings)
 	}
 	for _, e := range n.listenErrors {
 		s.ListenErrors = append(s.ListenErrors, e.Error())
@@ -95,6 +96,7 @@ func (n *Node) Status() Status {
 		s.Bootstrap = r.clone()
 	}
 	s.Persistent = n.persistent.list()
+	s.Blocks = n.access.list()
 	for _, r := range n.cfg.autoRelays {
 		s.Relays = append(s.Relays, RelayStatus{ID: r.ID, Reserved: n.relay.reserved(n.base, r.ID)})
 	}

@@ -1,0 +1,294 @@
+package p2pnode_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/conngater"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+func block(t *testing.T, n *p2pnode.Node, b p2pnode.Block) {
+	t.Helper()
+	if err := n.Block(b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cannotMeet checks that neither of two nodes gets a connection to the other.
+func cannotMeet(t *testing.T, net *p2ptest.Network, a, b *p2pnode.Node) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_ = a.Connect(ctx, net.AddrInfo(b)) // whoever refuses, and however
+	_ = b.Connect(ctx, net.AddrInfo(a))
+	time.Sleep(2 * time.Second)
+	net.Disconnected(a, b)
+}
+
+func TestBlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		nodes := net.Nodes(t, 3, p2ptest.Ring())
+		net.Ready()
+		a, bad, third := nodes[0], nodes[1], nodes[2]
+		net.Connected(a, bad)
+		net.RoutingTable(a, 2)
+		sub, err := a.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := third.Subscribe(t.Context(), "news"); err != nil {
+			t.Fatal(err)
+		}
+		net.Meshed("news")
+
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		events := a.Events(ctx)
+		block(t, a, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
+		for ev := range events {
+			if b, ok := ev.(p2pnode.Blocked); ok {
+				if b.Block.Peer != bad.ID() || b.Block.Reason != "spam" {
+					t.Errorf("the event has %+v", b)
+				}
+				break
+			}
+		}
+		net.Within(5*time.Second).Disconnected(a, bad)
+		cannotMeet(t, net, a, bad)
+		if got := a.Status(); got.DHT.Peers != 1 || len(got.Blocks) != 1 {
+			t.Errorf("%d peers are in the table, %v are blocked", got.DHT.Peers, got.Blocks)
+		}
+		// What it publishes arrives by way of the third node, and is dropped.
+		net.Connected(bad, third)
+		if err := bad.Publish(t.Context(), "news", []byte("from the blocked")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if err := third.Publish(t.Context(), "news", []byte("from the third")); err != nil {
+			t.Fatal(err)
+		}
+		if m := net.Delivered(sub, 1)[0]; m.Author != third.ID() {
+			t.Errorf("%q of the blocked peer arrives", m.Data)
+		}
+
+		time.Sleep(time.Hour)
+		if list := a.Blocks(); len(list) != 0 {
+			t.Errorf("%v are blocked after the end", list)
+		}
+		if err := a.Connect(t.Context(), net.AddrInfo(bad)); err != nil {
+			t.Error(err)
+		}
+
+		block(t, a, p2pnode.Block{Peer: bad.ID()})
+		net.Within(5*time.Second).Disconnected(a, bad)
+		if err := a.Unblock(p2pnode.Block{Peer: bad.ID()}); err != nil {
+			t.Error(err)
+		}
+		if err := a.Connect(t.Context(), net.AddrInfo(bad)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestBlockedSubnet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		nodes := net.Nodes(t, 3, p2ptest.Use(p2pnode.WithoutDHT()))
+		net.Ready()
+		a, inside, outside := nodes[0], nodes[1], nodes[2]
+		prefix := netip.PrefixFrom(net.Addr(inside), 24)
+		block(t, a, p2pnode.Block{Subnet: prefix, Reason: "abuse"})
+		net.Within(5*time.Second).Disconnected(a, inside)
+		cannotMeet(t, net, a, inside)
+		net.Connected(a, outside)
+		if list := a.Blocks(); len(list) != 1 || list[0].Subnet != prefix.Masked() {
+			t.Errorf("%v are blocked", list)
+		}
+		if err := a.Unblock(p2pnode.Block{Subnet: prefix}); err != nil {
+			t.Error(err)
+		}
+		net.Within(time.Minute).Connected(a, inside) // by its bootstrap loop
+	})
+}
+
+func TestAllowedPeersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		friend, stranger := net.Node(t), net.Node(t)
+		n := net.Node(t, p2pnode.WithAllowedPeers(friend.ID()), p2pnode.WithBootstrapPeers(friend.AddrInfo()))
+		net.Ready(n)
+		cannotMeet(t, net, n, stranger)
+		if err := n.Allow(stranger.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Connect(t.Context(), stranger.AddrInfo()); err != nil {
+			t.Error(err)
+		}
+		if err := friend.Allow(n.ID()); err == nil || !strings.Contains(err.Error(), "WithAllowedPeers") {
+			t.Errorf("without a list: %v", err)
+		}
+	})
+}
+
+func TestRelayServiceKeepsToTheList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		relay := net.Node(t, p2pnode.WithRelayService())
+		hidden := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
+		if err := hidden.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
+			t.Fatal(err)
+		}
+		where := hidden.AddrInfo()
+		caller := net.NAT(p2ptest.Symmetric).Node(t)
+		if err := caller.Connect(t.Context(), where); err != nil {
+			t.Fatal(err)
+		}
+		block(t, relay, p2pnode.Block{Peer: hidden.ID()})
+		net.Within(time.Minute).Disconnected(relay, hidden)
+		other := net.NAT(p2ptest.Symmetric).Node(t)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := other.Connect(ctx, where); err == nil {
+			t.Error("the relay still carries for a blocked peer")
+		}
+		time.Sleep(time.Minute)
+		if hidden.Status().Relays[0].Reserved {
+			t.Error("a blocked peer has a reservation")
+		}
+	})
+}
+
+func TestBlocksSurviveARestart(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		bad, worse := net.Node(t), net.Node(t)
+		n := net.Node(t, p2pnode.WithDataDir(dir), p2pnode.WithBlockedPeers(worse.ID()))
+		block(t, n, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
+		block(t, n, p2pnode.Block{Subnet: netip.MustParsePrefix("192.0.2.0/24")})
+		before := n.Blocks()
+		net.Crash(n)
+		n = net.Restart(n)
+		after := n.Blocks()
+		if len(before) != 3 || len(after) != 3 {
+			t.Fatalf("%v before, %v after the restart", before, after)
+		}
+		for i := range after {
+			if after[i].Peer != before[i].Peer || after[i].Subnet != before[i].Subnet || !after[i].Until.Equal(before[i].Until) || after[i].Reason != before[i].Reason {
+				t.Errorf("%+v before, %+v after the restart", before[i], after[i])
+			}
+		}
+		cannotMeet(t, net, n, bad)
+		time.Sleep(time.Hour)
+		n = net.Restart(n)
+		if list := n.Blocks(); len(list) != 2 {
+			t.Errorf("%v are blocked after the end of one", list)
+		}
+
+		// A damaged file is told, set aside, and stops nothing.
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, "blocks")
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[len(text)-3] ^= 1
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n = net.Restart(n)
+		if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "blocks") || !strings.Contains(w[0], "set aside") {
+			t.Errorf("warnings: %q", w)
+		}
+		if list := n.Blocks(); len(list) != 1 || list[0].Peer != worse.ID() {
+			t.Errorf("%v are blocked", list)
+		}
+	})
+}
+
+func TestAccessListsThatContradict(t *testing.T) {
+	some := func(addr string) peer.AddrInfo { return must(p2pnode.ParsePeers(addr))[0] }
+	a := some("/ip4/192.0.2.1/tcp/1/p2p/12D3KooWSRYRmzof8CB97fDdse451jbDNSaCVjP6iwofhxexoAtV")
+	b := some("/ip4/192.0.2.2/tcp/1/p2p/12D3KooWAz5qrTkBW4cBLTwKozb52m9j3SRdcciBUW1pm3wDWbGA")
+	for _, c := range []struct {
+		option, says string
+		opts         []p2pnode.Option
+	}{
+		{"WithBlockedPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithAllowedPeers(a.ID), p2pnode.WithBlockedPeers(a.ID)}},
+		{"WithBootstrapPeers", "WithBlockedPeers", []p2pnode.Option{p2pnode.WithBootstrapPeers(a), p2pnode.WithBlockedPeers(a.ID)}},
+		{"WithBootstrapPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithBootstrapPeers(a), p2pnode.WithAllowedPeers(b.ID)}},
+		{"WithPersistentPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithPersistentPeers(a), p2pnode.WithAllowedPeers(b.ID)}},
+		{"WithAutoRelay", "WithBlockedPeers", []p2pnode.Option{p2pnode.WithAutoRelay(a), p2pnode.WithBlockedPeers(a.ID)}},
+	} {
+		err := p2pnode.ValidateOptions(c.opts...)
+		var option *p2pnode.OptionError
+		if !errors.As(err, &option) || option.Option != c.option || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v, want an error of %s that names %s", err, c.option, c.says)
+		}
+	}
+}
+
+func TestBadBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		n, other := net.Node(t), net.Node(t)
+		for what, b := range map[string]p2pnode.Block{
+			"nothing":       {},
+			"two things":    {Peer: other.ID(), Subnet: netip.MustParsePrefix("192.0.2.0/24")},
+			"the past":      {Peer: other.ID(), Until: time.Now()},
+			"itself":        {Peer: n.ID()},
+			"no peer ID":    {Peer: "nonsense"},
+			"a long reason": {Peer: other.ID(), Reason: strings.Repeat("x", 1001)},
+		} {
+			if err := n.Block(b); err == nil {
+				t.Errorf("%s: no error", what)
+			}
+		}
+		if err := n.Unblock(p2pnode.Block{Peer: other.ID()}); err == nil {
+			t.Error("a block that does not exist is ended")
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(n.Block(p2pnode.Block{Peer: other.ID()}), n.Unblock(p2pnode.Block{}), n.Allow(other.ID())); !errors.Is(err, p2pnode.ErrClosed) || n.Blocks() != nil {
+			t.Errorf("after Close: %v", err)
+		}
+	})
+}
+
+// TestGaterOfTheApplicationIsAskedToo: the list stands in front of it.
+func TestGaterOfTheApplicationIsAskedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		own, err := conngater.NewBasicConnectionGater(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, second, third := net.Node(t), net.Node(t), net.Node(t)
+		if err := own.BlockPeer(first.ID()); err != nil {
+			t.Fatal(err)
+		}
+		n := net.Node(t, p2pnode.WithLibp2pOptions(libp2p.ConnectionGater(own)), p2pnode.WithBlockedPeers(second.ID()))
+		cannotMeet(t, net, n, first)
+		cannotMeet(t, net, n, second)
+		if err := n.Connect(t.Context(), third.AddrInfo()); err != nil || n.Host().Network().Connectedness(third.ID()) != network.Connected {
+			t.Errorf("%v", err)
+		}
+	})
+}
