@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -299,6 +300,70 @@ func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAThousandTimesAloneLeaveNothing: goroutines are what they were after a
+// few cycles of losing and regaining all peers, and so is the heap but for what
+// gossipsub (v0.17) keeps: it never cancels the context that it makes for each
+// stream to a peer, about 1 KB, until the node closes.
+func TestAThousandTimesAloneLeaveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		nodes := net.Nodes(t, 3)
+		net.Ready()
+		n := nodes[2]
+		subscribed, err := n.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := p2pnode.CIDOf(strings.NewReader("kept"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Provide(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		cycle := func() {
+			for _, p := range n.Host().Network().Peers() {
+				if err := n.Host().Network().ClosePeer(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			net.Isolate(n)
+			time.Sleep(5 * time.Second)
+			net.Heal()
+			net.Connected(n, nodes[0])
+			time.Sleep(5 * time.Second)
+		}
+		measure := func() (goroutines int, heap uint64) {
+			time.Sleep(5 * time.Minute) // whatever has a timeout ends
+			synctest.Wait()
+			runtime.GC()
+			runtime.GC()
+			var mem runtime.MemStats
+			runtime.ReadMemStats(&mem)
+			return runtime.NumGoroutine(), mem.HeapAlloc
+		}
+		for range 50 {
+			cycle()
+		}
+		goroutines, heap := measure()
+		for range 950 {
+			cycle()
+		}
+		again, grown := measure()
+		t.Logf("%d goroutines and %d KB before, %d and %d KB after", goroutines, heap>>10, again, grown>>10)
+		if again > goroutines+20 {
+			t.Errorf("%d goroutines after 50 cycles, %d after 1000", goroutines, again)
+		}
+		const kept = 950 * 2 * 3 << 9 // 1.5 KB for each of two peers
+		if grown > heap+kept {
+			t.Errorf("%d KB of heap after 50 cycles, %d KB after 1000", heap>>10, grown>>10)
+		}
+		if err := subscribed.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestStreamsSurviveAShortCut: a stream over a path that is cut for less than
