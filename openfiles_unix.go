@@ -1,0 +1,14 @@
+//go:build unix
+
+package p2pnode
+
+import "golang.org/x/sys/unix"
+
+// openFiles is how many files the process may open, if there is a limit.
+func openFiles() (uint64, bool) {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 0, false
+	}
+	return uint64(r.Cur), true
+}
