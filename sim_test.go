@@ -307,6 +307,9 @@ func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
 // gossipsub (v0.17) keeps: it never cancels the context that it makes for each
 // stream to a peer, about 1 KB, until the node closes.
 func TestAThousandTimesAloneLeaveNothing(t *testing.T) {
+	if raceDetector {
+		t.Skip("too many goroutines come and go for the race detector: run it without -race")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
 		nodes := net.Nodes(t, 3)

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 // simulated runs the program and returns what it printed and its report.
 func simulated(t *testing.T, args ...string) (string, report) {
 	t.Helper()
+	if raceDetector {
+		t.Skip("too many goroutines for the race detector: run it without -race")
+	}
 	file := filepath.Join(t.TempDir(), "report.json")
 	var out strings.Builder
 	if err := run(t.Context(), append(args, "-q", "-json", file), &out); err != nil {

@@ -1,0 +1,5 @@
+//go:build !race
+
+package p2pnode_test
+
+const raceDetector = false
