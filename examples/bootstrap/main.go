@@ -1,13 +1,22 @@
 // Bootstrap is a server that the other nodes of a network start from: it keeps
 // its identity in a file, so that its addresses stay the same, and serves the
-// DHT.
+// DHT. It tells how it is over HTTP, for whoever watches over it, and beside it
+// are a systemd unit and a container file.
 package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
@@ -21,6 +30,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	network := fs.String("network", "example", "name of the network, the same as with WithNetwork")
 	listen := fs.String("listen", "/ip4/0.0.0.0/tcp/4001,/ip4/0.0.0.0/udp/4001/quic-v1", "addresses to listen on, separated by commas")
 	relay := fs.Bool("relay", false, "be a relay too, for peers that cannot be dialled")
+	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:9090; nothing there is secret, and nothing is protected")
+	low := fs.Int("low", 800, "connections that are trimmed down to")
+	high := fs.Int("high", 1000, "connections at which trimming starts")
 	if err := cli.Parse(fs, args, out, "bootstrap is a server that the other nodes of a network start from. It ends on an interrupt or SIGTERM."); err != nil {
 		return err
 	}
@@ -34,6 +46,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		// A bootstrap server has to answer, whatever it finds out about its
 		// own reachability.
 		p2pnode.WithDHTMode(p2pnode.DHTModeServer),
+		p2pnode.WithConnLimits(*low, *high),
+	}
+	registry := prometheus.NewRegistry()
+	if *admin != "" {
+		opts = append(opts, p2pnode.WithMetrics(registry))
 	}
 	if *relay {
 		opts = append(opts, p2pnode.WithRelayService())
@@ -41,6 +58,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	n, err := cli.Start(ctx, fs, opts...)
 	if err != nil {
 		return err
+	}
+	defer n.Close() // for when something below fails; otherwise it is closed already
+	if *admin != "" {
+		stop, addr, err := serveAdmin(*admin, n, registry)
+		if err != nil {
+			return cli.Usagef("bootstrap: -admin: %v", err)
+		}
+		defer stop()
+		fmt.Fprintf(out, "admin: http://%s/health\n", addr)
 	}
 	events := n.Events(ctx) // before the addresses are out, so that no peer is missed
 	fmt.Fprintf(out, "peer ID %s\nOthers join with WithNetwork(%q) and one or more of:\n", n.ID(), *network)
@@ -63,4 +89,61 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	fmt.Fprintln(out, "stopping")
 	return n.Close()
+}
+
+// serveAdmin answers over HTTP until stop is called.
+func serveAdmin(addr string, n *p2pnode.Node, registry *prometheus.Registry) (stop func(), at net.Addr, err error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, n.Status())
+	})
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+		code, text := health(r.Context(), n)
+		writeJSON(w, code, text)
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l) // until stop
+	}()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			_ = server.Close() // it has had its time
+		}
+		<-done
+	}, l.Addr(), nil
+}
+
+// health is 200 while the node listens, and 503 otherwise. It says what
+// Diagnose found, which is no reason to restart a server that waits for its
+// first peer.
+func health(ctx context.Context, n *p2pnode.Node) (int, any) {
+	type answer struct {
+		Listening bool              `json:"listening"`
+		Peers     int               `json:"peers"`
+		Findings  []p2pnode.Finding `json:"findings"`
+	}
+	findings, err := n.Diagnose(ctx)
+	if errors.Is(err, p2pnode.ErrClosed) {
+		return http.StatusServiceUnavailable, answer{}
+	}
+	a := answer{Listening: len(n.Status().ListenAddrs) > 0, Peers: len(n.Peers()), Findings: findings}
+	if !a.Listening {
+		return http.StatusServiceUnavailable, a
+	}
+	return http.StatusOK, a
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // whoever asked is gone
 }

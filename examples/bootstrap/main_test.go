@@ -2,15 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
 	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
 )
 
@@ -112,4 +118,96 @@ func TestUsage(t *testing.T) {
 		[]string{"-network: ", "-identity", key, "-network", "a b"},
 		[]string{"-listen: ", "-identity", key, "-listen", "/ip4/127.0.0.1/tcp/0,4001"},
 		[]string{"-identity: ", "-identity", "/no/such/directory/key"})
+}
+
+func TestBootstrapTellsHowItIs(t *testing.T) {
+	server := exampletest.Start(t, run, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0", "-admin", "127.0.0.1:0")
+	base, ok := strings.CutSuffix(strings.Fields(server.Line("admin: http://"))[1], "/health")
+	if !ok {
+		t.Fatal("no address of /health is printed")
+	}
+	join(t, server)
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	get := func(path string) (int, string) {
+		t.Helper()
+		r, err := client.Get(base + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.StatusCode, string(body)
+	}
+	for path, parts := range map[string][]string{
+		"/health":  {`"listening":true`, `"peers":1`, `"findings":`},
+		"/status":  {`"network":"/test"`, `"listenAddrs":["/ip4/127.0.0.1/tcp/`},
+		"/metrics": {"p2pnode_peers{peer_id=", "p2pnode_sent_bytes_total"},
+	} {
+		code, body := get(path)
+		if code != http.StatusOK {
+			t.Errorf("%s: status %d", path, code)
+		}
+		for _, part := range parts {
+			if !strings.Contains(body, part) {
+				t.Errorf("%s lacks %s:\n%s", path, part, body)
+			}
+		}
+	}
+	if code, _ := get("/nothing"); code != http.StatusNotFound {
+		t.Errorf("/nothing: status %d", code)
+	}
+	if err := server.Stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Get(base + "/health"); err == nil {
+		t.Error("it still answers after the end")
+	}
+}
+
+func TestBootstrapAdminAddressInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = run(t.Context(), []string{"-identity", filepath.Join(t.TempDir(), "boot.key"), "-listen", "/ip4/127.0.0.1/tcp/0", "-admin", l.Addr().String()}, io.Discard)
+	if !errors.Is(err, cli.ErrUsage) || !strings.Contains(err.Error(), "-admin") {
+		t.Errorf("%v", err)
+	}
+}
+
+// The unit and the container file beside the program call it with flags that
+// it has.
+func TestBootstrapServiceFilesNameFlagsThatExist(t *testing.T) {
+	var help strings.Builder
+	if err := run(t.Context(), []string{"-h"}, &help); !errors.Is(err, flag.ErrHelp) {
+		t.Fatal(err)
+	}
+	for file, start := range map[string]string{"p2pnode-bootstrap.service": "ExecStart=", "Containerfile": "ENTRYPOINT"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flags := 0
+		for line := range strings.Lines(string(text)) {
+			if !strings.HasPrefix(line, start) {
+				continue
+			}
+			for _, word := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \",[]\n", r) }) {
+				if !strings.HasPrefix(word, "-") {
+					continue
+				}
+				flags++
+				if !strings.Contains(help.String(), "\n  "+word+" ") && !strings.Contains(help.String(), "\n  "+word+"\n") {
+					t.Errorf("%s has the flag %s, which the program lacks:\n%s", file, word, help.String())
+				}
+			}
+		}
+		if flags < 3 {
+			t.Errorf("%s has %d flags", file, flags)
+		}
+	}
 }

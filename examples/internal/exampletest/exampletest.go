@@ -38,7 +38,9 @@ func Main(m *testing.M, main func()) {
 	}
 	goleak.VerifyTestMain(m,
 		// Started once a process, on import.
-		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"))
+		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
+		// Started once a process, by the first bandwidth counter (WithMetrics).
+		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"))
 }
 
 // Program is a running example.
