@@ -12,7 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -300,6 +302,71 @@ func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNetworksOfTwoNamesNeverMix: on the same bootstrap peers, two applications
+// share neither routing tables nor records nor rendezvous.
+func TestNetworksOfTwoNamesNeverMix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		bootA := net.Node(t, p2pnode.WithNetwork("a"))
+		bootB := net.Node(t, p2pnode.WithNetwork("b"))
+		boots := p2pnode.WithBootstrapPeers(bootA.AddrInfo(), bootB.AddrInfo())
+		var a, b []*p2pnode.Node
+		for range 4 {
+			a = append(a, net.Node(t, p2pnode.WithNetwork("a"), boots))
+			b = append(b, net.Node(t, p2pnode.WithNetwork("b"), boots))
+		}
+		net.Ready()
+		time.Sleep(time.Minute)
+		ids := func(list []*p2pnode.Node, more ...*p2pnode.Node) (out []peer.ID) {
+			for _, n := range append(more, list...) {
+				out = append(out, n.ID())
+			}
+			return out
+		}
+		for _, side := range []struct {
+			nodes []*p2pnode.Node
+			own   []peer.ID
+		}{{a, ids(a, bootA)}, {b, ids(b, bootB)}} {
+			for _, n := range side.nodes {
+				table := n.DHT().(*dht.IpfsDHT).RoutingTable().ListPeers()
+				if len(table) == 0 {
+					t.Error("an empty table shows nothing")
+				}
+				for _, id := range table {
+					if !slices.Contains(side.own, id) {
+						t.Errorf("%s of the other network is in a routing table", id)
+					}
+				}
+			}
+		}
+		c, err := p2pnode.CIDOf(strings.NewReader("shared"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a[0].Provide(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		if err := a[0].Advertise(t.Context(), "room"); err != nil {
+			t.Fatal(err)
+		}
+		found := func(n *p2pnode.Node) (list []peer.ID) {
+			for ai := range n.FindProviders(t.Context(), c) {
+				list = append(list, ai.ID)
+			}
+			for ai := range n.FindPeers(t.Context(), "room") {
+				list = append(list, ai.ID)
+			}
+			return list
+		}
+		if got := found(a[3]); len(got) != 2 {
+			t.Errorf("its own network finds %v", got)
+		}
+		if got := found(b[3]); len(got) != 0 {
+			t.Errorf("the other network finds %v", got)
+		}
+	})
 }
 
 // TestAThousandTimesAloneLeaveNothing: goroutines are what they were after a
