@@ -41,7 +41,7 @@ func newRaw() (_ *rawNode, err error) {
 		return nil, err
 	}
 	cfg := defaultConfig()
-	limits, err := newResourceManager(cfg, nil) // the same limits
+	limits, err := newResourceManager(cfg, func() {}) // the same limits
 	if err != nil {
 		return nil, err
 	}

@@ -42,6 +42,7 @@ type config struct {
 	connLow       int
 	connHigh      int
 	userAgent     string
+	limits        Limits
 
 	dhtMode    DHTMode // "": derived
 	noDHT      bool
@@ -217,6 +218,9 @@ func (c *config) validate() []error {
 		if c.maxMessageSize != defaultMaxMessageSize {
 			fail("WithMaxMessageSize", "it configures the pubsub that WithoutPubSub switches off; drop one of the two")
 		}
+	}
+	if c.limits.Conns > 0 && c.limits.Conns < 2*c.connHigh {
+		fail("WithLimits", "%d connections in all are less than twice the %d at which WithConnLimits starts to trim: new ones would be refused instead of old ones trimmed; raise the limit, or lower the other one", c.limits.Conns, c.connHigh)
 	}
 	if c.minPeers > c.connHigh {
 		fail("WithMinPeers", "%d peers are more than the %d connections at which WithConnLimits starts to trim; raise the limit or lower the minimum", c.minPeers, c.connHigh)

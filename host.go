@@ -176,21 +176,13 @@ func newResourceManager(cfg *config, blocked func()) (network.ResourceManager, e
 	atLeast(&partial.System.ConnsInbound, 2*cfg.connHigh)
 	atLeast(&partial.System.ConnsOutbound, 2*cfg.connHigh)
 
-	opts := []rcmgr.Option{rcmgr.WithMetricsDisabled()}
-	if blocked != nil {
-		opts = append(opts, rcmgr.WithTraceReporter(blockCounter(blocked)))
-	}
+	cfg.limits.applyTo(&partial)
+	opts := append(cfg.limits.perIP(), rcmgr.WithMetricsDisabled())
 	// A peer that is lost is dialled once a second or so for the first minute
 	// (bootstrap.go), and libp2p's 16 connections at once and one every 5
 	// seconds, to or from an address, would refuse that on both sides.
-	limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{
-		IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: rate.Limit{RPS: 1, Burst: 64}}},
-		IPv6SubnetLimits: []rate.SubnetLimit{
-			{PrefixLength: 56, Limit: rate.Limit{RPS: 1, Burst: 64}},
-			{PrefixLength: 48, Limit: rate.Limit{RPS: 2, Burst: 320}},
-		},
-		GracePeriod: time.Minute,
-	}}
+	limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{GracePeriod: time.Minute}}
+	limiter.SubnetRateLimiter.IPv4SubnetLimits, limiter.SubnetRateLimiter.IPv6SubnetLimits = cfg.limits.rates()
 	if !cfg.ipfs {
 		var v4, v6 []rcmgr.NetworkPrefixLimit
 		for _, p := range privatePrefixes {
@@ -212,7 +204,11 @@ func newResourceManager(cfg *config, blocked func()) (network.ResourceManager, e
 		}
 	}
 	opts = append(opts, rcmgr.WithConnRateLimiters(limiter))
-	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(partial.Build(limits)), opts...)
+	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(partial.Build(limits)), opts...)
+	if err != nil {
+		return nil, err
+	}
+	return limitedManager{m, blocked}, nil
 }
 
 // privatePrefixes are the address ranges that are not routed on the Internet:

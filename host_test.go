@@ -165,7 +165,7 @@ func TestPitfall57ManyPeersBehindOnePrivateAddress(t *testing.T) {
 func TestPitfall71TrimmingComesBeforeRefusing(t *testing.T) {
 	cfg, err := newConfig([]Option{WithConnLimits(5000, 6000)})
 	mustNot(t, err)
-	m, err := newResourceManager(cfg, nil)
+	m, err := newResourceManager(cfg, func() {})
 	mustNot(t, err)
 	defer m.Close()
 	mustNot(t, m.ViewSystem(func(s network.ResourceScope) error {

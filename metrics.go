@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/metrics"
-	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -81,18 +80,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// blockCounter is called by the resource manager for everything that happens
-// in it, and counts what it refused.
-type blockCounter func()
-
-func (f blockCounter) ConsumeEvent(ev rcmgr.TraceEvt) {
-	switch ev.Type {
-	case rcmgr.TraceBlockAddConnEvt, rcmgr.TraceBlockAddStreamEvt:
-		f()
-	}
-}
-
-// counters are what only a node with metrics counts.
+// counters are what nothing else counts.
 type counters struct {
 	refused   atomic.Uint64
 	rounds    atomic.Uint64

@@ -181,11 +181,10 @@ func (n *Node) startHost() (err error) {
 	n.relay = newRelay(n.cfg, n.log)
 	n.relay.emit = func(ev Event) { n.watch.emit(ev) }
 	opts := n.relay.options(n.cfg)
-	var blocked func()
+	blocked := func() { n.refused.Add(1) }
 	if n.cfg.metrics != nil {
 		n.bandwidth = metrics.NewBandwidthCounter()
 		opts = append(opts, libp2p.BandwidthReporter(n.bandwidth))
-		blocked = func() { n.refused.Add(1) }
 	}
 	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, n.access.gate, blocked); err != nil {
 		return err

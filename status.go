@@ -34,6 +34,9 @@ type Status struct {
 	// nodes with the same key; empty without one.
 	PrivateNetwork string  `json:"privateNetwork,omitempty"`
 	Blocks         []Block `json:"blocks,omitempty"`
+	// Refused is how many connections and streams a limit of WithLimits has
+	// refused, either way.
+	Refused uint64 `json:"refused,omitempty"`
 	// Warnings are files of WithDataDir that were damaged and set aside.
 	Warnings []string `json:"warnings,omitempty"`
 	Closed   bool     `json:"closed"`
@@ -97,6 +100,7 @@ func (n *Node) Status() Status {
 	}
 	s.Persistent = n.persistent.list()
 	s.Blocks = n.access.list()
+	s.Refused = n.refused.Load()
 	for _, r := range n.cfg.autoRelays {
 		s.Relays = append(s.Relays, RelayStatus{ID: r.ID, Reserved: n.relay.reserved(n.base, r.ID)})
 	}

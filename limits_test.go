@@ -1,0 +1,98 @@
+package p2pnode_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
+		a := net.Node(t)
+		a.Handle("/hold", func(ctx context.Context, _ network.Stream) error {
+			<-ctx.Done()
+			return nil
+		})
+		n := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()), p2pnode.WithLimits(p2pnode.Limits{StreamsPerPeer: 5}))
+		net.Ready(n)
+		time.Sleep(time.Minute) // identify and its kin are through
+		var err error
+		opened := 0
+		for range 10 {
+			var s network.Stream
+			if s, err = n.OpenStream(t.Context(), a.ID(), "/hold"); err != nil {
+				break
+			}
+			if _, err := s.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			opened++
+		}
+		if err == nil || opened != 5 || !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), "WithLimits(Limits{StreamsPerPeer: …})") {
+			t.Errorf("%d streams, then %v", opened, err)
+		}
+		if got := n.Status().Refused; got != 1 {
+			t.Errorf("%d are counted as refused", got)
+		}
+	})
+}
+
+func TestConnectionsBeyondTheLimitOfAnAddressAreRefusedByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		n := net.Node(t, p2pnode.WithLimits(p2pnode.Limits{ConnsPerIP: 3}))
+		nat := net.NAT(p2ptest.FullCone) // one address for all behind it
+		in := 0
+		for range 5 {
+			other := nat.Node(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			if other.Connect(ctx, n.AddrInfo()) == nil {
+				in++
+			}
+			cancel()
+		}
+		time.Sleep(time.Second)
+		if got := len(n.Peers()); got != 3 || n.Status().Refused < 2 {
+			t.Errorf("%d of 5 peers behind one address are connected (%d thought so), %d refused", got, in, n.Status().Refused)
+		}
+	})
+}
+
+func TestNewConnectionsBeyondTheRateAreRefusedByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		a, n := net.Node(t), net.Node(t)
+		for i := range 70 {
+			if err := n.Connect(t.Context(), a.AddrInfo()); err != nil {
+				if i < 64 || !strings.Contains(err.Error(), "WithLimits(Limits{ConnRatePerIP: …})") {
+					t.Errorf("connection %d: %v", i, err)
+				}
+				return
+			}
+			if err := n.Host().Network().ClosePeer(a.ID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Error("70 connections within seconds are not refused")
+	})
+}
+
+func TestLimitBelowWhereTrimmingStarts(t *testing.T) {
+	err := p2pnode.ValidateOptions(p2pnode.WithConnLimits(50, 100), p2pnode.WithLimits(p2pnode.Limits{Conns: 150}))
+	var option *p2pnode.OptionError
+	if !errors.As(err, &option) || option.Option != "WithLimits" || !strings.Contains(err.Error(), "WithConnLimits") {
+		t.Errorf("%v", err)
+	}
+	if err := p2pnode.ValidateOptions(p2pnode.WithConnLimits(50, 100), p2pnode.WithLimits(p2pnode.Limits{Conns: 200})); err != nil {
+		t.Error(err)
+	}
+}
