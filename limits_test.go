@@ -69,9 +69,9 @@ func TestConnectionsBeyondTheLimitOfAnAddressAreRefusedByName(t *testing.T) {
 
 func TestNewConnectionsBeyondTheRateAreRefusedByName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithLatency(p2ptest.Fixed(time.Millisecond)), p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
 		a, n := net.Node(t), net.Node(t)
-		for i := range 70 {
+		for i := range 100 {
 			if err := n.Connect(t.Context(), a.AddrInfo()); err != nil {
 				if i < 64 || !strings.Contains(err.Error(), "WithLimits(Limits{ConnRatePerIP: …})") {
 					t.Errorf("connection %d: %v", i, err)
@@ -82,7 +82,7 @@ func TestNewConnectionsBeyondTheRateAreRefusedByName(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		t.Error("70 connections within seconds are not refused")
+		t.Error("100 connections within a second are not refused")
 	})
 }
 

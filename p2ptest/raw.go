@@ -3,6 +3,7 @@ package p2ptest
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
@@ -30,6 +31,7 @@ type RawOption interface{ applyRaw(*rawConfig) }
 type rawConfig struct {
 	network   string
 	bootstrap []peer.AddrInfo
+	dht       []dht.Option
 }
 
 type rawOption func(*rawConfig)
@@ -40,6 +42,12 @@ func (o rawOption) applyRaw(c *rawConfig) { o(c) }
 // default of "p2pnode", which is that of p2pnode.WithNetwork.
 func RawNetwork(name string) RawOption {
 	return rawOption(func(c *rawConfig) { c.network = name })
+}
+
+// RawDHT adds options for the peer's DHT.
+func RawDHT(opts ...dht.Option) RawOption {
+	opts = slices.Clone(opts)
+	return rawOption(func(c *rawConfig) { c.dht = append(c.dht, opts...) })
 }
 
 // RawConnect makes the peer connect to others when it starts. It must succeed.
@@ -58,7 +66,7 @@ func (n *Network) Raw(tb testing.TB, opts ...RawOption) *RawNode {
 		}
 	}
 	m, h, ctx := n.rawHost(tb, "raw")
-	d, err := dht.New(h, dht.Mode(dht.ModeServer), dht.ProtocolPrefix(protocol.ID("/"+cfg.network)))
+	d, err := dht.New(h, append([]dht.Option{dht.Mode(dht.ModeServer), dht.ProtocolPrefix(protocol.ID("/" + cfg.network))}, cfg.dht...)...)
 	if err != nil {
 		tb.Fatalf("p2ptest: Raw: %v", err)
 	}

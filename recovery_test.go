@@ -1,0 +1,119 @@
+package p2pnode_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ipfs/boxo/bootstrap"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+// recoverers are nodes that know one bootstrap peer, and how each comes back to
+// it: by this library, by boxo's bootstrap, by the DHT's own option.
+var recoverers = []struct {
+	name  string
+	start func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer
+}{
+	{"p2pnode", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
+		return net.Node(t, p2pnode.WithBootstrapPeers(boot))
+	}},
+	{"boxo", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
+		raw := net.Raw(t)
+		// Without functions for backup peers it runs a single round, and
+		// leaves a goroutine behind that ends the simulation.
+		b, err := bootstrap.Bootstrap(raw.ID(), raw, raw.DHT, bootstrap.BootstrapConfigWithPeers([]peer.AddrInfo{boot},
+			bootstrap.WithBackupPeers(func(context.Context) []peer.AddrInfo { return nil }, func(context.Context, []peer.AddrInfo) {})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return raw
+	}},
+	{"DHT", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
+		raw := net.Raw(t, p2ptest.RawDHT(dht.BootstrapPeers(boot)), p2ptest.RawConnect(boot))
+		if err := raw.DHT.Bootstrap(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}},
+}
+
+// outages cut a node off from its only peer, and return when that is over.
+var outages = []struct {
+	name string
+	cut  func(t *testing.T, net *p2ptest.Network, boot *p2pnode.Node, n p2ptest.Peer) *p2pnode.Node
+}{
+	{"bootstrap peer down for 5s", down(5 * time.Second)},
+	{"bootstrap peer down for 1m", down(time.Minute)},
+	{"bootstrap peer down for 10m", down(10 * time.Minute)},
+	{"partition of 30m", func(_ *testing.T, net *p2ptest.Network, boot *p2pnode.Node, n p2ptest.Peer) *p2pnode.Node {
+		net.PartitionPeers([]peer.ID{n.ID()}, []peer.ID{boot.ID()})
+		time.Sleep(30 * time.Minute)
+		net.Heal()
+		return boot
+	}},
+	{"suspended for 1h", func(_ *testing.T, net *p2ptest.Network, boot *p2pnode.Node, n p2ptest.Peer) *p2pnode.Node {
+		net.Suspend(n, time.Hour)
+		time.Sleep(time.Hour)
+		return boot
+	}},
+}
+
+func down(d time.Duration) func(*testing.T, *p2ptest.Network, *p2pnode.Node, p2ptest.Peer) *p2pnode.Node {
+	return func(t *testing.T, net *p2ptest.Network, boot *p2pnode.Node, _ p2ptest.Peer) *p2pnode.Node {
+		if err := boot.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(d)
+		return net.Restart(boot)
+	}
+}
+
+// giveUp is how long the benchmark waits for a node to come back.
+const giveUp = 3 * time.Hour
+
+// BenchmarkRecovery measures, in virtual time, how long a node needs to be
+// connected again once it could be. 10800 seconds mean not within 3 hours.
+func BenchmarkRecovery(b *testing.B) {
+	for _, o := range outages {
+		for _, r := range recoverers {
+			b.Run(fmt.Sprintf("%s/%s", o.name, r.name), func(b *testing.B) {
+				var total time.Duration
+				for b.Loop() {
+					p2ptest.Run(b.Name(), func(t *testing.T) {
+						net := p2ptest.NewNetwork(t)
+						boot := net.Node(t)
+						n := r.start(t, net, boot.AddrInfo())
+						net.Within(giveUp).Connected(n, boot)
+						// At any point of whatever period it has.
+						time.Sleep(time.Minute + time.Duration(net.Rand("phase").Int64N(int64(2*time.Minute))))
+						boot = o.cut(t, net, boot, n)
+						synctest.Wait()
+						begun := time.Now()
+						connected := func() bool {
+							return boot.Host().Network().Connectedness(n.ID()) == network.Connected
+						}
+						for !connected() && time.Since(begun) < giveUp {
+							time.Sleep(50 * time.Millisecond)
+						}
+						total += time.Since(begun)
+					})
+				}
+				b.ReportMetric(total.Seconds()/float64(b.N), "virtual-s/op")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
