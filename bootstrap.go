@@ -2,6 +2,7 @@ package p2pnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -10,6 +11,9 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
@@ -341,6 +345,22 @@ func (b *bootstrapper) complaint() string {
 		return fmt.Sprintf("; in the last bootstrap round %d of %d peers failed: %s",
 			len(r.Failed), len(r.Failed)+len(r.Connected), strings.Join(why, "; "))
 	}
+}
+
+// nameless says that a bootstrap peer's name resolves to nothing, which the
+// swarm calls having no good address.
+func nameless(err error, list []ma.Multiaddr) error {
+	var names []string
+	for _, a := range list {
+		if !madns.Matches(a) {
+			return err // it has other addresses
+		}
+		names = append(names, a.String())
+	}
+	if !errors.Is(err, swarm.ErrNoGoodAddresses) {
+		return err
+	}
+	return fmt.Errorf("%w: %s resolves to nothing that can be dialled; check WithBootstrapAddrs and the DNS", err, strings.Join(names, ", "))
 }
 
 // checkBootstrap rejects what only shows when the node's own ID is known.

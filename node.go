@@ -323,7 +323,7 @@ func (n *Node) startBootstrap() error {
 	n.boot = &bootstrapper{
 		peers: peers, dial: func(ctx context.Context, p peer.AddrInfo) error {
 			if err := n.connect(ctx, p); err != nil {
-				return &connectError{p.ID, err}
+				return nameless(&connectError{p.ID, err}, p.Addrs)
 			}
 			return nil
 		},

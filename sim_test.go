@@ -147,6 +147,12 @@ func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
 		if n := len(boot.Peers()); n != 0 {
 			t.Fatalf("%d nodes are connected: the test shows nothing", n)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := unknown.WaitReady(ctx)
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), "/dns4/later.test") || !strings.Contains(err.Error(), "resolves to nothing") || !strings.Contains(err.Error(), "WithBootstrapAddrs") {
+			t.Errorf("a name that resolves to nothing: %v", err)
+		}
 		net.SetDNS("boot.test", net.Addr(boot).String())
 		net.SetDNS("seeds.test", boot.Addrs()[0].String())
 		net.SetDNS("later.test", net.Addr(boot).String())
