@@ -61,11 +61,17 @@ func TestDataDirThatIsNone(t *testing.T) {
 }
 
 func TestDataDirReadOnly(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("root writes everywhere")
+	outer := t.TempDir()
+	dir := filepath.Join(outer, "data")
+	mustNot(t, os.Mkdir(dir, 0o755))
+	mustNot(t, os.Chmod(dir, 0o555))
+	if os.Geteuid() == 0 { // who writes everywhere
+		// The directories above are root's alone: let others through.
+		for d := outer; d != filepath.Dir(d) && d != os.TempDir(); d = filepath.Dir(d) {
+			mustNot(t, os.Chmod(d, 0o755))
+		}
+		defer withoutRootsRights(t)()
 	}
-	dir := t.TempDir()
-	mustNot(t, os.Chmod(dir, 0o500))
 	_, err := New(testContext(t), WithoutListening(), WithDataDir(dir))
 	wantDataDirError(t, err, dir)
 }
