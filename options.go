@@ -124,8 +124,8 @@ func WithIPFS() Option {
 // WithPrivateNetwork sets the 32-byte pre-shared key of a private network: a
 // peer without it cannot get past the handshake. Off by default. Only TCP and
 // WebSocket can carry it, so the other transports are off then, and naming one
-// is an error. The file format swarm.key is read by DecodeV1PSK of
-// github.com/libp2p/go-libp2p/core/pnet. Specification:
+// is an error. LoadOrCreateSwarmKey has it from a swarm.key file, and
+// Status.PrivateNetwork is a fingerprint of it. Specification:
 // github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md.
 func WithPrivateNetwork(psk pnet.PSK) Option {
 	psk = slices.Clone(psk)
