@@ -1,8 +1,7 @@
 package p2pnode
 
 import (
-	"context"
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,24 +17,16 @@ import (
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-const (
-	// blocksName is the file of the data directory with the blocks.
-	blocksName = "blocks"
-	// maxBlocks bounds the list, which applications may grow by themselves.
-	maxBlocks = 10_000
-	// maxReason bounds a block's reason, in bytes.
-	maxReason = 1000
-)
-
 // WithAllowedPeers adds peers that the node has to do with, overriding the
 // default of all. With it, nobody else is dialled, accepted, relayed for or
-// heard on a topic. Allow adds to it while the node runs. Bootstrap peers,
-// persistent peers and relays that are not among them are an error, and so are
-// peers of WithBlockedPeers.
+// heard on a topic. Allow and Disallow change it while the node runs. Bootstrap
+// peers, persistent peers and relays that are not among them are an error, and
+// so are peers of WithBlockedPeers.
 func WithAllowedPeers(ids ...peer.ID) Option {
 	ids = slices.Clone(ids)
 	return option{"WithAllowedPeers", func(c *config) error {
@@ -62,18 +53,6 @@ func WithBlockedPeers(ids ...peer.ID) Option {
 	}}
 }
 
-func checkIDs(ids []peer.ID) error {
-	if len(ids) == 0 {
-		return errors.New("no peer given")
-	}
-	for _, id := range ids {
-		if err := id.Validate(); err != nil {
-			return fmt.Errorf("%q is no peer ID: %w", string(id), err)
-		}
-	}
-	return nil
-}
-
 // validateAccess checks that nobody whom the node is told to meet is shut out.
 func (c *config) validateAccess(fail func(option, format string, args ...any)) {
 	for _, id := range c.allowed {
@@ -81,8 +60,12 @@ func (c *config) validateAccess(fail func(option, format string, args ...any)) {
 			fail("WithBlockedPeers", "%s is among the peers of WithAllowedPeers; drop it from one of the two", id)
 		}
 	}
+	bootstrap := "WithBootstrapPeers"
+	if len(c.bootstrap) == 0 {
+		bootstrap = "WithIPFS" // whose peers they are
+	}
 	for option, peers := range map[string][]peer.AddrInfo{
-		"WithBootstrapPeers": c.bootstrap, "WithPersistentPeers": c.persistent, "WithAutoRelay": c.autoRelays,
+		bootstrap: c.bootstrapPeers(), "WithPersistentPeers": c.persistent, "WithAutoRelay": c.autoRelays,
 	} {
 		for _, p := range peers {
 			switch {
@@ -95,43 +78,20 @@ func (c *config) validateAccess(fail func(option, format string, args ...any)) {
 	}
 }
 
-// Block shuts out a peer or a subnet: set one of the two.
-type Block struct {
-	Peer   peer.ID      `json:"peer,omitempty"`
-	Subnet netip.Prefix `json:"subnet,omitzero"`
-	Until  time.Time    `json:"until,omitzero"` // zero: for good
-	Reason string       `json:"reason,omitempty"`
-}
-
-func (b Block) check() error {
-	switch {
-	case (b.Peer == "") == !b.Subnet.IsValid():
-		return errors.New("a block is about a peer or a subnet: set one of the two")
-	case b.Peer != "" && !isPeerID(b.Peer):
-		return fmt.Errorf("%q is no peer ID", string(b.Peer))
-	case !b.Until.IsZero() && !b.Until.After(time.Now()):
-		return fmt.Errorf("the block ends at %v, which has passed", b.Until)
-	case len(b.Reason) > maxReason:
-		return fmt.Errorf("the reason has %d bytes, more than %d", len(b.Reason), maxReason)
-	}
-	return nil
-}
-
-func isPeerID(id peer.ID) bool {
-	_, err := peer.IDFromBytes([]byte(id))
-	return err == nil
-}
-
 // accessPart is the one list that decides about peers. It is the host's
 // connection gater, the relay service's filter and gossipsub's blacklist.
 type accessPart struct {
 	data *dataPart // nil without WithDataDir
 	log  *slog.Logger
 	next connmgr.ConnectionGater // of WithLibp2pOptions; nil without one
+	// shutOut is told of incoming connections that are refused though it is
+	// known whose they are.
+	shutOut func(ma.Multiaddr)
 
 	mu       sync.RWMutex
 	allowed  map[peer.ID]bool       // nil: all; guarded by mu
-	peers    map[peer.ID]Block      // guarded by mu
+	blocked  map[peer.ID]bool       // by WithBlockedPeers, and never saved; guarded by mu
+	peers    map[peer.ID]Block      // by Block; guarded by mu
 	subnets  map[netip.Prefix]Block // guarded by mu
 	saving   sync.Mutex             // one save at a time
 	warnings []string               // set before the node runs
@@ -139,12 +99,18 @@ type accessPart struct {
 
 // newAccess builds the list from the options and the data directory.
 func newAccess(cfg *config, data *dataPart, log *slog.Logger) *accessPart {
-	a := &accessPart{data: data, log: log, peers: make(map[peer.ID]Block), subnets: make(map[netip.Prefix]Block)}
+	a := &accessPart{
+		data: data, log: log,
+		blocked: make(map[peer.ID]bool), peers: make(map[peer.ID]Block), subnets: make(map[netip.Prefix]Block),
+	}
 	if len(cfg.allowed) > 0 {
 		a.allowed = make(map[peer.ID]bool)
 		for _, id := range cfg.allowed {
 			a.allowed[id] = true
 		}
+	}
+	for _, id := range cfg.blocked {
+		a.blocked[id] = true
 	}
 	if data != nil {
 		err := data.dir.Read(blocksName, func(b []byte) error {
@@ -157,50 +123,51 @@ func newAccess(cfg *config, data *dataPart, log *slog.Logger) *accessPart {
 		if err != nil {
 			log.Warn("blocks", "err", err)
 			a.warnings = append(a.warnings, "blocks: "+err.Error())
+			// What could be read shall not be lost with the file.
+			if len(a.peers)+len(a.subnets) > 0 {
+				if err := a.save(); err != nil {
+					log.Warn("blocks", "err", err)
+					a.warnings = append(a.warnings, "blocks: "+err.Error())
+				}
+			}
 		}
-	}
-	for _, id := range cfg.blocked {
-		a.addLocked(Block{Peer: id, Reason: "WithBlockedPeers"})
 	}
 	return a
 }
 
-// parseBlocks reads what save wrote. Blocks that have ended are left out.
-func parseBlocks(b []byte) ([]Block, error) {
-	var list []Block
-	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, err
-	}
-	if len(list) > maxBlocks {
-		return nil, fmt.Errorf("%d blocks, more than %d", len(list), maxBlocks)
-	}
-	var good []Block
-	for _, block := range list {
-		ended := !block.Until.IsZero() && !block.Until.After(time.Now())
-		if ended {
-			continue
-		}
-		if err := block.check(); err != nil {
-			return nil, err
-		}
-		good = append(good, block)
-	}
-	return good, nil
-}
-
 // save writes the blocks, but for those of the options.
-func (a *accessPart) save(configured []peer.ID) error {
+func (a *accessPart) save() error {
 	if a.data == nil {
 		return nil
 	}
 	a.saving.Lock()
 	defer a.saving.Unlock()
-	list := slices.DeleteFunc(a.list(), func(b Block) bool { return b.Peer != "" && slices.Contains(configured, b.Peer) })
-	text, err := json.Marshal(list)
+	a.mu.Lock()
+	list := a.sweepLocked()
+	a.mu.Unlock()
+	text, err := encodeBlocks(list)
 	if err != nil {
 		return err
 	}
 	return a.data.dir.Write(blocksName, text)
+}
+
+// errTooManyBlocks is the error of a block beyond maxBlocks.
+var errTooManyBlocks = fmt.Errorf("there are %d blocks already; block a subnet, or end some with Unblock", maxBlocks)
+
+// add adds a block, or replaces the one of the same peer or subnet.
+func (a *accessPart) add(b Block) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, known := a.peers[b.Peer]
+	if b.Peer == "" {
+		_, known = a.subnets[b.Subnet.Masked()]
+	}
+	if !known && len(a.peers)+len(a.subnets) >= maxBlocks && len(a.sweepLocked()) >= maxBlocks {
+		return errTooManyBlocks
+	}
+	a.addLocked(b)
+	return nil
 }
 
 func (a *accessPart) addLocked(b Block) {
@@ -212,21 +179,54 @@ func (a *accessPart) addLocked(b Block) {
 	}
 }
 
-func (b Block) holds(now time.Time) bool { return b.Until.IsZero() || b.Until.After(now) }
-
 // allows reports whether the node has to do with a peer.
-func (a *accessPart) allows(id peer.ID) bool {
+func (a *accessPart) allows(id peer.ID) bool { return a.refusal(id) == nil }
+
+// refusal says why the node has nothing to do with a peer, nil when it may.
+func (a *accessPart) refusal(id peer.ID) *refusal {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if a.allowed != nil && !a.allowed[id] {
-		return false
+		return &refusal{id: id}
 	}
-	b, ok := a.peers[id]
-	return !ok || !b.holds(time.Now())
+	if b, ok := a.peers[id]; ok && b.holds(time.Now()) {
+		return &refusal{id: id, block: &b}
+	}
+	if a.blocked[id] {
+		return &refusal{id: id, block: &Block{Peer: id, Reason: byOption}}
+	}
+	return nil
 }
 
-// allowsAddr reports whether no blocked subnet has the address. Relayed
-// addresses are those of relays, which is their own affair.
+// byOption is the reason of a block that an option gave.
+const byOption = "WithBlockedPeers"
+
+// refusal is the error of dialling somebody who is shut out. It matches the
+// swarm's own.
+type refusal struct {
+	id    peer.ID
+	block *Block // nil: not allowed
+}
+
+func (r *refusal) Unwrap() error        { return swarm.ErrGaterDisallowedConnection }
+func (r *refusal) Is(target error) bool { return target == ErrBlocked }
+
+func (r *refusal) Error() string {
+	if r.block == nil {
+		return "it is not among the peers of WithAllowedPeers; Allow adds it"
+	}
+	text := "it is blocked"
+	if !r.block.Until.IsZero() {
+		text += " until " + r.block.Until.Format(time.RFC3339)
+	}
+	if r.block.Reason != "" {
+		text += fmt.Sprintf(" (%s)", r.block.Reason)
+	}
+	return text + "; Unblock ends that"
+}
+
+// allowsAddr reports whether no blocked subnet has the address; of a relayed
+// one it is the relay's that counts.
 func (a *accessPart) allowsAddr(addr ma.Multiaddr) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
@@ -251,21 +251,40 @@ func (a *accessPart) allowsAddr(addr ma.Multiaddr) bool {
 	return true
 }
 
-// list returns the blocks that hold, sorted, and forgets the others.
+// list returns the blocks that hold, sorted.
 func (a *accessPart) list() []Block {
-	now := time.Now()
 	a.mu.Lock()
-	maps.DeleteFunc(a.peers, func(_ peer.ID, b Block) bool { return !b.holds(now) })
-	maps.DeleteFunc(a.subnets, func(_ netip.Prefix, b Block) bool { return !b.holds(now) })
-	list := append(slices.Collect(maps.Values(a.peers)), slices.Collect(maps.Values(a.subnets))...)
+	list := a.sweepLocked()
+	for id := range a.blocked {
+		if _, ok := a.peers[id]; !ok {
+			list = append(list, Block{Peer: id, Reason: byOption})
+		}
+	}
 	a.mu.Unlock()
 	slices.SortFunc(list, func(x, y Block) int {
-		if c := strings.Compare(string(x.Peer), string(y.Peer)); c != 0 {
-			return c
-		}
-		return x.Subnet.Addr().Compare(y.Subnet.Addr())
+		return cmp.Or(strings.Compare(string(x.Peer), string(y.Peer)), x.Subnet.Addr().Compare(y.Subnet.Addr()), x.Subnet.Bits()-y.Subnet.Bits())
 	})
 	return list
+}
+
+// sweepLocked forgets the blocks that have ended and returns the others.
+func (a *accessPart) sweepLocked() []Block {
+	now := time.Now()
+	maps.DeleteFunc(a.peers, func(_ peer.ID, b Block) bool { return !b.holds(now) })
+	maps.DeleteFunc(a.subnets, func(_ netip.Prefix, b Block) bool { return !b.holds(now) })
+	return append(slices.Collect(maps.Values(a.peers)), slices.Collect(maps.Values(a.subnets))...)
+}
+
+// nextEnd returns when the next of the blocks ends, zero when none does.
+func (a *accessPart) nextEnd() (end time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.sweepLocked() {
+		if !b.Until.IsZero() && (end.IsZero() || b.Until.Before(end)) {
+			end = b.Until
+		}
+	}
+	return end
 }
 
 // gate makes the list the host's connection gater, in front of one that the
@@ -289,7 +308,11 @@ func (a *accessPart) InterceptAccept(c network.ConnMultiaddrs) bool {
 }
 
 func (a *accessPart) InterceptSecured(dir network.Direction, id peer.ID, c network.ConnMultiaddrs) bool {
-	return a.allows(id) && a.allowsAddr(c.RemoteMultiaddr()) && (a.next == nil || a.next.InterceptSecured(dir, id, c))
+	ok := a.allows(id) && a.allowsAddr(c.RemoteMultiaddr()) && (a.next == nil || a.next.InterceptSecured(dir, id, c))
+	if !ok && dir == network.DirInbound {
+		a.shutOut(c.RemoteMultiaddr())
+	}
+	return ok
 }
 
 func (a *accessPart) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
@@ -316,124 +339,61 @@ func (a *accessPart) AllowConnect(src peer.ID, addr ma.Multiaddr, dst peer.ID) b
 func (a *accessPart) Add(peer.ID) bool         { return false } // Block is the way
 func (a *accessPart) Contains(id peer.ID) bool { return !a.allows(id) }
 
-// Blocked says that Block has shut somebody out.
-type Blocked struct{ Block Block }
-
-func (Blocked) event() {}
-
-// Block shuts out a peer or a subnet, replacing an earlier block of the same:
-// connections are cut, and until it ends nobody there is dialled, accepted,
-// relayed for, or (a peer) heard on a topic. It ends by itself at Until, and
-// with WithDataDir survives a restart. Blocking a subnet does not reach those
-// who come through a relay elsewhere.
-//
-// The error says what is wrong with the block, or that it could not be saved,
-// in which case it holds all the same; ErrClosed after Close.
-func (n *Node) Block(b Block) error {
-	if n.closed() {
-		return ErrClosed
-	}
-	if err := b.check(); err != nil {
-		return fmt.Errorf("p2pnode: block: %w", err)
-	}
-	if b.Peer == n.id {
-		return fmt.Errorf("p2pnode: block: %s is this node itself", b.Peer)
-	}
-	a := n.access
-	if len(a.list()) >= maxBlocks {
-		return fmt.Errorf("p2pnode: block: there are %d blocks already; block a subnet, or end some with Unblock", maxBlocks)
-	}
+// remove ends a block and reports whether there was one.
+func (a *accessPart) remove(b Block) bool {
 	a.mu.Lock()
-	a.addLocked(b)
-	a.mu.Unlock()
-	n.log.Info("blocked", "peer", b.Peer, "subnet", b.Subnet, "until", b.Until, "reason", b.Reason)
-	n.cutOff()
-	// And those that passed the gate just before.
-	n.group.Go(func(ctx context.Context) {
-		if pauseFor(ctx, time.Second) {
-			n.cutOff()
-		}
-	})
-	n.watch.emit(Blocked{b})
-	if err := a.save(n.cfg.blocked); err != nil {
-		return n.fail(fmt.Errorf("block: it holds, but is not saved: %w", err))
+	defer a.mu.Unlock()
+	a.sweepLocked()
+	if b.Peer == "" {
+		prefix := b.Subnet.Masked()
+		_, known := a.subnets[prefix]
+		delete(a.subnets, prefix)
+		return known
 	}
-	return nil
+	_, known := a.peers[b.Peer]
+	known = known || a.blocked[b.Peer]
+	delete(a.peers, b.Peer)
+	delete(a.blocked, b.Peer)
+	return known
 }
 
-// cutOff closes the connections that the list forbids.
-func (n *Node) cutOff() {
-	for _, c := range n.base.swarm.Conns() {
-		if !n.access.allows(c.RemotePeer()) || !n.access.allowsAddr(c.RemoteMultiaddr()) {
-			if err := c.Close(); err != nil {
-				n.log.Debug("cutting off", "peer", c.RemotePeer(), "err", err)
-			}
-		}
-	}
-	if n.dht == nil {
-		return
-	}
-	for _, t := range n.dht.tables {
-		for _, id := range t.RoutingTable().ListPeers() {
-			if !n.access.allows(id) {
-				t.RoutingTable().RemovePeer(id)
-			}
-		}
-	}
-}
-
-// Unblock ends the block of a peer or a subnet, those of WithBlockedPeers
-// included; of the Block its Peer or Subnet matters. One that does not exist is
-// an error. It returns ErrClosed after Close.
-func (n *Node) Unblock(b Block) error {
-	if n.closed() {
-		return ErrClosed
-	}
-	a := n.access
-	a.mu.Lock()
-	_, peerKnown := a.peers[b.Peer]
-	_, subnetKnown := a.subnets[b.Subnet.Masked()]
-	switch {
-	case b.Peer != "" && peerKnown:
-		delete(a.peers, b.Peer)
-	case b.Peer == "" && subnetKnown:
-		delete(a.subnets, b.Subnet.Masked())
-	default:
-		a.mu.Unlock()
-		return fmt.Errorf("p2pnode: unblock: neither the peer %q nor the subnet %q is blocked", b.Peer.String(), b.Subnet)
-	}
-	a.mu.Unlock()
-	n.log.Info("unblocked", "peer", b.Peer, "subnet", b.Subnet)
-	if err := a.save(n.cfg.blocked); err != nil {
-		return n.fail(fmt.Errorf("unblock: it is ended, but that is not saved: %w", err))
-	}
-	return nil
-}
-
-// Blocks returns the blocks that hold, sorted by peer and subnet. After Close
-// it returns nil.
-func (n *Node) Blocks() []Block {
-	if n.closed() {
-		return nil
-	}
-	return n.access.list()
-}
-
-// Allow adds peers to those of WithAllowedPeers, until the node closes. Without
-// that option all are allowed, and Allow is an error, as it would shut out all
-// others. It returns ErrClosed after Close.
-func (n *Node) Allow(ids ...peer.ID) error {
-	if n.closed() {
-		return ErrClosed
-	}
-	if err := checkIDs(ids); err != nil {
-		return fmt.Errorf("p2pnode: allow: %w", err)
-	}
-	a := n.access
+func (a *accessPart) disallow(ids []peer.ID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.allowed == nil {
-		return errors.New("p2pnode: allow: everybody is allowed; give WithAllowedPeers to allow some alone")
+		return errors.New("everybody is allowed; give WithAllowedPeers to allow some alone, or use Block")
+	}
+	for _, id := range ids {
+		if !a.allowed[id] {
+			return fmt.Errorf("%s is not allowed anyway", id)
+		}
+	}
+	for _, id := range ids {
+		delete(a.allowed, id)
+	}
+	return nil
+}
+
+// allowedList returns who is allowed, sorted; nil when all are.
+func (a *accessPart) allowedList() []peer.ID {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.allowed == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(a.allowed))
+}
+
+func (a *accessPart) allow(ids []peer.ID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.allowed == nil {
+		return errors.New("everybody is allowed; give WithAllowedPeers to allow some alone")
+	}
+	for _, id := range ids {
+		if b, ok := a.peers[id]; ok && b.holds(time.Now()) || a.blocked[id] {
+			return fmt.Errorf("%s is blocked; end that with Unblock", id)
+		}
 	}
 	for _, id := range ids {
 		a.allowed[id] = true

@@ -6,15 +6,18 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/conngater"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
@@ -38,7 +41,7 @@ func cannotMeet(t *testing.T, net *p2ptest.Network, a, b *p2pnode.Node) {
 	net.Disconnected(a, b)
 }
 
-func TestBlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
+func TestPitfall33BlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		nodes := net.Nodes(t, 3, p2ptest.Ring())
@@ -138,6 +141,40 @@ func TestAllowedPeersAlone(t *testing.T) {
 		if err := n.Connect(t.Context(), stranger.AddrInfo()); err != nil {
 			t.Error(err)
 		}
+		if got := n.Status().Allowed; len(got) != 2 || !slices.IsSorted(got) || !slices.Contains(got, stranger.ID()) {
+			t.Errorf("%v are allowed", got)
+		}
+		for _, bad := range []error{n.Disallow(stranger.ID(), n.ID()), friend.Disallow(n.ID()), n.Disallow()} {
+			if bad == nil {
+				t.Error("no error of a Disallow that cannot be")
+			}
+		}
+		net.Connected(n, stranger)
+		if err := n.Disallow(stranger.ID()); err != nil {
+			t.Fatal(err)
+		}
+		net.Within(5*time.Second).Disconnected(n, stranger)
+		cannotMeet(t, net, n, stranger)
+
+		// Who could not be dialled is dialled once it is allowed.
+		if err := n.Allow(stranger.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.AddPersistentPeers(net.AddrInfo(stranger)); err != nil {
+			t.Fatal(err)
+		}
+		net.Connected(n, stranger)
+		if err := n.Disallow(stranger.ID()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if err := n.Allow(stranger.ID()); err != nil {
+			t.Fatal(err)
+		}
+		net.Within(2*time.Second).Connected(n, stranger)
+		if got := friend.Status().Allowed; got != nil {
+			t.Errorf("%v are allowed without a list", got)
+		}
 		if err := friend.Allow(n.ID()); err == nil || !strings.Contains(err.Error(), "WithAllowedPeers") {
 			t.Errorf("without a list: %v", err)
 		}
@@ -178,7 +215,8 @@ func TestBlocksSurviveARestart(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		bad, worse := net.Node(t), net.Node(t)
 		n := net.Node(t, p2pnode.WithDataDir(dir), p2pnode.WithBlockedPeers(worse.ID()))
-		block(t, n, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
+		odd := time.FixedZone("odd", 30*3600) // which JSON cannot tell
+		block(t, n, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour).In(odd), Reason: "spam"})
 		block(t, n, p2pnode.Block{Subnet: netip.MustParsePrefix("192.0.2.0/24")})
 		before := n.Blocks()
 		net.Crash(n)
@@ -197,6 +235,24 @@ func TestBlocksSurviveARestart(t *testing.T) {
 		n = net.Restart(n)
 		if list := n.Blocks(); len(list) != 2 {
 			t.Errorf("%v are blocked after the end of one", list)
+		}
+
+		// One that an option repeats stays when the option goes.
+		block(t, n, p2pnode.Block{Peer: worse.ID(), Reason: "again"})
+		block(t, n, p2pnode.Block{Subnet: netip.MustParsePrefix("198.51.100.0/24")})
+		n = net.Restart(n)
+		if list := n.Blocks(); len(list) != 3 || list[0].Reason+list[1].Reason+list[2].Reason != "again" {
+			t.Errorf("%v are blocked", list)
+		}
+		for _, b := range n.Blocks() {
+			if b.Peer == worse.ID() {
+				if err := n.Unblock(p2pnode.Block{Peer: worse.ID()}); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if err := n.Unblock(p2pnode.Block{Peer: worse.ID()}); err == nil {
+			t.Error("a block is ended twice")
 		}
 
 		// A damaged file is told, set aside, and stops nothing.
@@ -235,6 +291,10 @@ func TestAccessListsThatContradict(t *testing.T) {
 		{"WithBootstrapPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithBootstrapPeers(a), p2pnode.WithAllowedPeers(b.ID)}},
 		{"WithPersistentPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithPersistentPeers(a), p2pnode.WithAllowedPeers(b.ID)}},
 		{"WithAutoRelay", "WithBlockedPeers", []p2pnode.Option{p2pnode.WithAutoRelay(a), p2pnode.WithBlockedPeers(a.ID)}},
+		{"WithIPFS", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithIPFS(), p2pnode.WithAllowedPeers(a.ID)}},
+		{"WithIPFS", "WithBlockedPeers", []p2pnode.Option{p2pnode.WithIPFS(), p2pnode.WithBlockedPeers(dht.GetDefaultBootstrapPeerAddrInfos()[0].ID)}},
+		{"WithAllowedPeers", "peer.Decode", []p2pnode.Option{p2pnode.WithAllowedPeers(peer.ID(a.ID.String()))}},
+		{"WithBlockedPeers", "peer.Decode", []p2pnode.Option{p2pnode.WithBlockedPeers(peer.ID(a.ID.String()))}},
 	} {
 		err := p2pnode.ValidateOptions(c.opts...)
 		var option *p2pnode.OptionError
@@ -253,8 +313,13 @@ func TestBadBlocks(t *testing.T) {
 			"two things":    {Peer: other.ID(), Subnet: netip.MustParsePrefix("192.0.2.0/24")},
 			"the past":      {Peer: other.ID(), Until: time.Now()},
 			"itself":        {Peer: n.ID()},
+			"half a subnet": {Peer: other.ID(), Subnet: netip.PrefixFrom(netip.MustParseAddr("192.0.2.1"), 99)},
+			"IPv4 in IPv6":  {Subnet: netip.MustParsePrefix("::ffff:192.0.2.0/120")},
 			"no peer ID":    {Peer: "nonsense"},
-			"a long reason": {Peer: other.ID(), Reason: strings.Repeat("x", 1001)},
+			"a long reason": {Peer: other.ID(), Reason: strings.Repeat("x", 501)},
+			"no text":       {Peer: other.ID(), Reason: strings.Repeat("\xff", 400)},
+			"two lines":     {Peer: other.ID(), Reason: "a\nb"},
+			"a far year":    {Peer: other.ID(), Until: time.Unix(1<<50, 0)},
 		} {
 			if err := n.Block(b); err == nil {
 				t.Errorf("%s: no error", what)
@@ -266,8 +331,114 @@ func TestBadBlocks(t *testing.T) {
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(n.Block(p2pnode.Block{Peer: other.ID()}), n.Unblock(p2pnode.Block{}), n.Allow(other.ID())); !errors.Is(err, p2pnode.ErrClosed) || n.Blocks() != nil {
-			t.Errorf("after Close: %v", err)
+		for what, err := range map[string]error{
+			"Block": n.Block(p2pnode.Block{Peer: other.ID()}), "Unblock": n.Unblock(p2pnode.Block{}), "Allow": n.Allow(other.ID()), "Disallow": n.Disallow(other.ID()),
+		} {
+			if !errors.Is(err, p2pnode.ErrClosed) {
+				t.Errorf("%s after Close: %v", what, err)
+			}
+		}
+		if list := n.Blocks(); list != nil {
+			t.Errorf("%v are blocked after Close", list)
+		}
+	})
+}
+
+// TestShutOutPeersAreSaidToBe: whoever is told to dial them learns why not.
+func TestShutOutPeersAreSaidToBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		n, bad := net.Node(t), net.Node(t)
+		strict := net.Node(t, p2pnode.WithAllowedPeers(n.ID()))
+		says := func(err error, what ...string) {
+			t.Helper()
+			for _, s := range what {
+				if err == nil || !strings.Contains(err.Error(), s) {
+					t.Errorf("%v, which does not say %q", err, s)
+				}
+			}
+		}
+		block(t, n, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
+		err := n.Connect(t.Context(), bad.AddrInfo())
+		says(err, "blocked until "+time.Now().Add(time.Hour).Format(time.RFC3339), "spam", "Unblock")
+		if !errors.Is(err, swarm.ErrGaterDisallowedConnection) || !errors.Is(err, p2pnode.ErrBlocked) {
+			t.Errorf("%v is no error of the gater, or not ErrBlocked", err)
+		}
+		_, err = n.OpenStream(t.Context(), bad.ID(), "/x")
+		says(err, "spam")
+		if !errors.Is(err, p2pnode.ErrBlocked) {
+			t.Errorf("%v is not ErrBlocked", err)
+		}
+		says(n.AddPersistentPeers(bad.AddrInfo()), bad.ID().String(), "spam")
+		if list := n.Status().Persistent; len(list) != 0 {
+			t.Errorf("%v are kept", list)
+		}
+		says(strict.Connect(t.Context(), bad.AddrInfo()), "WithAllowedPeers", "Allow")
+		says(strict.AddPersistentPeers(bad.AddrInfo()), "WithAllowedPeers", "Allow")
+		block(t, strict, p2pnode.Block{Peer: bad.ID()})
+		says(strict.Allow(bad.ID()), "is blocked", "Unblock")
+
+		block(t, n, p2pnode.Block{Subnet: netip.PrefixFrom(net.Addr(strict), 24)})
+		err = n.Connect(t.Context(), strict.AddrInfo())
+		says(err, "subnet is blocked", "Blocks")
+		if !errors.Is(err, p2pnode.ErrBlocked) {
+			t.Errorf("%v is not ErrBlocked", err)
+		}
+		// One address of several is no block of the peer.
+		both := strict.AddrInfo()
+		both.Addrs = append(slices.Clone(both.Addrs), must(p2pnode.ParsePeers("/ip4/16.200.0.1/udp/1/quic-v1/p2p/" + both.ID.String()))[0].Addrs...)
+		if err := n.Connect(t.Context(), both); err == nil || errors.Is(err, p2pnode.ErrBlocked) {
+			t.Errorf("with an address outside the subnet: %v", err)
+		}
+		if err := n.AddPersistentPeers(bad.AddrInfo()); !errors.Is(err, p2pnode.ErrBlocked) {
+			t.Errorf("%v is not ErrBlocked", err)
+		}
+		// The other side learns why it is not let in.
+		err = bad.Connect(t.Context(), n.AddrInfo())
+		if err == nil || !strings.Contains(err.Error(), "blocked this node") {
+			t.Errorf("the blocked peer is told %v", err)
+		}
+	})
+}
+
+func TestOwnIDAmongTheBlockedPeersIsAnError(t *testing.T) {
+	key := must(p2pnode.GenerateKey(p2pnode.KeyEd25519))
+	_, err := p2pnode.New(t.Context(), p2pnode.WithIdentity(key), p2pnode.WithBlockedPeers(must(p2pnode.PeerID(key))), p2pnode.WithoutListening())
+	var option *p2pnode.OptionError
+	if !errors.As(err, &option) || option.Option != "WithBlockedPeers" {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestSavedPeersThatAreShutOutAreNotDialled.
+func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		boot, friend, bad := net.Node(t), net.Node(t), net.Node(t)
+		opts := []p2pnode.Option{p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithDataDir(dir), p2pnode.WithMinPeers(3), p2pnode.WithoutDHT()}
+		n := net.Node(t, opts...)
+		for _, p := range []*p2pnode.Node{friend, bad} {
+			if err := n.Connect(t.Context(), p.AddrInfo()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		net.Connected(n, boot)
+		block(t, n, p2pnode.Block{Peer: friend.ID()})
+		if err := n.Unblock(p2pnode.Block{Peer: friend.ID()}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Connect(t.Context(), friend.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again := net.Node(t, append(opts, p2pnode.WithBlockedPeers(bad.ID()))...)
+		net.Within(time.Minute).Connected(again, friend)
+		time.Sleep(time.Minute)
+		for _, f := range again.Status().Bootstrap.Failed {
+			t.Errorf("%s is dialled: %v", f.ID, f.Err)
 		}
 	})
 }

@@ -41,7 +41,7 @@ func newRaw() (_ *rawNode, err error) {
 		return nil, err
 	}
 	cfg := defaultConfig()
-	limits, err := newResourceManager(cfg, func() {}) // the same limits
+	limits, err := newResourceManager(cfg, newRefusals(cfg.logger)) // the same limits
 	if err != nil {
 		return nil, err
 	}

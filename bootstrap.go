@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -42,6 +43,13 @@ const (
 	bootstrapRetryMax = 30 * time.Second
 	// savedAtOnce is how many saved peers are dialled in a round, in turn.
 	savedAtOnce = 8
+	// With enough peers, bootstrap peers that are not connected are dialled after
+	// bootstrapAgainMin, then at growing distances up to bootstrapAgainMax: a
+	// network that was cut in two, or whose bootstrap peer started afresh, has
+	// no other way to find together. They may have trimmed this node, so it is
+	// not often, and begins anew only after all were connected for as long.
+	bootstrapAgainMin = time.Minute
+	bootstrapAgainMax = 10 * time.Minute
 	// bootstrapGap separates two rounds even when peers come and go at once.
 	bootstrapGap = 400 * time.Millisecond
 )
@@ -58,6 +66,7 @@ type bootstrapper struct {
 	connected func(peer.ID) bool
 	count     func() int          // how many peers are connected
 	enough    func() bool         // the node has the peers it wants
+	content   bool                // it wants none for themselves: do not look for more
 	refresh   func()              // tell the DHT that there is somebody to ask
 	keep      func(peer.ID, bool) // spare a peer from trimming, or no longer
 	change    *signal             // enough may have changed
@@ -79,7 +88,7 @@ type try struct {
 	n    int           // attempts since the node had enough
 	busy chan struct{} // closed when the attempt that is under way is over; nil without one
 	err  error         // of the last attempt; read when busy is nil or closed
-	took time.Duration // what the last success took; likewise
+	took time.Duration // what the last dial that got through took; likewise
 	kept bool          // it is spared from trimming
 }
 
@@ -89,11 +98,13 @@ func (b *bootstrapper) run(ctx context.Context) {
 	b.tries = make(map[peer.ID]*try)
 	var begun time.Time // when the last round began
 	had := true         // so that having enough from the start is not taken for a recovery
+	look := lookout{retry: backoff.Backoff{Min: bootstrapAgainMin, Max: bootstrapAgainMax, Rand: b.rand}}
 	for ctx.Err() == nil {
 		change, moved := b.change.wait(), b.moved.wait()
 		if !b.enough() {
 			had = false
 			b.outage(ctx, &begun)
+			look.reset()
 			continue
 		}
 		if !had {
@@ -101,19 +112,68 @@ func (b *bootstrapper) run(ctx context.Context) {
 		}
 		had = true
 		b.release()
+		timer := look.timer(b.content || b.complete())
 		select {
 		case <-change:
+		case <-timer:
+			if b.due(ctx, begun) {
+				begun = time.Now()
+				if b.round(ctx, b.known(b.peers), bootstrapDialLimit) {
+					b.refresh()
+				}
+				look.done()
+			}
 		case <-moved:
 			// The node may be somewhere else now, and may not have noticed
 			// what it has lost: one round at once, and no more of them when
 			// there are still enough.
-			if b.due(ctx, begun) {
+			if !b.content && b.due(ctx, begun) {
 				begun = time.Now()
-				b.round(ctx, bootstrapDialLimit)
+				b.round(ctx, b.candidates(), bootstrapDialLimit)
+				look.reset()
 			}
 		case <-ctx.Done():
 		}
 	}
+}
+
+// lookout says when to dial bootstrap peers again with enough others.
+type lookout struct {
+	retry    backoff.Backoff
+	next     time.Time // zero: not decided
+	complete time.Time // since when all are connected; zero when they are not
+}
+
+func (l *lookout) reset() { l.retry.Reset(); l.next, l.complete = time.Time{}, time.Time{} }
+func (l *lookout) done()  { l.next = time.Time{} }
+
+// timer returns a channel that fires when it is time, nil for never.
+func (l *lookout) timer(complete bool) <-chan time.Time {
+	if complete {
+		if l.complete.IsZero() {
+			l.complete = time.Now()
+		}
+		l.next = time.Time{}
+		return nil
+	}
+	if !l.complete.IsZero() && time.Since(l.complete) > bootstrapAgainMax {
+		l.retry.Reset()
+	}
+	l.complete = time.Time{}
+	if l.next.IsZero() {
+		l.next = time.Now().Add(l.retry.Next())
+	}
+	return time.After(time.Until(l.next))
+}
+
+// complete reports whether every bootstrap peer is connected.
+func (b *bootstrapper) complete() bool {
+	for _, p := range b.peers {
+		if !b.connected(p.ID) {
+			return false
+		}
+	}
+	return true
 }
 
 // outage dials until there are enough peers.
@@ -129,7 +189,7 @@ func (b *bootstrapper) outage(ctx context.Context, begun *time.Time) {
 		if fresh {
 			limit = 0
 		}
-		if b.round(ctx, limit) {
+		if b.round(ctx, b.candidates(), limit) {
 			retry.Reset()
 		}
 		pause := quick.Next()
@@ -185,12 +245,18 @@ func (b *bootstrapper) candidates() []peer.AddrInfo {
 	list := slices.Clone(b.peers)
 	if b.saved != nil {
 		saved := b.saved()
+		b.forget(saved)
 		for i := range min(savedAtOnce, len(saved)) {
 			list = append(list, saved[(b.turn+i)%len(saved)])
 		}
 		b.turn += savedAtOnce
 		list = addrs.Merge(list...)
 	}
+	return b.known(list)
+}
+
+// known makes sure that there is a try for each peer, and returns them.
+func (b *bootstrapper) known(list []peer.AddrInfo) []peer.AddrInfo {
 	for _, p := range list {
 		if b.tries[p.ID] == nil {
 			b.tries[p.ID] = new(try)
@@ -199,14 +265,22 @@ func (b *bootstrapper) candidates() []peer.AddrInfo {
 	return list
 }
 
-// round dials every bootstrap peer, and some saved ones, that are neither
-// connected nor being dialled already, all at once. It waits for the results, for a second at most: a peer
+// forget drops what is known of dialling peers that are not saved any more.
+func (b *bootstrapper) forget(saved []peer.AddrInfo) {
+	here := make(map[peer.ID]bool)
+	for _, p := range slices.Concat(b.peers, saved) {
+		here[p.ID] = true
+	}
+	maps.DeleteFunc(b.tries, func(id peer.ID, t *try) bool { return !here[id] && !t.kept && !t.dialling() })
+}
+
+// round dials those of the peers that are neither connected nor being dialled
+// already, all at once. It waits for the results, for a second at most: a peer
 // that takes longer does not hold up the others. The limit is that of each
 // dial, 0 for the short one of a fresh outage. It reports whether somebody was
 // reached.
-func (b *bootstrapper) round(ctx context.Context, limit time.Duration) bool {
+func (b *bootstrapper) round(ctx context.Context, peers []peer.AddrInfo, limit time.Duration) bool {
 	started := time.Now()
-	peers := b.candidates()
 	fresh := make(map[peer.ID]bool) // dialled in this round
 	for _, p := range peers {
 		t := b.tries[p.ID]
@@ -289,7 +363,7 @@ func (b *bootstrapper) attempt(ctx context.Context, p peer.AddrInfo, t *try, lim
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		begun := time.Now()
-		if t.err = b.dial(ctx, p); t.err == nil {
+		if t.err = b.dial(ctx, p); t.err == nil || errors.Is(t.err, errLostAtOnce) {
 			t.took = max(time.Since(begun), 1) // 0 means never
 		}
 	})

@@ -3,6 +3,7 @@ package p2pnode
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -35,6 +36,13 @@ type fakeNet struct {
 }
 
 func startBootstrap(t *testing.T, ids ...peer.ID) (*fakeNet, context.CancelFunc) {
+	f, b := newBootstrap(ids...)
+	ctx, cancel := context.WithCancel(t.Context())
+	go b.run(ctx)
+	return f, cancel
+}
+
+func newBootstrap(ids ...peer.ID) (*fakeNet, *bootstrapper) {
 	f := &fakeNet{up: map[peer.ID]bool{}, connected: map[peer.ID]bool{}, hang: map[peer.ID]bool{}, kept: map[peer.ID]bool{}, min: 1}
 	var peers []peer.AddrInfo
 	for _, id := range ids {
@@ -48,9 +56,7 @@ func startBootstrap(t *testing.T, ids ...peer.ID) (*fakeNet, context.CancelFunc)
 		refresh: func() { f.mu.Lock(); defer f.mu.Unlock(); f.refreshed++ },
 		report:  func(r BootstrapRound) { f.mu.Lock(); defer f.mu.Unlock(); f.rounds = append(f.rounds, r) },
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	go b.run(ctx)
-	return f, cancel
+	return f, b
 }
 
 func (f *fakeNet) count() int {
@@ -97,6 +103,18 @@ func (f *fakeNet) times() []time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.dials)
+}
+
+func (f *fakeNet) has(id peer.ID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.connected[id]
+}
+
+func (f *fakeNet) refreshes() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refreshed
 }
 
 func (f *fakeNet) raise(id peer.ID) {
@@ -228,7 +246,7 @@ func TestBootstrapMeetsAPeerThatComesBack(t *testing.T) {
 
 // While there are too few peers the bootstrap peers are spared from trimming,
 // and no longer.
-func TestBootstrapPeersAreSparedWhileThereAreTooFew(t *testing.T) {
+func TestPitfall15BootstrapPeersAreSparedWhileThereAreTooFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, stop := startBootstrap(t, "a", "b")
 		defer stop()
@@ -270,6 +288,63 @@ func TestNetworkChangeStartsARoundWithEnoughPeers(t *testing.T) {
 		synctest.Wait()
 		if got := f.times()[before:]; len(got) != 1 {
 			t.Errorf("%d dials in the hour after the change", len(got))
+		}
+	})
+}
+
+// With enough others a missing bootstrap peer is still looked for, ever more
+// seldom, and at once no more often when it hangs up on this node each time.
+func TestMissingBootstrapPeersAreLookedForWithEnoughOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, stop := startBootstrap(t, "a", "b")
+		defer stop()
+		f.raise("a")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		begun := time.Now()
+		before := len(f.times())
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		list := f.times()[before:]
+		if n := len(list); n < 18 || n > 40 {
+			t.Fatalf("%d dials in three hours", n)
+		}
+		last := begun
+		for i, at := range list {
+			gap := at.Sub(last)
+			if gap < bootstrapAgainMin/2 || i == 0 && gap > 2*bootstrapAgainMin || gap > bootstrapAgainMax {
+				t.Errorf("dial %d comes after %v", i, gap)
+			}
+			last = at
+		}
+		f.raise("b")
+		refreshed := f.refreshes()
+		time.Sleep(bootstrapAgainMax)
+		synctest.Wait()
+		if !f.has("b") || f.refreshes() != refreshed+1 {
+			t.Fatalf("the peer that is back is connected: %v; %d refreshes of the DHT", f.has("b"), f.refreshes()-refreshed)
+		}
+
+		// It has no room for this node.
+		before = len(f.times())
+		for range 3 * 60 {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if f.has("b") {
+				f.set("b", false)
+			}
+		}
+		if n := len(f.times()) - before; n > 40 {
+			t.Errorf("%d dials in three hours of a peer that hangs up", n)
+		}
+		// It has, and goes down an hour later.
+		time.Sleep(time.Hour)
+		before = len(f.times())
+		f.set("b", false)
+		time.Sleep(bootstrapAgainMin)
+		synctest.Wait()
+		if n := len(f.times()) - before; n != 1 {
+			t.Errorf("%d dials in the minute after the loss", n)
 		}
 	})
 }
@@ -449,4 +524,44 @@ func TestPitfall14MutualBootstrapPeers(t *testing.T) {
 		}
 		ready(t, nodes...)
 	}
+}
+
+// What is known of dialling saved peers goes with them.
+func TestSavedPeersThatAreGoneAreForgotten(t *testing.T) {
+	n := 0
+	b := &bootstrapper{peers: []peer.AddrInfo{{ID: "boot"}}, tries: make(map[peer.ID]*try), saved: func() (list []peer.AddrInfo) {
+		for range 20 {
+			n++
+			list = append(list, peer.AddrInfo{ID: peer.ID(fmt.Sprint("saved", n))})
+		}
+		return list
+	}}
+	for range 100 {
+		if got := len(b.candidates()); got != 1+savedAtOnce {
+			t.Fatalf("%d are dialled in a round", got)
+		}
+	}
+	if len(b.tries) > 1+2*savedAtOnce || b.tries["boot"] == nil {
+		t.Errorf("%d are remembered", len(b.tries))
+	}
+}
+
+// A node that wants nobody dials nobody, wherever it moves.
+func TestBootstrapOfANodeThatWantsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, b := newBootstrap("boot")
+		f.min, b.content = 0, true
+		f.raise("boot")
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go b.run(ctx)
+		for range 100 {
+			time.Sleep(time.Minute)
+			f.moved.notify()
+		}
+		synctest.Wait()
+		if got := f.times(); len(got) != 0 {
+			t.Errorf("%d dials", len(got))
+		}
+	})
 }

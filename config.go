@@ -121,6 +121,35 @@ func newConfig(opts []Option) (*config, error) {
 	return cfg, nil
 }
 
+// validateDials checks that the peers which the node is told to dial have an
+// address that it can dial.
+func (c *config) validateDials(fail func(option, format string, args ...any)) {
+	can := func(a ma.Multiaddr) bool {
+		switch kind := addrs.KindOf(a); kind {
+		case addrs.Unknown: // a name that stands for addresses, or somebody's own transport
+			return true
+		case addrs.Circuit:
+			return !c.noRelay
+		default:
+			return slices.Contains(c.enabledTransports(), Transport(kind))
+		}
+	}
+	for option, peers := range map[string][]peer.AddrInfo{
+		"WithBootstrapPeers": c.bootstrap, "WithPersistentPeers": c.persistent, "WithAutoRelay": c.autoRelays,
+	} {
+		for _, p := range peers {
+			if slices.ContainsFunc(p.Addrs, can) {
+				continue
+			}
+			way := "name another address, or the transport with WithTransports"
+			if c.psk != nil {
+				way = "name a TCP or WebSocket address: the others cannot carry the key of WithPrivateNetwork"
+			}
+			fail(option, "%s has no address that the transports %v can dial, only %v; %s", p.ID, c.enabledTransports(), p.Addrs, way)
+		}
+	}
+}
+
 // validate checks the relations between options. Each option has checked its
 // own value already.
 func (c *config) validate() []error {
@@ -226,6 +255,7 @@ func (c *config) validate() []error {
 		fail("WithMinPeers", "%d peers are more than the %d connections at which WithConnLimits starts to trim; raise the limit or lower the minimum", c.minPeers, c.connHigh)
 	}
 	c.validateAccess(fail)
+	c.validateDials(fail)
 	slices.SortStableFunc(errs, func(a, b error) int { return cmpErrors(a, b) })
 	return errs
 }

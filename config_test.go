@@ -12,6 +12,8 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	record "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // Options that contradict each other are rejected, with both named.
@@ -20,6 +22,11 @@ func TestValidateRelations(t *testing.T) {
 	relay := WithAutoRelay(somePeer("1"))
 	ds := WithDatastore(dssync.MutexWrap(datastore.NewMapDatastore()))
 	valid := WithValidator("app", record.PublicKeyValidator{})
+	with := func(addr string) peer.AddrInfo {
+		return peer.AddrInfo{ID: somePeer("1").ID, Addrs: []ma.Multiaddr{ma.StringCast(addr)}}
+	}
+	overQUIC, byName := with("/ip4/192.0.2.1/udp/1/quic-v1"), with("/dnsaddr/example.test")
+	byRelay := with("/ip4/192.0.2.1/udp/1/quic-v1/p2p/" + somePeer("1").ID.String() + "/p2p-circuit")
 	for _, row := range []struct {
 		name string
 		opts []Option
@@ -43,6 +50,13 @@ func TestValidateRelations(t *testing.T) {
 		{"WebTransport, which is off", []Option{WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1/webtransport")}, []string{"WithListenAddrs", "TransportWebTransport"}},
 		{"WebRTC, which is off", []Option{WithListenAddrs("/ip4/0.0.0.0/udp/1/webrtc-direct")}, []string{"TransportWebRTCDirect"}},
 		{"WebSocket without TCP", []Option{WithTransports(TransportWebSocket), WithListenAddrs("/ip4/0.0.0.0/tcp/1/ws")}, nil},
+
+		{"a bootstrap peer over QUIC for TCP", []Option{WithTransports(TransportTCP), WithBootstrapPeers(overQUIC)}, []string{"WithBootstrapPeers", "/udp/1/quic-v1", "WithTransports"}},
+		{"a persistent peer over QUIC with a key", []Option{psk, WithPersistentPeers(overQUIC)}, []string{"WithPersistentPeers", "WithPrivateNetwork"}},
+		{"a relay by a relay without the client", []Option{WithoutRelay(), WithBootstrapPeers(byRelay)}, []string{"WithBootstrapPeers", "p2p-circuit"}},
+		{"a bootstrap peer by a relay", []Option{WithBootstrapPeers(byRelay)}, nil},
+		{"a bootstrap peer with both", []Option{psk, WithBootstrapPeers(overQUIC, somePeer("1"))}, nil},
+		{"a bootstrap peer by name", []Option{psk, WithBootstrapPeers(byName)}, nil},
 
 		{"listening and not", []Option{WithoutListening(), WithListenAddrs("/ip4/0.0.0.0/tcp/1")}, []string{"WithoutListening", "WithListenAddrs"}},
 		{"not listening, partially", []Option{WithoutListening(), WithPartialListen()}, []string{"WithPartialListen", "WithoutListening"}},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,7 +186,10 @@ func TestPitfall42BreakLeavesNothing(t *testing.T) {
 			break
 		}
 	}
-	goleak.VerifyNone(t, append(leakIgnores, leaks)...)
+	goleak.VerifyNone(t, append(slices.Clone(leakIgnores), leaks,
+		// The far ends of streams that the DHT keeps open to whom it asked; a
+		// search that goes another way opens more.
+		goleak.IgnoreAnyFunction("github.com/libp2p/go-libp2p-kad-dht.(*IpfsDHT).handleNewMessage"))...)
 }
 
 // A provider without a known address is completed by a look-up, or yielded

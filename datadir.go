@@ -22,11 +22,19 @@ const identityName = "identity.key"
 // the first start, unless WithIdentity, WithIdentityFile or WithIdentityString
 // gives another.
 //
-// Peers that were connected directly for 5 minutes are saved every 10 minutes,
-// and all that are at Close: at most 100, of them 20 of one IPv4 /16 or IPv6
-// /32, each for a week. The node dials them beside its bootstrap peers, and
-// without any when WithMinPeers leaves that open. A damaged file of saved peers
-// is set aside and told in Status.Warnings. The lock ends with Close, and with the process.
+// Peers that were connected directly for 5 minutes are saved every 10 minutes
+// (the first ones after half a minute, within a minute), and all that are
+// connected at Close: at most 100, of them 20 of one IPv4 /16 or IPv6 /32, each
+// for a week. At the next start the node dials them beside its bootstrap peers;
+// when it was given none and no WithMinPeers, until one of them is connected.
+// The blocks of Block are kept here too.
+//
+// A damaged file of these is set aside, never replaced, and told in
+// Status.Warnings and by Diagnose; the node starts without what it held, which
+// for blocks means that those peers are let in. An identity that is damaged, in
+// contrast, is an error. A file that cannot be read for now is told in the same
+// way and left as it is: what would replace it is not saved, and Block or Close
+// says so. The lock ends with Close, and with the process.
 func WithDataDir(dir string) Option {
 	return option{"WithDataDir", func(c *config) error {
 		if dir == "" {
@@ -43,9 +51,10 @@ type dataPart struct {
 	log      *slog.Logger
 	warnings []string // what was damaged at the start; never changes
 
-	saving sync.Mutex // one save at a time
-	mu     sync.Mutex
-	peers  []peerfile.Peer // replaced, never changed; guarded by mu
+	saving  sync.Mutex // one save at a time
+	written []byte     // what was saved last, nil before; guarded by saving
+	mu      sync.Mutex
+	peers   []peerfile.Peer // replaced, never changed; guarded by mu
 }
 
 // startDataDir opens the directory first of all, so that its lock is released

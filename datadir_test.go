@@ -76,6 +76,44 @@ func TestDataDirReadOnly(t *testing.T) {
 	wantDataDirError(t, err, dir)
 }
 
+// TestBlocksThatCannotBeReadNowStay: a file that is not damaged, but whose
+// owner is another, is neither renamed nor replaced.
+func TestBlocksThatCannotBeReadNowStay(t *testing.T) {
+	dir := t.TempDir()
+	n := newNode(t, WithDataDir(dir))
+	mustNot(t, n.Block(Block{Peer: somePeer("1").ID}))
+	mustNot(t, n.Close())
+	file := filepath.Join(dir, blocksName)
+	before, err := os.ReadFile(file)
+	mustNot(t, err)
+	mustNot(t, os.Chmod(file, 0))
+	n = func() *Node {
+		if os.Geteuid() == 0 { // who reads everything
+			for d := dir; d != filepath.Dir(d) && d != os.TempDir(); d = filepath.Dir(d) {
+				mustNot(t, os.Chmod(d, 0o777))
+			}
+			mustNot(t, os.Chmod(filepath.Join(dir, identityName), 0o600))
+			mustNot(t, os.Chown(filepath.Join(dir, identityName), 65534, 65534))
+			mustNot(t, os.Chown(filepath.Join(dir, "lock"), 65534, 65534))
+			defer withoutRootsRights(t)()
+		}
+		n, err := New(testContext(t), WithoutListening(), WithDataDir(dir))
+		mustNot(t, err)
+		return n
+	}()
+	if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "left as it is") {
+		t.Errorf("warnings: %q", w)
+	}
+	if err := n.Block(Block{Peer: somePeer("1").ID}); err == nil || !strings.Contains(err.Error(), "move it away") {
+		t.Errorf("saving over it: %v", err)
+	}
+	mustNot(t, n.Close())
+	mustNot(t, os.Chmod(file, 0o600))
+	if after, err := os.ReadFile(file); err != nil || string(after) != string(before) {
+		t.Errorf("%q became %q, %v", before, after, err)
+	}
+}
+
 func wantDataDirError(t *testing.T, err error, says string) {
 	t.Helper()
 	var oe *OptionError

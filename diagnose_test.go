@@ -2,17 +2,29 @@ package p2pnode_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/core/record"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/multiformats/go-multistream"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
@@ -86,14 +98,177 @@ func TestDiagnoseNoBootstrapPeerReached(t *testing.T) {
 		net.Disconnected(n, b)
 		begun := time.Now()
 		text := finds(t, n, p2pnode.FindingNoBootstrap)
-		says(t, text, "none of 2 answers", a.ID().String(), b.ID().String(), "16.1.0.1", "16.2.0.1", "timeout")
+		says(t, text, "none of 2 can be reached", a.ID().String(), b.ID().String(), "16.1.0.1", "16.2.0.1", "timeout")
 		if took := time.Since(begun); took > 7*time.Second {
 			t.Errorf("it took %v", took)
+		}
+		// In a time that is short they count as silent.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		list, err := n.Diagnose(ctx)
+		cancel()
+		if err != nil || len(list) != 1 || list[0].Kind != p2pnode.FindingNoBootstrap || !strings.Contains(list[0].What, "no answer in the time") {
+			t.Errorf("with a second: %v, %v", list, err)
+		}
+		// It has no time to find that out.
+		ctx, cancel = context.WithCancel(t.Context())
+		cancel()
+		if list, err := n.Diagnose(ctx); !errors.Is(err, context.Canceled) || len(list) != 0 {
+			t.Errorf("with a context that has ended: %v, %v", list, err)
 		}
 		// With one of them back it is no finding.
 		net.Restart(b)
 		net.Ready(n)
 		finds(t, n)
+	})
+}
+
+// TestDiagnoseBootstrapPeerThatHangsUp: it has blocked this node.
+func TestDiagnoseBootstrapPeerThatHangsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, opts := range [][]p2ptest.Option{nil, {p2ptest.WithMemoryTransport()}} {
+			net := p2ptest.NewNetwork(t, opts...)
+			boot := net.Node(t)
+			n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+			net.Ready(n)
+			block(t, boot, p2pnode.Block{Peer: n.ID()})
+			time.Sleep(2 * time.Second)
+			// Also while one of the connections stands that the bootstrap loop
+			// makes again and again.
+			for i := range 40 {
+				time.Sleep(time.Duration(i) * 17 * time.Millisecond)
+				text := finds(t, n, p2pnode.FindingNoBootstrap)
+				if !strings.Contains(text, "lost again at once: the peer may have blocked this node") && !strings.Contains(text, "the other side has blocked this node") {
+					t.Error(text)
+				}
+			}
+		}
+	})
+}
+
+// TestDiagnoseSavedPeersAreGone: they are all that the node knows.
+func TestDiagnoseSavedPeersAreGone(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		other := net.Node(t)
+		n := net.Node(t, p2pnode.WithDataDir(dir))
+		if err := n.Connect(t.Context(), other.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		net.Crash(other)
+		n = net.Restart(n)
+		time.Sleep(10 * time.Second)
+		says(t, finds(t, n, p2pnode.FindingNoBootstrap), "no saved peer", other.ID().String(), "WithBootstrapPeers")
+	})
+}
+
+func TestDiagnosePersistentPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		friend := net.Node(t)
+		n := net.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()))
+		net.Connected(n, friend)
+		net.Crash(friend)
+		net.Disconnected(n, friend)
+		time.Sleep(30 * time.Second)
+		says(t, finds(t, n, p2pnode.FindingPersistent), friend.ID().String(), "goes on trying")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := n.WaitReady(ctx); err == nil {
+			t.Error("ready without its peer")
+		} else {
+			says(t, err.Error(), "persistent peers are not connected", friend.ID().String())
+		}
+	})
+}
+
+func TestDiagnoseFewerPeersThanWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		boot := net.Node(t)
+		n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithMinPeers(3))
+		net.Connected(n, boot)
+		net.RoutingTable(n, 1)
+		says(t, finds(t, n, p2pnode.FindingFewPeers), "1 are connected, of at least 3", "WithMinPeers")
+	})
+}
+
+func TestDiagnoseNoReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		plain := net.Node(t)
+		n := net.Node(t, p2pnode.WithBootstrapPeers(plain.AddrInfo()), p2pnode.WithAutoRelay(plain.AddrInfo()))
+		net.Ready(n)
+		time.Sleep(10 * time.Second)
+		says(t, finds(t, n, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace), plain.ID().String(), "it is no relay", "WithRelayService")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := n.WaitReady(ctx, p2pnode.StageReachable); err == nil {
+			t.Error("reachable without a relay")
+		} else {
+			says(t, err.Error(), "it is no relay")
+		}
+		if r := n.Status().Relays; len(r) != 1 || !strings.Contains(r[0].Missing, "it is no relay") {
+			t.Errorf("%+v", r)
+		}
+		net.Crash(plain)
+		time.Sleep(time.Minute)
+		says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace), "it is not connected")
+	})
+}
+
+// TestRelayThatIsFullSaysSo.
+func TestRelayThatIsFullSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		relay := net.Node(t, p2pnode.WithRelayService(p2pnode.RelayLimits{Reservations: 1}))
+		opts := []p2pnode.Option{p2pnode.WithAutoRelay(relay.AddrInfo())}
+		first := net.NAT(p2ptest.Symmetric).Node(t, opts...)
+		if err := first.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
+			t.Fatal(err)
+		}
+		second := net.NAT(p2ptest.Symmetric).Node(t, opts...)
+		time.Sleep(time.Minute)
+		if r := second.Status().Relays[0]; r.Reserved || !strings.Contains(r.Missing, "the last request failed") {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+func TestDiagnoseLimitsRefuse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		n := net.Node(t, p2pnode.WithLimits(p2pnode.Limits{ConnsPerIP: 1}))
+		nat := net.NAT(p2ptest.FullCone)
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			_ = nat.Node(t).Connect(ctx, n.AddrInfo()) // the second is refused
+			cancel()
+		}
+		says(t, finds(t, n, p2pnode.FindingRefused), "ConnsPerIP", "WithLimits")
+		time.Sleep(11 * time.Minute)
+		finds(t, n) // it is long ago
+	})
+}
+
+func TestDiagnoseDamagedFiles(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "blocks"), []byte("damage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		n := p2ptest.NewNetwork(t).Node(t, p2pnode.WithDataDir(dir))
+		says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingDamaged), "blocks.damaged-1", "Block")
+	})
+}
+
+// TestDiagnoseServerThatWaitsForOthers: nothing is wrong with it.
+func TestDiagnoseServerThatWaitsForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finds(t, p2ptest.NewNetwork(t).Node(t, p2pnode.WithDHTMode(p2pnode.DHTModeServer)))
 	})
 }
 
@@ -142,19 +317,69 @@ func TestDiagnoseClockBehind(t *testing.T) {
 		net.Ready(n)
 		time.Sleep(time.Second)
 		finds(t, n)
-		// As the peer's own clock, two hours ahead, would have signed it.
-		rec := peer.PeerRecordFromAddrInfo(boot.AddrInfo())
-		rec.Seq = uint64(time.Now().Add(2 * time.Hour).UnixNano())
-		envelope, err := record.Seal(rec, key)
-		if err != nil {
-			t.Fatal(err)
+		// As the peer's own clock would have signed it.
+		signed := func(p *p2pnode.Node, key crypto.PrivKey, ahead time.Duration) {
+			t.Helper()
+			rec := peer.PeerRecordFromAddrInfo(p.AddrInfo())
+			rec.Seq = uint64(time.Now().Add(ahead).UnixNano())
+			book, _ := peerstore.GetCertifiedAddrBook(n.Host().Peerstore())
+			if _, err := book.ConsumePeerRecord(must(record.Seal(rec, key)), time.Hour); err != nil {
+				t.Fatal(err)
+			}
 		}
-		book, _ := peerstore.GetCertifiedAddrBook(n.Host().Peerstore())
-		if _, err := book.ConsumePeerRecord(envelope, time.Hour); err != nil {
-			t.Fatal(err)
-		}
+		signed(boot, key, 2*time.Hour)
 		says(t, finds(t, n, p2pnode.FindingClock), boot.ID().String(), "2h0m0s in the future", "2000-01-01")
+		// Another peer contradicts it: it may be lying.
+		otherKey := must(p2pnode.GenerateKey(p2pnode.KeyEd25519))
+		other := net.Node(t, p2pnode.WithIdentity(otherKey))
+		if err := n.Connect(t.Context(), other.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		signed(other, otherKey, 0)
+		finds(t, n)
+		signed(other, otherKey, time.Hour)
+		says(t, finds(t, n, p2pnode.FindingClock), other.ID().String(), "1h0m0s in the future")
 	})
+}
+
+// TestDiagnoseClockFarBehind: by more than an hour, which is how far back
+// libp2p dates its certificates, there are no connections over QUIC and TLS.
+func TestDiagnoseClockFarBehind(t *testing.T) {
+	key := must(p2pnode.GenerateKey(p2pnode.KeyEd25519))
+	later := time.Now().Add(48 * time.Hour).Truncate(time.Second)
+	identity := must(libp2ptls.NewIdentity(key, libp2ptls.WithCertTemplate(&x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: later, NotAfter: later.Add(time.Hour),
+	})))
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer l.Close()
+	group.Go(func() { // a peer whose clock is two days ahead
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			group.Go(func() {
+				defer conn.Close()
+				mux := multistream.NewMultistreamMuxer[string]()
+				mux.AddHandler(libp2ptls.ID, nil)
+				if _, _, err := mux.Negotiate(conn); err != nil {
+					return
+				}
+				config, _ := identity.ConfigForPeer("")
+				_ = tls.Server(conn, config).HandshakeContext(t.Context()) // the other side ends it
+			})
+		}
+	})
+	boot := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", l.Addr().(*net.TCPAddr).Port, must(p2pnode.PeerID(key)))
+	n, err := p2pnode.New(t.Context(), p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"), p2pnode.WithSecurity(p2pnode.SecurityTLS), p2pnode.WithBootstrapAddrs(boot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingClock), "holds from "+later.UTC().Format(time.RFC3339)+" on", "set this machine's clock")
 }
 
 func TestDiagnoseUDPBlocked(t *testing.T) {
@@ -176,29 +401,122 @@ func TestDiagnoseUDPBlocked(t *testing.T) {
 	})
 }
 
-func TestDiagnoseAnotherNetworkKey(t *testing.T) {
-	key := func(b byte) pnet.PSK {
+// TestDiagnoseUDPBlockedWithNobodyConnected: the swarm is made to forget what it
+// found out, lest the node stay alone.
+func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		boot := net.Node(t)
+		where := net.AddrInfo(boot)
+		net.Crash(boot)
+		n := net.Node(t, p2pnode.WithBootstrapPeers(where))
+		time.Sleep(time.Hour)
+		for range 20 {
+			says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingUDPBlocked), "firewall", "WithTransports")
+			time.Sleep(7 * time.Second)
+		}
+		boot = net.Restart(boot)
+		net.Within(time.Minute).Connected(n, boot)
+		net.RoutingTable(n, 1)
+		finds(t, n)
+	})
+}
+
+// logged is told when a log has a line about a failed handshake.
+type logged chan struct{}
+
+func (l logged) Enabled(context.Context, slog.Level) bool { return true }
+func (l logged) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l logged) WithGroup(string) slog.Handler            { return l }
+func (l logged) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "ended in its handshake") {
+		select {
+		case l <- struct{}{}:
+		default: // once is enough
+		}
+	}
+	return nil
+}
+
+func TestPitfall60DiagnoseAnotherNetworkKey(t *testing.T) {
+	key := func(b byte) p2pnode.Option {
 		psk := make(pnet.PSK, 32)
 		psk[0] = b
-		return psk
+		return p2pnode.WithPrivateNetwork(psk)
 	}
-	listen := p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0")
-	boot, err := p2pnode.New(t.Context(), listen, p2pnode.WithPrivateNetwork(key(1)))
+	tcp := p2pnode.WithTransports(p2pnode.TransportTCP)
+	start := func(opts ...p2pnode.Option) *p2pnode.Node { return overTCP(t, opts...) }
+	broken := make(logged, 1)
+	boot := start(key(1), p2pnode.WithLogger(slog.New(broken)))
+	other := start(key(2), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+	says(t, finds(t, other, p2pnode.FindingNoBootstrap, p2pnode.FindingNetworkKey), boot.ID().String(), "PrivateNetwork", "WithPrivateNetwork")
+	// The side that is dialled notices too.
+	select {
+	case <-broken:
+	case <-time.After(time.Minute):
+		t.Fatal("no failed handshake is told")
+	}
+	says(t, finds(t, boot, p2pnode.FindingNobodyToFind, p2pnode.FindingNetworkKey, p2pnode.FindingLoopback), "incoming connections broke off", "PrivateNetwork")
+	if n := boot.Status().HandshakesFailed; n == 0 {
+		t.Error("no failed handshake is counted")
+	}
+	friend := start(key(2), p2pnode.WithPersistentPeers(boot.AddrInfo()))
+	says(t, finds(t, friend, p2pnode.FindingPersistent, p2pnode.FindingNetworkKey, p2pnode.FindingLoopback), boot.ID().String())
+	public := start(tcp)
+	with := start(key(1), p2pnode.WithBootstrapPeers(public.AddrInfo()))
+	says(t, finds(t, with, p2pnode.FindingNoBootstrap, p2pnode.FindingNetworkKey), "the other side has none")
+
+	// Without a key it shows now and then as no more than a hang-up.
+	without := start(tcp, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+	list, err := without.Diagnose(t.Context())
+	if err != nil || len(list) == 0 || list[0].Kind != p2pnode.FindingNoBootstrap {
+		t.Fatalf("%v, %v", list, err)
+	}
+	text := ""
+	for _, f := range list {
+		text += f.String() + "\n"
+	}
+	says(t, text, "private network", "WithPrivateNetwork")
+}
+
+// TestPeersThatAreShutOutHaveTheRightKey: they are no failed handshakes, and
+// this is no matter of keys.
+func TestPeersThatAreShutOutHaveTheRightKey(t *testing.T) {
+	psk := make(pnet.PSK, 32)
+	psk[0] = 1
+	key := p2pnode.WithPrivateNetwork(psk)
+	boot := overTCP(t, key)
+	n := overTCP(t, key)
+	block(t, boot, p2pnode.Block{Peer: n.ID()})
+	for range 3 {
+		if err := n.Connect(t.Context(), boot.AddrInfo()); err == nil {
+			t.Fatal("connected to who has blocked it")
+		}
+	}
+	friend := overTCP(t, key)
+	if err := friend.Connect(t.Context(), boot.AddrInfo()); err != nil {
+		t.Fatal(err)
+	}
+	if err := friend.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := boot.Status().HandshakesFailed; n != 0 {
+		t.Errorf("%d failed handshakes are counted", n)
+	}
+	list, err := boot.Diagnose(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer boot.Close()
-	n, err := p2pnode.New(t.Context(), listen, p2pnode.WithPrivateNetwork(key(2)), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-	if err != nil {
-		t.Fatal(err)
+	for _, f := range list {
+		if f.Kind == p2pnode.FindingNetworkKey {
+			t.Error(f)
+		}
 	}
-	defer n.Close()
-	says(t, finds(t, n, p2pnode.FindingNetworkKey), boot.ID().String(), "PrivateNetwork", "WithPrivateNetwork")
 }
 
 func TestDiagnoseTooFewFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := p2ptest.NewNetwork(t).Node(t, p2pnode.WithConnLimits(10, 1<<30))
+		n := p2ptest.NewNetwork(t).Node(t, p2pnode.WithConnLimits(10, 100_000_000))
 		says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingFewFiles), "ulimit -n", "WithConnLimits")
 	})
 }

@@ -86,9 +86,22 @@
 //
 // A node below its minimum of peers dials its bootstrap peers, at once and
 // then with delays that grow to 30 seconds, for ever; a change of its
-// addresses starts again at once. With [WithDataDir] it also dials the peers
-// that it knew before a restart. [Node.Status] is a snapshot of where things
-// stand, and [Node.Events] streams what changes.
+// addresses or a wake from sleep starts again at once. With [WithDataDir] it
+// also dials the peers that it knew before a restart. Peers that are wanted for
+// themselves are those of [WithPersistentPeers].
+//
+// WaitReady waits for stages, such as [StageRouting], and says what each of them
+// lacks. [Node.Status] is a snapshot of where things stand, [Node.Events]
+// streams what changes, and [Node.Diagnose] says what is in the way and what to
+// do about it.
+//
+// # Who is let in
+//
+// [WithPrivateNetwork] keeps out everybody without its key, which
+// [LoadOrCreateSwarmKey] keeps in a file. [WithAllowedPeers] names those that
+// the node has to do with; [Node.Block] shuts out a peer or a subnet while it
+// runs, for a time or for good. What others may use of the machine is
+// [WithLimits].
 //
 // # Other implementations
 //

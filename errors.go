@@ -31,6 +31,12 @@ var (
 	// asked and does not know the answer.
 	ErrNotFound = errors.New("p2pnode: not found")
 
+	// ErrBlocked is returned by Connect, OpenStream and AddPersistentPeers for a
+	// peer that Block, WithBlockedPeers or WithAllowedPeers shuts out, and for one
+	// all of whose addresses are in blocked subnets, or refused by a gater of
+	// WithLibp2pOptions.
+	ErrBlocked = errors.New("p2pnode: blocked")
+
 	// ErrTooLarge is returned by Publish for a message above the limit that
 	// WithMaxMessageSize sets.
 	ErrTooLarge = errors.New("p2pnode: message too large")

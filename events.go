@@ -110,7 +110,8 @@ const eventBuffer = 256
 // the loop ends, ctx ends or the node closes. A consumer that falls more than
 // 256 events behind loses the oldest ones and is told how many by an
 // EventsLost; it never holds up the node. Each call has a stream of its own,
-// for one loop; one that is never looped over goes with ctx or the node.
+// for one loop: a second loop over it ends at once, and one that is never looped
+// over goes with ctx or the node. What is unread when the node closes is lost.
 func (n *Node) Events(ctx context.Context) iter.Seq[Event] {
 	sub := n.watch.subscribe()
 	stop := context.AfterFunc(ctx, func() { n.watch.unsubscribe(sub) })

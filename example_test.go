@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 
@@ -30,6 +33,15 @@ func two(ctx context.Context) (a, b *p2pnode.Node) {
 		panic(err)
 	}
 	return a, b
+}
+
+// tempDir makes a directory, and remove removes it.
+func tempDir() (dir string, remove func()) {
+	dir, err := os.MkdirTemp("", "p2pnode")
+	if err != nil {
+		panic(err)
+	}
+	return dir, func() { os.RemoveAll(dir) }
 }
 
 func ExampleNew() {
@@ -223,4 +235,100 @@ func ExampleNode_Events() {
 		}
 	}
 	// Output: visitor is here
+}
+
+func ExampleWithDataDir() {
+	ctx := context.Background()
+	dir, remove := tempDir()
+	defer remove()
+	first, err := p2pnode.New(ctx, here, p2pnode.WithDataDir(dir))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = p2pnode.New(ctx, here, p2pnode.WithDataDir(dir))
+	fmt.Println("a second node in it:", strings.HasSuffix(err.Error(), "another node has it open; give each node a directory of its own"))
+	if err := first.Close(); err != nil {
+		fmt.Println(err)
+	}
+	again, err := p2pnode.New(ctx, here, p2pnode.WithDataDir(dir))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer again.Close()
+	fmt.Println("after a restart, the same identity:", again.ID() == first.ID())
+	// Output:
+	// a second node in it: true
+	// after a restart, the same identity: true
+}
+
+// A network that only those who have its key can enter.
+func ExampleLoadOrCreateSwarmKey() {
+	ctx := context.Background()
+	dir, remove := tempDir()
+	defer remove()
+	psk, err := p2pnode.LoadOrCreateSwarmKey(filepath.Join(dir, "swarm.key"))
+	if err != nil {
+		fmt.Println(err) // a broken file: never a node without a key
+		return
+	}
+	inside, err := p2pnode.New(ctx, here, p2pnode.WithPrivateNetwork(psk))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer inside.Close()
+	outside, err := p2pnode.New(ctx, here)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer outside.Close()
+	fmt.Println("without the key:", outside.Connect(ctx, inside.AddrInfo()) == nil)
+	fmt.Println("with a fingerprint:", len(inside.Status().PrivateNetwork) > 0)
+	// Output:
+	// without the key: false
+	// with a fingerprint: true
+}
+
+func ExampleNode_Block() {
+	ctx := context.Background()
+	a, b := two(ctx)
+	defer a.Close()
+	defer b.Close()
+	if err := a.Block(p2pnode.Block{Peer: b.ID(), Until: time.Now().Add(time.Hour), Reason: "sends garbage"}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("blocked:", len(a.Blocks()), a.Blocks()[0].Reason)
+	err := a.Connect(ctx, b.AddrInfo())
+	fmt.Println(strings.Contains(err.Error(), "(sends garbage); Unblock ends that"))
+	// Output:
+	// blocked: 1 sends garbage
+	// true
+}
+
+func ExampleNode_Diagnose() {
+	ctx := context.Background()
+	node, err := p2pnode.New(ctx, here)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer node.Close()
+	findings, err := node.Diagnose(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, f := range findings {
+		if f.Kind == p2pnode.FindingNobodyToFind { // there may be others, such as too few open files
+			fmt.Println(f.What)
+			fmt.Println("=>", f.Do)
+		}
+	}
+	// Output:
+	// no peer is connected, and the node was told of none
+	// => give WithBootstrapPeers or WithMDNS, or call Connect
 }

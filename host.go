@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,12 +48,13 @@ type hostPart struct {
 	host.Host
 	swarm      *swarm.Swarm
 	blackHoles []*swarm.BlackHoleSuccessCounter
+	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
 }
 
 // newHost builds a host that does not listen yet: the parts on top of it
 // register their protocols first, and each address is then bound by itself,
 // so that each has its own error. relayOptions come from relay.go.
-func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, factory func([]ma.Multiaddr) []ma.Multiaddr, gate libp2p.Option, blocked func()) (_ *hostPart, err error) {
+func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, factory func([]ma.Multiaddr) []ma.Multiaddr, gate libp2p.Option, refused *refusals) (_ *hostPart, err error) {
 	// A libp2p.New that fails does not close what it was given, so what it
 	// is given is made here and closed here.
 	var made []io.Closer
@@ -63,7 +65,7 @@ func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, fact
 			}
 		}
 	}()
-	limits, err := newResourceManager(cfg, blocked)
+	limits, err := newResourceManager(cfg, refused)
 	if err != nil {
 		return nil, fmt.Errorf("resource manager: %w", err)
 	}
@@ -102,7 +104,13 @@ func newHost(cfg *config, key crypto.PrivKey, relayOptions []libp2p.Option, fact
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("the network is a %T, not a swarm: an option of WithLibp2pOptions replaced it", h.Network()), h.Close())
 	}
-	return &hostPart{Host: h, swarm: sw, blackHoles: []*swarm.BlackHoleSuccessCounter{udp, ip6}}, nil
+	part := &hostPart{Host: h, swarm: sw, blackHoles: []*swarm.BlackHoleSuccessCounter{udp, ip6}}
+	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if _, err := c.RemoteMultiaddr().ValueForProtocol(ma.P_UDP); err == nil && !addrs.IsCircuit(c.RemoteMultiaddr()) {
+			part.udpGivenUp.Store(false)
+		}
+	}})
+	return part, nil
 }
 
 // hostOptions turns the config into libp2p options. It starts nothing.
@@ -160,24 +168,17 @@ func (nopRegisterer) Unregister(prometheus.Collector) bool { return false }
 // private addresses do not share the per-address limits: there a whole
 // cluster often stands behind one address, and the refused ones would see no
 // more than a broken handshake.
-func newResourceManager(cfg *config, blocked func()) (network.ResourceManager, error) {
+func newResourceManager(cfg *config, refused *refusals) (network.ResourceManager, error) {
 	scaling := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaling)
 	limits := scaling.AutoScale()
 	partial := limits.ToPartialLimitConfig()
-	atLeast := func(v *rcmgr.LimitVal, n int) {
-		if *v > 0 && int(*v) < n {
-			*v = rcmgr.LimitVal(n)
-		}
-	}
 	// Trimming starts at the high watermark: connections must be possible
 	// well beyond it, or new peers are refused instead of old ones trimmed.
-	atLeast(&partial.System.Conns, 2*cfg.connHigh)
-	atLeast(&partial.System.ConnsInbound, 2*cfg.connHigh)
-	atLeast(&partial.System.ConnsOutbound, 2*cfg.connHigh)
+	atLeast(2*cfg.connHigh, &partial.System.Conns, &partial.System.ConnsInbound, &partial.System.ConnsOutbound)
 
 	cfg.limits.applyTo(&partial)
-	opts := append(cfg.limits.perIP(), rcmgr.WithMetricsDisabled())
+	opts := append(cfg.limits.perIP(), rcmgr.WithMetricsDisabled(), rcmgr.WithMetrics(memoryReporter{refused}))
 	// A peer that is lost is dialled once a second or so for the first minute
 	// (bootstrap.go), and libp2p's 16 connections at once and one every 5
 	// seconds, to or from an address, would refuse that on both sides.
@@ -208,7 +209,11 @@ func newResourceManager(cfg *config, blocked func()) (network.ResourceManager, e
 	if err != nil {
 		return nil, err
 	}
-	return limitedManager{m, blocked}, nil
+	state, ok := m.(rcmgr.ResourceManagerState)
+	if !ok { // libp2p's own has it
+		return nil, errors.Join(fmt.Errorf("a %T does not tell its state", m), m.Close())
+	}
+	return limitedManager{m, state, refused}, nil
 }
 
 // privatePrefixes are the address ranges that are not routed on the Internet:
@@ -312,6 +317,21 @@ type connectError struct {
 
 func (e *connectError) Unwrap() error { return e.err }
 
+// Is makes what a gater refuses match ErrBlocked: the peer, or every one of its
+// addresses.
+func (e *connectError) Is(target error) bool {
+	var de *swarm.DialError
+	if target != ErrBlocked || !errors.As(e.err, &de) || len(de.DialErrors) == 0 {
+		return false // a refusal says so itself
+	}
+	for _, te := range de.DialErrors {
+		if !errors.Is(te.Cause, swarm.ErrGaterDisallowedConnection) {
+			return false
+		}
+	}
+	return true
+}
+
 func (e *connectError) Error() string {
 	what := "connect to " + e.id.String() + ": "
 	var de *swarm.DialError
@@ -323,23 +343,67 @@ func (e *connectError) Error() string {
 		why = append(why, de.Cause.Error())
 	}
 	for _, te := range de.DialErrors {
-		why = append(why, te.Address.String()+": "+strings.ReplaceAll(te.Cause.Error(), "\n", " "))
+		text := strings.ReplaceAll(te.Cause.Error(), "\n", " ")
+		if errors.Is(te.Cause, swarm.ErrGaterDisallowedConnection) {
+			text = "its subnet is blocked (see Blocks), or a gater of WithLibp2pOptions refuses it"
+		}
+		text += remoteReason(te.Cause)
+		why = append(why, te.Address.String()+": "+text)
 	}
 	return what + strings.Join(why, "; ")
+}
+
+// remoteReason says in words what the other side gave for a reason in numbers
+// when it closed a connection; see the libp2p spec on error codes.
+func remoteReason(err error) string {
+	ce, ok := errors.AsType[*network.ConnError](err)
+	if !ok || !ce.Remote {
+		return ""
+	}
+	switch ce.ErrorCode {
+	case network.ConnGated:
+		return " (the other side has blocked this node, or does not allow it)"
+	case network.ConnResourceLimitExceeded, network.ConnRateLimited:
+		return " (a limit of the other side)"
+	case network.ConnGarbageCollected:
+		return " (the other side had too many connections)"
+	default:
+		return ""
+	}
 }
 
 // connect dials a peer now. A dial that failed lately makes the swarm refuse
 // the next ones for 5 seconds to 5 minutes, with an error that hides why; who
 // asks here has a reason to, so that is forgotten first.
 func (n *Node) connect(ctx context.Context, p peer.AddrInfo) error {
+	if r := n.access.refusal(p.ID); r != nil {
+		return r // the swarm would not say why
+	}
 	n.base.forgive(p.ID)
 	// A relayed connection satisfies those who only know relayed addresses;
 	// others want a direct one beside it.
 	if len(p.Addrs) > 0 && !slices.ContainsFunc(p.Addrs, func(a ma.Multiaddr) bool { return !addrs.IsCircuit(a) }) {
 		ctx = network.WithAllowLimitedConn(ctx, "p2pnode: only relayed addresses are known")
 	}
-	return n.host.Connect(ctx, p)
+	err := n.host.Connect(ctx, p)
+	// Other dials may fail in between, and their errors would not be told.
+	for tries := 0; errors.Is(err, swarm.ErrDialBackoff) && tries < 10; tries++ {
+		n.base.forgive(p.ID)
+		err = n.host.Connect(ctx, p)
+	}
+	if err != nil {
+		return err
+	}
+	// The host says so even when identify has failed because the other side
+	// hung up.
+	if !n.base.isConnected(p.ID) {
+		return errLostAtOnce
+	}
+	return nil
 }
+
+// errLostAtOnce is a dial that succeeded for nothing.
+var errLostAtOnce = errors.New("the connection was lost again at once: the peer may have blocked this node, or have no room for it")
 
 // forgive lets the next dial of a peer happen, whatever failed before.
 func (h *hostPart) forgive(id peer.ID) {
@@ -353,6 +417,9 @@ func (h *hostPart) forgive(id peer.ID) {
 	// connected there is nothing to lose by trying.
 	for _, b := range h.blackHoles {
 		if b.State().String() == "Blocked" {
+			if b.Name == "UDP" {
+				h.udpGivenUp.Store(true)
+			}
 			b.RecordResult(true) // which makes it forget
 		}
 	}
@@ -362,8 +429,10 @@ func (h *hostPart) forgive(id peer.ID) {
 // addresses and those known already; without any, the peer is looked up in the
 // DHT. An address through a relay, /…/p2p/<relay>/p2p-circuit, works like any
 // other. It returns once the peer is identified. Earlier failed attempts do
-// not hold it back. It returns ErrClosed after Close, and otherwise an error
-// with the reason for every address.
+// not hold it back. It returns ErrClosed after Close, ErrBlocked for a peer that
+// Block or WithAllowedPeers shuts out, and otherwise an error with the reason for
+// every address. A peer that hangs up at once, as one does that has blocked this
+// node, is an error too.
 func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	if n.closed() {
 		return ErrClosed
@@ -443,7 +512,7 @@ func (h *hostPart) peers() []Peer {
 // peer describes one connected peer by its best connection: direct before
 // relayed, then the oldest.
 func (h *hostPart) peer(id peer.ID) (Peer, bool) {
-	conns := h.swarm.ConnsToPeer(id)
+	conns := slices.DeleteFunc(h.swarm.ConnsToPeer(id), network.Conn.IsClosed)
 	if len(conns) == 0 {
 		return Peer{}, false
 	}
@@ -485,6 +554,23 @@ func (h *hostPart) isConnected(id peer.ID) bool {
 	default:
 		return false
 	}
+}
+
+// opened is when the oldest connection to a peer was opened, zero without one.
+func (h *hostPart) opened(id peer.ID) (at time.Time) {
+	for _, c := range h.swarm.ConnsToPeer(id) {
+		if o := c.Stat().Opened; !c.IsClosed() && (at.IsZero() || o.Before(at)) {
+			at = o
+		}
+	}
+	return at
+}
+
+// connectedFor reports whether there is a connection of that age, direct or
+// relayed.
+func (h *hostPart) connectedFor(id peer.ID, age time.Duration) bool {
+	at := h.opened(id)
+	return !at.IsZero() && time.Since(at) >= age
 }
 
 // keepForBootstrap and keepPersistent spare a peer from trimming, or no longer.

@@ -2,6 +2,7 @@ package p2pnode
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,9 +10,11 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -142,9 +145,8 @@ func TestDefaultAddressesNeedNoIPv6(t *testing.T) {
 func TestPitfall57ManyPeersBehindOnePrivateAddress(t *testing.T) {
 	cfg, err := newConfig(nil)
 	mustNot(t, err)
-	refused := 0
 	for addr, want := range map[string]bool{"10.1.2.3": true, "192.168.1.1": true, "172.20.0.1": true, "100.64.1.1": true, "8.8.8.8": false} {
-		m, err := newResourceManager(cfg, func() { refused++ })
+		m, err := newResourceManager(cfg, newRefusals(cfg.logger))
 		mustNot(t, err)
 		from := ma.StringCast("/ip4/" + addr + "/tcp/1")
 		opened := 0
@@ -165,7 +167,7 @@ func TestPitfall57ManyPeersBehindOnePrivateAddress(t *testing.T) {
 func TestPitfall71TrimmingComesBeforeRefusing(t *testing.T) {
 	cfg, err := newConfig([]Option{WithConnLimits(5000, 6000)})
 	mustNot(t, err)
-	m, err := newResourceManager(cfg, func() {})
+	m, err := newResourceManager(cfg, newRefusals(cfg.logger))
 	mustNot(t, err)
 	defer m.Close()
 	mustNot(t, m.ViewSystem(func(s network.ResourceScope) error {
@@ -286,4 +288,48 @@ func TestConnectByIDThroughTheDHT(t *testing.T) {
 	c := newNode(t, via(boot))
 	ready(t, c)
 	mustNot(t, echo(t, c, b.ID(), []byte("x")))
+}
+
+// backingOff is a host whose swarm refuses the first dials because another has
+// failed in the meantime.
+type backingOff struct {
+	host.Host
+	left int
+}
+
+func (h *backingOff) Connect(ctx context.Context, p peer.AddrInfo) error {
+	if h.left--; h.left >= 0 {
+		return &swarm.DialError{Peer: p.ID, Cause: swarm.ErrDialBackoff}
+	}
+	return h.Host.Connect(ctx, p)
+}
+
+// A dial is not refused because another one at the same time has failed, which
+// would hide why (pitfall 66); and it is not tried for ever.
+func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
+	n, other := newNode(t), newNode(t)
+	n.host = &backingOff{n.host, 3}
+	mustNot(t, n.Connect(testContext(t), other.AddrInfo()))
+	mustNot(t, n.base.swarm.ClosePeer(other.ID()))
+	h := &backingOff{n.host, 1000}
+	n.host = h
+	if err := n.Connect(testContext(t), other.AddrInfo()); !errors.Is(err, swarm.ErrDialBackoff) || h.left < 900 {
+		t.Errorf("%v after %d dials", err, 1000-h.left)
+	}
+}
+
+// What the other side gives for a reason in numbers is told in words.
+func TestReasonsOfTheOtherSide(t *testing.T) {
+	for code, says := range map[network.ConnErrorCode]string{
+		network.ConnGated: "blocked this node", network.ConnResourceLimitExceeded: "a limit of the other side",
+		network.ConnRateLimited: "a limit of the other side", network.ConnGarbageCollected: "too many connections", network.ConnShutdown: "",
+	} {
+		err := fmt.Errorf("dial: %w", &network.ConnError{Remote: true, ErrorCode: code})
+		if got := remoteReason(err); says == "" && got != "" || !strings.Contains(got, says) {
+			t.Errorf("%#x: %q", code, got)
+		}
+		if got := remoteReason(&network.ConnError{ErrorCode: code}); got != "" {
+			t.Errorf("%#x by this side: %q", code, got)
+		}
+	}
 }

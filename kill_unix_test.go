@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/peerfile"
 )
@@ -29,11 +31,30 @@ func killOptions(dir string) []Option {
 	return []Option{WithDataDir(dir), WithoutListening(), WithoutDHT(), WithoutPubSub(), WithTransports(TransportTCP)}
 }
 
-// killContent is what the i-th save writes: a block, and a saved peer whose
-// time says which save it was.
+// killContent is what the i-th save writes: a block and a saved peer, both of
+// which say which save it was.
 func killContent(id peer.ID, i int) (Block, peerfile.Peer) {
-	at := time.Now().UTC().Truncate(time.Hour).Add(-time.Duration(i%100) * time.Minute)
-	return Block{Peer: id, Reason: fmt.Sprint("save ", i)}, peerfile.Peer{ID: id, Seen: at, Addrs: somePeer("1").Addrs}
+	addr := ma.StringCast(fmt.Sprintf("/ip4/192.0.2.1/tcp/%d", i+1))
+	return Block{Peer: id, Reason: fmt.Sprint("save ", i)}, peerfile.Peer{ID: id, Seen: time.Now().UTC(), Addrs: []ma.Multiaddr{addr}}
+}
+
+// checkKilled checks that what a killed process had saved last is there, or
+// what it was saving.
+func checkKilled(t *testing.T, n *Node, id peer.ID, last int) {
+	t.Helper()
+	var blocked, saved bool
+	for _, i := range []int{last, last + 1} {
+		block, p := killContent(id, i)
+		for _, b := range n.Blocks() {
+			blocked = blocked || b.Peer == id && b.Reason == block.Reason
+		}
+		for _, s := range n.data.saved(n.id) {
+			saved = saved || s.ID == id && len(s.Addrs) == 1 && s.Addrs[0].Equal(p.Addrs[0])
+		}
+	}
+	if !blocked || !saved {
+		t.Fatalf("save %d was the last; its block is there: %v, its peer: %v; there are %v and %v", last, blocked, saved, n.Blocks(), n.data.saved(n.id))
+	}
 }
 
 // TestKilledNode is the process that TestNodeStartsAgainAfterKills kills.
@@ -47,23 +68,24 @@ func TestKilledNode(t *testing.T) {
 		fmt.Println("failed", err)
 		return
 	}
-	fmt.Println("ready", n.ID())
 	other, err := PeerID(someKey(t))
 	mustNot(t, err)
-	for i := 0; ; i++ {
+	fmt.Println("ready", n.ID(), other)
+	for i := 0; i < 60_000; i++ {
 		block, saved := killContent(other, i)
 		mustNot(t, n.Block(block))
 		text, err := peerfile.Encode([]peerfile.Peer{saved})
 		mustNot(t, err)
 		mustNot(t, n.data.dir.Write(peersName, text))
+		fmt.Println("saved", i)
 	}
 }
 
 // A node that is killed while it saves its key, peers and blocks starts again,
-// with the identity that it had and nothing damaged.
+// with the identity that it had, what it had saved last, and nothing damaged.
 func TestNodeStartsAgainAfterKills(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	identity, told := "", 0
+	identity, told, checked := "", 0, 0
 	for round := range killRounds {
 		if round%20 == 0 { // so that some are killed at making the key
 			mustNot(t, os.RemoveAll(dir))
@@ -80,19 +102,27 @@ func TestNodeStartsAgainAfterKills(t *testing.T) {
 		if round%4 == 3 {
 			kill = time.AfterFunc(rand.N(60*time.Millisecond), func() { cmd.Process.Kill() })
 		}
+		var other peer.ID
+		last := -1
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			word, rest, _ := strings.Cut(lines.Text(), " ")
 			switch word {
 			case "failed":
 				t.Fatalf("round %d: it does not start again: %s", round, rest)
 			case "ready":
-				if told++; identity != "" && rest != identity {
-					t.Fatalf("round %d: %s became %s", round, identity, rest)
+				id, text, _ := strings.Cut(rest, " ")
+				if told++; identity != "" && id != identity {
+					t.Fatalf("round %d: %s became %s", round, identity, id)
 				}
-				identity = rest
+				identity = id
+				other, err = peer.Decode(text)
+				mustNot(t, err)
 				if kill == nil {
 					kill = time.AfterFunc(after, func() { cmd.Process.Kill() })
 				}
+			case "saved":
+				last, err = strconv.Atoi(rest)
+				mustNot(t, err)
 			}
 		}
 		_ = cmd.Wait() // it was killed
@@ -111,14 +141,13 @@ func TestNodeStartsAgainAfterKills(t *testing.T) {
 		if w := n.Status().Warnings; len(w) > 0 {
 			t.Fatalf("round %d: %q", round, w)
 		}
-		for _, b := range n.Blocks() {
-			if !strings.HasPrefix(b.Reason, "save ") {
-				t.Fatalf("round %d: a block %+v", round, b)
-			}
+		if last >= 0 {
+			checkKilled(t, n, other, last)
+			checked++
 		}
 		mustNot(t, n.Close())
 	}
-	if told < killRounds/2 {
-		t.Errorf("%d of %d processes were ready before the kill", told, killRounds)
+	if told < killRounds/2 || checked < killRounds/4 {
+		t.Errorf("of %d processes %d were ready before the kill, and %d had saved something", killRounds, told, checked)
 	}
 }

@@ -22,12 +22,12 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 			<-ctx.Done()
 			return nil
 		})
-		n := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()), p2pnode.WithLimits(p2pnode.Limits{StreamsPerPeer: 5}))
+		n := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()), p2pnode.WithLimits(p2pnode.Limits{StreamsPerPeer: 16}))
 		net.Ready(n)
 		time.Sleep(time.Minute) // identify and its kin are through
 		var err error
 		opened := 0
-		for range 10 {
+		for range 30 {
 			var s network.Stream
 			if s, err = n.OpenStream(t.Context(), a.ID(), "/hold"); err != nil {
 				break
@@ -37,13 +37,56 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 			}
 			opened++
 		}
-		if err == nil || opened != 5 || !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), "WithLimits(Limits{StreamsPerPeer: …})") {
+		if err == nil || opened != 16 || !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), "WithLimits(Limits{StreamsPerPeer: …})") {
 			t.Errorf("%d streams, then %v", opened, err)
 		}
-		if got := n.Status().Refused; got != 1 {
-			t.Errorf("%d are counted as refused", got)
+		if got := n.Status().Refused; len(got) != 1 || got["StreamsPerPeer"] != 1 {
+			t.Errorf("%v are counted as refused", got)
 		}
 	})
+}
+
+// overTCP starts a node that listens on a TCP port of this machine.
+func overTCP(t *testing.T, opts ...p2pnode.Option) *p2pnode.Node {
+	t.Helper()
+	n, err := p2pnode.New(t.Context(), append(opts, p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// TestMemoryBeyondTheLimitIsRefusedByName: it is asked for deep inside the
+// transport.
+func TestMemoryBeyondTheLimitIsRefusedByName(t *testing.T) {
+	start := func(opts ...p2pnode.Option) *p2pnode.Node {
+		return overTCP(t, append(opts, p2pnode.WithTransports(p2pnode.TransportTCP), p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())...)
+	}
+	a := start()
+	a.Handle("/hold", func(ctx context.Context, _ network.Stream) error {
+		<-ctx.Done()
+		return nil
+	})
+	n := start(p2pnode.WithLimits(p2pnode.Limits{Memory: 16 << 20}))
+	if err := n.Connect(t.Context(), a.AddrInfo()); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	opened := 0
+	for ; err == nil && opened < 200; opened++ {
+		_, err = n.OpenStream(t.Context(), a.ID(), "/hold")
+	}
+	if err == nil || opened < 10 || !strings.Contains(err.Error(), "WithLimits(Limits{Memory: …})") {
+		t.Errorf("%d streams, then %v", opened, err)
+	}
+	if n.Status().Refused["Memory"] == 0 {
+		t.Error("it is not counted")
+	}
 }
 
 func TestConnectionsBeyondTheLimitOfAnAddressAreRefusedByName(t *testing.T) {
@@ -61,15 +104,16 @@ func TestConnectionsBeyondTheLimitOfAnAddressAreRefusedByName(t *testing.T) {
 			cancel()
 		}
 		time.Sleep(time.Second)
-		if got := len(n.Peers()); got != 3 || n.Status().Refused < 2 {
-			t.Errorf("%d of 5 peers behind one address are connected (%d thought so), %d refused", got, in, n.Status().Refused)
+		if got := len(n.Peers()); got != 3 || n.Status().Refused["ConnsPerIP"] < 2 {
+			t.Errorf("%d of 5 peers behind one address are connected (%d thought so), %v refused", got, in, n.Status().Refused)
 		}
 	})
 }
 
 func TestNewConnectionsBeyondTheRateAreRefusedByName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithLatency(p2ptest.Fixed(time.Millisecond)), p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithLatency(p2ptest.Fixed(time.Millisecond)),
+			p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())) // gossipsub dials those who were just lost
 		a, n := net.Node(t), net.Node(t)
 		for i := range 100 {
 			if err := n.Connect(t.Context(), a.AddrInfo()); err != nil {

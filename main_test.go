@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
 // leakIgnores are the goroutines that outlive a closed node and are not ours
@@ -22,6 +24,7 @@ var leakIgnores = []goleak.Option{
 
 // TestMain fails the suite when a goroutine outlives it.
 func TestMain(m *testing.M) {
+	raced.OneThread()
 	goleak.VerifyTestMain(m, leakIgnores...)
 }
 

@@ -25,7 +25,11 @@ type metric struct {
 var nodeMetrics = []metric{
 	{"peers", "Connected peers.", prometheus.GaugeValue, func(n *Node) float64 { return float64(len(n.base.swarm.Peers())) }},
 	{"connections", "Open connections, of which a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(len(n.base.swarm.Conns())) }},
-	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.refused.Load()) }},
+	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.refused.total()) }},
+	{"handshakes_failed_total", "Incoming connections that ended before it was known whose they are.", prometheus.CounterValue, func(n *Node) float64 {
+		failed, _ := n.refused.broken(0)
+		return float64(failed)
+	}},
 	{"received_bytes_total", "Bytes received in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalIn) }},
 	{"sent_bytes_total", "Bytes sent in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalOut) }},
 	{"dht_routing_table_peers", "Peers in the DHT's routing table.", prometheus.GaugeValue, func(n *Node) float64 {
@@ -82,7 +86,6 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 // counters are what nothing else counts.
 type counters struct {
-	refused   atomic.Uint64
 	rounds    atomic.Uint64
 	bandwidth *metrics.BandwidthCounter
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -54,6 +55,7 @@ type Node struct {
 
 	persistent *persistentPart
 	access     *accessPart
+	refused    *refusals
 
 	recovered signal // there is somebody to talk to, after there was nobody
 
@@ -167,6 +169,9 @@ func (n *Node) startIdentity() (err error) {
 	if n.id, err = PeerID(n.key); err != nil {
 		return err
 	}
+	if slices.Contains(n.cfg.blocked, n.id) {
+		return optionErrorf("WithBlockedPeers", "%s is this node's own ID; leave it out", n.id)
+	}
 	if err := checkBootstrap(n.cfg.bootstrap, n.id, "WithBootstrapPeers"); err != nil {
 		return err
 	}
@@ -181,12 +186,13 @@ func (n *Node) startHost() (err error) {
 	n.relay = newRelay(n.cfg, n.log)
 	n.relay.emit = func(ev Event) { n.watch.emit(ev) }
 	opts := n.relay.options(n.cfg)
-	blocked := func() { n.refused.Add(1) }
+	n.refused = newRefusals(n.log)
+	n.access.shutOut = n.refused.shutOut
 	if n.cfg.metrics != nil {
 		n.bandwidth = metrics.NewBandwidthCounter()
 		opts = append(opts, libp2p.BandwidthReporter(n.bandwidth))
 	}
-	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, n.access.gate, blocked); err != nil {
+	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, n.access.gate, n.refused); err != nil {
 		return err
 	}
 	n.stack.Push("host", closeBudget, func() error {
@@ -310,7 +316,9 @@ func (n *Node) startMDNS() error {
 
 func (n *Node) startBootstrap() error {
 	peers := n.cfg.bootstrapPeers()
-	saved := func() []peer.AddrInfo { return n.data.saved(n.id) }
+	saved := func() []peer.AddrInfo {
+		return slices.DeleteFunc(n.data.saved(n.id), func(p peer.AddrInfo) bool { return !n.access.allows(p.ID) })
+	}
 	enough := n.hasEnough
 	if len(peers) == 0 {
 		if len(saved()) == 0 {
@@ -329,7 +337,8 @@ func (n *Node) startBootstrap() error {
 		},
 		keep:      n.base.keepForBootstrap,
 		connected: n.base.isConnected, count: func() int { return len(n.base.swarm.Peers()) }, enough: enough, saved: saved, refresh: func() {},
-		change: &n.watch.change, moved: &n.watch.moved, log: n.log,
+		content: n.cfg.minPeers == 0,
+		change:  &n.watch.change, moved: &n.watch.moved, log: n.log,
 		report: func(r BootstrapRound) {
 			n.rounds.Add(1)
 			n.watch.emit(r)

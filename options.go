@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ipfs/go-datastore"
 	"github.com/libp2p/go-libp2p"
@@ -50,28 +49,6 @@ func ValidateOptions(opts ...Option) error {
 	_, err := newConfig(opts)
 	return err
 }
-
-// Transport names a transport that WithTransports can enable.
-type Transport string
-
-// The transports. The first three are on by default.
-const (
-	TransportTCP          = Transport(addrs.TCP)
-	TransportQUIC         = Transport(addrs.QUIC) // QUIC version 1, RFC 9000
-	TransportWebSocket    = Transport(addrs.WebSocket)
-	TransportWebTransport = Transport(addrs.WebTransport)
-	TransportWebRTCDirect = Transport(addrs.WebRTCDirect)
-)
-
-// Security names a security protocol for the stream transports, TCP and
-// WebSocket. The others bring their own.
-type Security string
-
-// The security protocols, both on by default.
-const (
-	SecurityNoise Security = "noise" // /noise
-	SecurityTLS   Security = "tls"   // /tls/1.0.0, which is TLS 1.3
-)
 
 // DHTMode says whether a node answers the DHT queries of others.
 type DHTMode string
@@ -131,7 +108,10 @@ func WithPrivateNetwork(psk pnet.PSK) Option {
 	psk = slices.Clone(psk)
 	return option{"WithPrivateNetwork", func(c *config) error {
 		if len(psk) != 32 {
-			return fmt.Errorf("the key has %d bytes, not 32; a swarm.key file must be decoded first, with pnet.DecodeV1PSK", len(psk))
+			return fmt.Errorf("the key has %d bytes, not 32; LoadOrCreateSwarmKey reads a swarm.key file, and DecodeSwarmKey its content", len(psk))
+		}
+		if !slices.ContainsFunc(psk, func(b byte) bool { return b != 0 }) {
+			return errors.New("every byte of the key is 0: it was never filled in")
 		}
 		c.psk = psk
 		return nil
@@ -291,8 +271,8 @@ func WithSecurity(protocols ...Security) Option {
 // are spared.
 func WithConnLimits(low, high int) Option {
 	return option{"WithConnLimits", func(c *config) error {
-		if low <= 0 || high <= low {
-			return fmt.Errorf("low %d and high %d: they must be 0 < low < high", low, high)
+		if low <= 0 || high <= low || high > maxLimit {
+			return fmt.Errorf("low %d and high %d: they must be 0 < low < high <= %d", low, high, maxLimit)
 		}
 		c.connLow, c.connHigh = low, high
 		return nil
@@ -371,8 +351,9 @@ func WithDatastore(ds datastore.Batching) Option {
 
 // WithBootstrapPeers adds peers through which the node enters its network and
 // comes back to it. All are dialled at start, and again, with growing delays,
-// whenever fewer peers are connected than WithMinPeers asks for. See
-// ParsePeers for the text form.
+// whenever fewer peers are connected than WithMinPeers asks for; with enough
+// peers those that are missing are dialled after a minute and then at distances
+// that grow to 10 minutes. See ParsePeers for the text form.
 func WithBootstrapPeers(peers ...peer.AddrInfo) Option {
 	peers = addrs.Merge(peers...)
 	return option{"WithBootstrapPeers", func(c *config) error {
@@ -396,6 +377,9 @@ func WithBootstrapAddrs(addresses ...string) Option {
 		if len(peers) == 0 {
 			return errors.New("no address given")
 		}
+		if err := checkPeers(peers); err != nil {
+			return err
+		}
 		c.bootstrap = addrs.Merge(append(slices.Clone(c.bootstrap), peers...)...)
 		return nil
 	}}
@@ -404,7 +388,8 @@ func WithBootstrapAddrs(addresses ...string) Option {
 // WithMinPeers sets how many connected peers the node wants at least: below
 // that it dials its bootstrap peers again, and WaitReady waits. It overrides
 // the default of 1 with bootstrap peers, persistent peers or mDNS, and 0
-// without any of them.
+// without any of them. With 0, bootstrap peers are dialled only while the DHT's
+// routing table is empty, and without a DHT not at all.
 func WithMinPeers(n int) Option {
 	return option{"WithMinPeers", func(c *config) error {
 		if n < 0 {
@@ -484,22 +469,6 @@ func WithRelayService(limits ...RelayLimits) Option {
 		c.relayService, c.relayLimits = true, l
 		return nil
 	}}
-}
-
-// RelayLimits bounds what a relay gives away. A zero field means its default.
-type RelayLimits struct {
-	// Reservations is how many peers can hold one; default 128.
-	Reservations int
-	// ReservationsPerIP is how many of them from one IP address; default 8.
-	ReservationsPerIP int
-	// Circuits is how many connections each can have open; default 16.
-	Circuits int
-	// Duration is how long a relayed connection may last; default 2 minutes.
-	Duration time.Duration
-	// Data is how many bytes it may carry each way; default 131072.
-	Data int64
-	// Unlimited lifts Duration and Data, which must be zero then.
-	Unlimited bool
 }
 
 // WithHolePunching lets two nodes behind NATs that are connected through a
@@ -611,91 +580,6 @@ func WithPubSubOptions(opts ...pubsub.Option) Option {
 		c.pubsubOptions = append(c.pubsubOptions, opts...)
 		return nil
 	}}
-}
-
-// ParsePeers reads addresses that end in a peer ID, and joins those of one
-// peer. It reports every address that it cannot read.
-func ParsePeers(addresses ...string) ([]peer.AddrInfo, error) {
-	var infos []peer.AddrInfo
-	var errs []error
-	for _, s := range addresses {
-		ai, err := addrs.ParsePeer(s)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		infos = append(infos, ai)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return addrs.Merge(infos...), nil
-}
-
-func parseAddrs(texts []string, ifNone string, check func(ma.Multiaddr) error) ([]ma.Multiaddr, error) {
-	if len(texts) == 0 {
-		return nil, fmt.Errorf("no address given; %s", ifNone)
-	}
-	var list []ma.Multiaddr
-	var errs []error
-	for _, s := range texts {
-		a, err := addrs.Parse(s)
-		if err == nil {
-			err = check(a)
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if !ma.Contains(list, a) {
-			list = append(list, a)
-		}
-	}
-	return list, errors.Join(errs...)
-}
-
-func checkPeers(peers []peer.AddrInfo) error {
-	if len(peers) == 0 {
-		return errors.New("no peer given")
-	}
-	for _, p := range peers {
-		if err := p.ID.Validate(); err != nil {
-			return fmt.Errorf("a peer with the addresses %s has no ID: %w", p.Addrs, err)
-		}
-		if len(p.Addrs) == 0 {
-			return fmt.Errorf("peer %s has no address", p.ID)
-		}
-	}
-	return nil
-}
-
-var allTransports = []Transport{TransportTCP, TransportQUIC, TransportWebSocket, TransportWebTransport, TransportWebRTCDirect}
-
-func (t Transport) known() bool { return slices.Contains(allTransports, t) }
-
-// canPrivate reports whether a transport can carry a pre-shared key.
-func (t Transport) canPrivate() bool { return t == TransportTCP || t == TransportWebSocket }
-
-// anyPort is the transport's part of an address that takes any free port.
-func (t Transport) anyPort() string {
-	return map[Transport]string{
-		TransportTCP:          "/tcp/0",
-		TransportQUIC:         "/udp/0/quic-v1",
-		TransportWebSocket:    "/tcp/0/ws",
-		TransportWebTransport: "/udp/0/quic-v1/webtransport",
-		TransportWebRTCDirect: "/udp/0/webrtc-direct",
-	}[t]
-}
-
-// constant is the name of the transport's constant, for error texts.
-func (t Transport) constant() string {
-	return map[Transport]string{
-		TransportTCP:          "TransportTCP",
-		TransportQUIC:         "TransportQUIC",
-		TransportWebSocket:    "TransportWebSocket",
-		TransportWebTransport: "TransportWebTransport",
-		TransportWebRTCDirect: "TransportWebRTCDirect",
-	}[t]
 }
 
 func quoteAll[S ~string](list []S) string {

@@ -64,6 +64,8 @@ func optionRows(t *testing.T) []optionRow {
 	ds := dssync.MutexWrap(datastore.NewMapDatastore())
 	long := strings.Repeat("x", 300)
 	noID := peer.AddrInfo{Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/1")}}
+	junk := peer.AddrInfo{ID: "junk", Addrs: somePeer("1").Addrs}
+	textID := peer.AddrInfo{ID: peer.ID(somePeer("1").ID.String()), Addrs: somePeer("1").Addrs}
 	noAddr := peer.AddrInfo{ID: somePeer("1").ID}
 	return []optionRow{
 		{name: "WithNetwork", opt: WithNetwork("acme/chat-1.0_x"), check: func(c *config) bool { return c.network == "acme/chat-1.0_x" }},
@@ -127,7 +129,11 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(somePeer("1")), check: func(c *config) bool { return len(c.persistent) == 1 }},
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(), bad: "no peer"},
 		{name: "WithLimits", opt: WithLimits(Limits{ConnsPerIP: 3}), check: func(c *config) bool { return c.limits.ConnsPerIP == 3 }},
-		{name: "WithLimits", opt: WithLimits(Limits{Streams: -1}), bad: "negative"},
+		{name: "WithLimits", opt: WithLimits(Limits{Streams: -1}), bad: "Streams is -1"},
+		{name: "WithLimits", opt: WithLimits(Limits{Streams: 100}), bad: "128"},
+		{name: "WithLimits", opt: WithLimits(Limits{StreamsPerPeer: 3}), bad: "16"},
+		{name: "WithLimits", opt: WithLimits(Limits{Memory: 1}), bad: "16777216"},
+		{name: "WithLimits", opt: WithLimits(Limits{ConnsPerIP: 1 << 30}), bad: "100000000"},
 		{name: "WithLimits", opt: WithLimits(Limits{}), bad: "no limit"},
 		{name: "WithAllowedPeers", opt: WithAllowedPeers(somePeer("1").ID), check: func(c *config) bool { return len(c.allowed) == 1 }},
 		{name: "WithAllowedPeers", opt: WithAllowedPeers(), bad: "no peer"},
@@ -139,6 +145,11 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(noAddr), bad: "no address"},
 		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noID), bad: "no ID"},
 		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noAddr), bad: "no address"},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(junk), bad: `"junk"`},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(textID), bad: "peer.Decode"},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/0.0.0.0/tcp/4001/p2p/" + somePeer("1").ID.String()), bad: "to listen on"},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip6/::/udp/4001/quic-v1/p2p/" + somePeer("1").ID.String()), bad: "to listen on"},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/192.0.2.1/tcp/0/p2p/" + somePeer("1").ID.String()), bad: "any port"},
 		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs(someAddr), check: func(c *config) bool { return len(c.bootstrap) == 1 }},
 		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs(), bad: "no address"},
 		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/192.0.2.1/tcp/1"), bad: "/p2p/<peer ID>"},

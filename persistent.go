@@ -23,11 +23,18 @@ const (
 	persistentRetryMin    = 5 * time.Second
 	persistentRetryMax    = 10 * time.Minute
 	persistentDialTimeout = 15 * time.Second
+	// A peer that is blocked is dialled so long after the end of a block.
+	persistentAfterBlock = 10 * time.Millisecond
+	// persistentStable is how long a connection must have stood for its loss to
+	// be answered at once. One that ends sooner counts as a failed dial: a peer
+	// that hangs up on everybody would otherwise be dialled without end.
+	persistentStable = time.Minute
 )
 
 // WithPersistentPeers adds peers that the node keeps connected: each is dialled
 // at start and whenever it is lost, again and again with jittered delays that
-// grow from 5 seconds to 10 minutes, and is never trimmed. Unlike bootstrap
+// grow from 5 seconds to 10 minutes, and is never trimmed. A connection that
+// stands for less than a minute counts as a failed dial. Unlike bootstrap
 // peers, which are there to enter the network, they are wanted for themselves.
 // AddPersistentPeers and RemovePersistentPeers change them while the node
 // runs, and Status lists them.
@@ -46,9 +53,10 @@ func WithPersistentPeers(peers ...peer.AddrInfo) Option {
 type PersistentStatus struct {
 	ID        peer.ID `json:"id"`
 	Connected bool    `json:"connected"`
-	// Failures is how many dials in a row have failed, LastError why the last
-	// of them did, and NextDial when the next one comes. They are zero while
-	// the peer is connected.
+	// Failures is how many dials in a row have failed, or brought a connection
+	// that stood for less than a minute; LastError is why the last of them did,
+	// and NextDial when the next one comes. They are zero while the peer is
+	// connected.
 	Failures  int       `json:"failures,omitempty"`
 	LastError string    `json:"lastError,omitempty"`
 	NextDial  time.Time `json:"nextDial,omitzero"`
@@ -59,9 +67,11 @@ type persistentPart struct {
 	group     *lifecycle.Group
 	dial      func(context.Context, peer.AddrInfo) error
 	connected func(peer.ID) bool
-	keep      func(peer.ID, bool) // spare a peer from trimming, or no longer
-	change    *signal             // a peer may have come or gone
-	moved     *signal             // the network may have changed: do not wait any longer
+	opened    func(peer.ID) time.Time // of the oldest connection
+	blocked   func() time.Time        // when the next block of a peer or subnet ends; zero for never
+	keep      func(peer.ID, bool)     // spare a peer from trimming, or no longer
+	change    *signal                 // a peer may have come or gone
+	moved     *signal                 // the network may have changed: do not wait any longer
 	log       *slog.Logger
 
 	mu    sync.Mutex
@@ -72,20 +82,45 @@ type persistentPeer struct {
 	info   peer.AddrInfo    // replaced, never changed; guarded by persistentPart.mu
 	status PersistentStatus // guarded by persistentPart.mu, but for the ID
 	cancel context.CancelFunc
-	renew  chan struct{} // the addresses are others: dial now
+	renew  chan struct{} // a dial may go better now
 }
 
-// add begins to keep a peer connected, or adds to its addresses.
-func (p *persistentPart) add(ai peer.AddrInfo) {
+func (pp *persistentPeer) wake() {
+	select {
+	case pp.renew <- struct{}{}:
+	default:
+	}
+}
+
+// wake ends the waits for those of the peers that are persistent ones.
+func (p *persistentPart) wake(ids ...peer.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range ids {
+		if pp := p.peers[id]; pp != nil {
+			pp.wake()
+		}
+	}
+}
+
+func (p *persistentPart) wakeAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pp := range p.peers {
+		pp.wake()
+	}
+}
+
+// add begins to keep a peer connected, or adds to its addresses. It reports
+// whether the node still runs. It asks the connection manager under the lock,
+// so that a remove at the same time is not overtaken; that calls nobody.
+func (p *persistentPart) add(ai peer.AddrInfo) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if known := p.peers[ai.ID]; known != nil {
 		known.info = addrs.Merge(known.info, ai)[0]
-		select {
-		case known.renew <- struct{}{}:
-		default:
-		}
-		return
+		known.wake()
+		return true
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	pp := &persistentPeer{info: ai, status: PersistentStatus{ID: ai.ID}, cancel: cancel, renew: make(chan struct{}, 1)}
@@ -96,10 +131,11 @@ func (p *persistentPart) add(ai peer.AddrInfo) {
 	})
 	if !started { // the node is closing
 		cancel()
-		return
+		return false
 	}
 	p.peers[ai.ID] = pp
 	p.keep(ai.ID, true)
+	return true
 }
 
 // remove stops keeping a peer connected. It reports whether it was kept.
@@ -120,42 +156,80 @@ func (p *persistentPart) remove(id peer.ID) bool {
 func (p *persistentPart) pursue(ctx context.Context, pp *persistentPeer) {
 	retry := backoff.Backoff{Min: persistentRetryMin, Max: persistentRetryMax}
 	for ctx.Err() == nil {
-		change, moved := p.change.wait(), p.moved.wait()
-		if p.connected(pp.status.ID) {
-			p.note(pp, nil, time.Time{})
+		err := p.stay(ctx, pp)
+		moved := p.moved.wait()
+		if err == nil { // it was never connected, or for long
 			retry.Reset()
-			select {
-			case <-change:
-			case <-ctx.Done():
+			p.note(pp, nil, time.Time{})
+			err = p.attempt(ctx, pp)
+		}
+		for err != nil && ctx.Err() == nil {
+			delay := retry.Next()
+			if end := p.blocked(); errors.Is(err, ErrBlocked) && !end.IsZero() {
+				delay = min(delay, max(time.Until(end), 0)+persistentAfterBlock)
 			}
-			continue
-		}
-		err := p.attempt(ctx, pp)
-		if err == nil || ctx.Err() != nil {
-			continue
-		}
-		delay := retry.Next()
-		p.note(pp, err, time.Now().Add(delay))
-		p.log.Info("persistent peer not reached", "peer", pp.status.ID, "again", delay, "err", err)
-		timer := time.NewTimer(delay)
-		for waiting := true; waiting; {
-			select {
-			case <-timer.C:
-				waiting = false
-			case <-moved:
+			p.note(pp, err, time.Now().Add(delay))
+			p.log.Info("persistent peer not reached", "peer", pp.status.ID, "again", delay, "err", err)
+			if p.pause(ctx, pp, delay, moved) {
 				retry.Reset()
-				waiting = false
-			case <-pp.renew:
-				retry.Reset()
-				waiting = false
-			case <-change: // it may have dialled us
-				change = p.change.wait()
-				waiting = !p.connected(pp.status.ID)
-			case <-ctx.Done():
-				waiting = false
+			}
+			moved = p.moved.wait()
+			err = nil
+			if !p.connected(pp.status.ID) { // it may have dialled this node
+				err = p.attempt(ctx, pp)
 			}
 		}
-		timer.Stop()
+	}
+}
+
+// stay returns when the peer is not connected, with an error when it was, but
+// not for long.
+func (p *persistentPart) stay(ctx context.Context, pp *persistentPeer) error {
+	var opened time.Time
+	for {
+		change := p.change.wait()
+		if !p.connected(pp.status.ID) {
+			if stood := time.Since(opened); !opened.IsZero() && stood < persistentStable {
+				return fmt.Errorf("connect to %s: the connection was lost after %v", pp.status.ID, stood.Round(time.Second/10))
+			}
+			return nil
+		}
+		if at := p.opened(pp.status.ID); !at.IsZero() {
+			opened = at
+		}
+		select {
+		case <-pp.renew: // it is connected already
+		default:
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// pause waits for d, or until the peer is connected. It reports whether
+// something happened that promises a dial to go better.
+func (p *persistentPart) pause(ctx context.Context, pp *persistentPeer, d time.Duration, moved <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		change := p.change.wait()
+		if p.connected(pp.status.ID) {
+			return false
+		}
+		select {
+		case <-timer.C:
+			return false
+		case <-moved:
+			return true
+		case <-pp.renew:
+			return true
+		case <-change:
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 
@@ -200,9 +274,38 @@ func (p *persistentPart) list() []PersistentStatus {
 	return list
 }
 
+// infos are the peers with their addresses.
+func (p *persistentPart) infos() []peer.AddrInfo {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []peer.AddrInfo
+	for _, pp := range p.peers {
+		list = append(list, pp.info)
+	}
+	return addrs.Merge(list...) // a copy
+}
+
+// complaint is why persistent peers are not connected, as a subordinate clause.
+func (p *persistentPart) complaint() string {
+	var why []string
+	for _, s := range p.list() {
+		if !s.Connected && s.LastError != "" {
+			why = append(why, s.LastError)
+		}
+	}
+	if len(why) == 0 {
+		return ""
+	}
+	return "; persistent peers are not connected: " + strings.Join(why, "; ")
+}
+
 func (n *Node) startPersistent() error {
 	n.persistent = &persistentPart{
 		group: n.group, connected: n.base.isConnected, keep: n.base.keepPersistent,
+		opened: n.base.opened, blocked: n.access.nextEnd,
 		change: &n.watch.change, moved: &n.watch.moved, log: n.log,
 		peers: make(map[peer.ID]*persistentPeer),
 		dial: func(ctx context.Context, p peer.AddrInfo) error {
@@ -221,8 +324,8 @@ func (n *Node) startPersistent() error {
 // AddPersistentPeers makes the node keep peers connected, as WithPersistentPeers
 // does from the start. For one that is kept already the addresses add up, and
 // it is dialled at once. Nothing is added when one of the peers lacks an ID or
-// an address, or is this node itself. It does not wait for connections. It
-// returns ErrClosed after Close.
+// an address, is this node itself, or is shut out by Block or WithAllowedPeers.
+// It does not wait for connections. It returns ErrClosed after Close.
 func (n *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
 	if n.closed() {
 		return ErrClosed
@@ -232,7 +335,14 @@ func (n *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
 		return fmt.Errorf("p2pnode: add persistent peers: %w", err)
 	}
 	for _, p := range peers {
-		n.persistent.add(p)
+		if r := n.access.refusal(p.ID); r != nil {
+			return fmt.Errorf("p2pnode: add persistent peers: %s: %w", p.ID, r)
+		}
+	}
+	for _, p := range peers {
+		if !n.persistent.add(p) {
+			return ErrClosed
+		}
 	}
 	return nil
 }

@@ -2,11 +2,14 @@ package p2pnode_test
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -68,7 +71,118 @@ func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
 	})
 }
 
-func TestPersistentPeersAreNotTrimmed(t *testing.T) {
+// TestPersistentPeerOfOldIsDialledAtOnce: it was connected long before it was
+// made persistent, and nothing of that time ends a later wait.
+func TestPersistentPeerOfOldIsDialledAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
+		friend, n := net.Node(t), net.Node(t)
+		if err := n.Connect(t.Context(), friend.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		for range 2 { // the second time it is woken for nothing
+			if err := n.AddPersistentPeers(friend.AddrInfo()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		if err := friend.Host().Network().ClosePeer(n.ID()); err != nil {
+			t.Fatal(err)
+		}
+		net.Within(time.Second).Connected(n, friend)
+		if s := persistent(t, n, friend.ID()); s.Failures != 0 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Hour)
+		if err := n.AddPersistentPeers(friend.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		net.Crash(friend)
+		net.Disconnected(n, friend)
+		net.Within(time.Minute).Until("a failed dial", func() error {
+			if persistent(t, n, friend.ID()).Failures == 0 {
+				return errors.New("there is none")
+			}
+			return nil
+		})
+		s := persistent(t, n, friend.ID())
+		time.Sleep(time.Until(s.NextDial) - time.Millisecond)
+		if again := persistent(t, n, friend.ID()); again.Failures != s.Failures {
+			t.Errorf("%+v became %+v before the next dial", s, again)
+		}
+	})
+}
+
+// TestPersistentPeerIsDialledWhenItsBlockEnds.
+func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		friend := net.Node(t)
+		n := net.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()))
+		for _, b := range []p2pnode.Block{{Peer: friend.ID()}, {Subnet: netip.PrefixFrom(net.Addr(friend), 24)}} {
+			net.Connected(n, friend)
+			b.Until = time.Now().Add(3 * time.Hour)
+			if err := n.Block(b); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Until(b.Until))
+			net.Within(2*time.Second).Connected(n, friend)
+
+			// Or when it is ended.
+			b.Until = time.Time{}
+			if err := n.Block(b); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * time.Hour)
+			if err := n.Unblock(b); err != nil {
+				t.Fatal(err)
+			}
+			net.Within(2*time.Second).Connected(n, friend)
+		}
+	})
+}
+
+// TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd: it shuts this node out,
+// or closes each connection after a while.
+func TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd(t *testing.T) {
+	for name, hangUp := range map[string]func(friend, n *p2pnode.Node){
+		"blocked": func(friend, n *p2pnode.Node) {
+			if err := friend.Block(p2pnode.Block{Peer: n.ID()}); err != nil {
+				panic(err)
+			}
+		},
+		"closed after 2s": func(friend, n *p2pnode.Node) {
+			friend.Host().Network().Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+				time.AfterFunc(2*time.Second, func() { c.Close() })
+			}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
+				friend, n := net.Node(t), net.Node(t)
+				hangUp(friend, n)
+				var conns atomic.Int64
+				n.Host().Network().Notify(&network.NotifyBundle{ConnectedF: func(network.Network, network.Conn) { conns.Add(1) }})
+				if err := n.AddPersistentPeers(friend.AddrInfo()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Minute)
+				s := persistent(t, n, friend.ID())
+				if got := conns.Load(); got < 3 || got > 12 {
+					t.Errorf("%d connections in 10 minutes", got)
+				}
+				if s.Failures < 3 || !strings.Contains(s.LastError, "was lost") || s.NextDial.Before(time.Now()) {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestPitfall15PersistentPeersAreNotTrimmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		friend := net.Node(t)
@@ -163,11 +277,11 @@ func restart(t *testing.T, net *p2ptest.Network, n *p2pnode.Node) *p2pnode.Node 
 	return net.Restart(n)
 }
 
-func must(list []peer.AddrInfo, err error) []peer.AddrInfo {
+func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
-	return list
+	return v
 }
 
 func TestOwnIDAmongThePersistentPeersIsAnError(t *testing.T) {

@@ -94,7 +94,7 @@ func TestWaitReadyForReachability(t *testing.T) {
 			}
 		}
 		alone := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(net.AddrInfo(known)))
-		if text := notReady(t, alone, p2pnode.StageReachable); !strings.Contains(text, "Private, and no relay has given a reservation") {
+		if text := notReady(t, alone, p2pnode.StageReachable); !strings.Contains(text, "reachability is Private; relay "+known.ID().String()+": it is no relay") {
 			t.Errorf("%s", text)
 		}
 	})

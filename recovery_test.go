@@ -3,12 +3,14 @@ package p2pnode_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/boxo/bootstrap"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -26,20 +28,7 @@ var recoverers = []struct {
 		return net.Node(t, p2pnode.WithBootstrapPeers(boot))
 	}},
 	{"boxo", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
-		raw := net.Raw(t)
-		// Without functions for backup peers it runs a single round, and
-		// leaves a goroutine behind that ends the simulation.
-		b, err := bootstrap.Bootstrap(raw.ID(), raw, raw.DHT, bootstrap.BootstrapConfigWithPeers([]peer.AddrInfo{boot},
-			bootstrap.WithBackupPeers(func(context.Context) []peer.AddrInfo { return nil }, func(context.Context, []peer.AddrInfo) {})))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := b.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		return raw
+		return withBoxo(t, net, boot, new(backups))
 	}},
 	{"DHT", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
 		raw := net.Raw(t, p2ptest.RawDHT(dht.BootstrapPeers(boot)), p2ptest.RawConnect(boot))
@@ -48,6 +37,42 @@ var recoverers = []struct {
 		}
 		return raw
 	}},
+}
+
+// backups are the backup peers of boxo's bootstrap, which it leaves to others
+// to keep.
+type backups struct {
+	mu   sync.Mutex
+	list []peer.AddrInfo
+}
+
+func (s *backups) load(context.Context) []peer.AddrInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.list
+}
+
+func (s *backups) save(_ context.Context, list []peer.AddrInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = list
+}
+
+// withBoxo is a node of other make that boxo's bootstrap keeps connected, at
+// its defaults. Without functions for backup peers it would run a single round,
+// and leave a goroutine behind.
+func withBoxo(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, saved *backups) *p2ptest.RawNode {
+	raw := net.Raw(t)
+	b, err := bootstrap.Bootstrap(raw.ID(), raw, raw.DHT, bootstrap.BootstrapConfigWithPeers([]peer.AddrInfo{boot}, bootstrap.WithBackupPeers(saved.load, saved.save)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return raw
 }
 
 // outages cut a node off from its only peer, and return when that is over.
@@ -115,5 +140,46 @@ func BenchmarkRecovery(b *testing.B) {
 				b.ReportMetric(0, "ns/op")
 			})
 		}
+	}
+}
+
+// BenchmarkRestart measures, in virtual time, how long a node that is started
+// again needs to be connected to anybody, when its one bootstrap peer is dead
+// and four others that it knew are not. Boxo's backup peers are kept here, as
+// kubo does; the DHT has none.
+func BenchmarkRestart(b *testing.B) {
+	for name, prepare := range map[string]func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, dir string) (again func() host.Host){
+		"p2pnode": func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, dir string) func() host.Host {
+			n := net.Node(t, p2pnode.WithBootstrapPeers(boot), p2pnode.WithDataDir(dir))
+			return func() host.Host { return net.Restart(n).Host() }
+		},
+		"boxo": func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, _ string) func() host.Host {
+			saved := new(backups)
+			withBoxo(t, net, boot, saved)
+			return func() host.Host { return withBoxo(t, net, boot, saved) }
+		},
+	} {
+		b.Run("bootstrap peer dead/"+name, func(b *testing.B) {
+			var total time.Duration
+			for b.Loop() {
+				dir := b.TempDir()
+				p2ptest.Run(b.Name(), func(t *testing.T) {
+					net := p2ptest.NewNetwork(t)
+					nodes := net.Nodes(t, 5)
+					again := prepare(t, net, nodes[0].AddrInfo(), dir)
+					net.Ready()
+					time.Sleep(70 * time.Minute) // boxo saves backup peers every hour
+					net.Crash(nodes[0])
+					begun := time.Now()
+					n := again()
+					for len(n.Network().Peers()) == 0 && time.Since(begun) < giveUp {
+						time.Sleep(10 * time.Millisecond)
+					}
+					total += time.Since(begun)
+				})
+			}
+			b.ReportMetric(total.Seconds()/float64(b.N), "virtual-s/op")
+			b.ReportMetric(0, "ns/op")
+		})
 	}
 }

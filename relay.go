@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	ma "github.com/multiformats/go-multiaddr"
@@ -48,8 +49,9 @@ type relayPart struct {
 	asked  chan struct{} // AutoRelay runs: it has asked for candidates
 	ask    sync.Once
 
-	update chan struct{} // a reservation may have changed
-	emit   func(Event)   // set before the host is made; the watcher exists by the time of the first call
+	update chan struct{}         // a reservation may have changed
+	failed atomic.Pointer[error] // why the last request was refused; nil after one that was not
+	emit   func(Event)           // set before the host is made; the watcher exists by the time of the first call
 }
 
 func newRelay(cfg *config, log *slog.Logger) *relayPart {
@@ -93,7 +95,7 @@ func (r *relayPart) options(cfg *config) []libp2p.Option {
 			autorelay.WithNumRelays(n), autorelay.WithMinCandidates(1), autorelay.WithMaxCandidates(n),
 			autorelay.WithBootDelay(0), autorelay.WithMinInterval(relayRetry), autorelay.WithBackoff(relayBackoff),
 			autorelay.WithMetricsTracer(relayTracer{
-				autorelay.NewMetricsTracer(autorelay.WithRegisterer(nopRegisterer{})), r.nudge,
+				autorelay.NewMetricsTracer(autorelay.WithRegisterer(nopRegisterer{})), r,
 			})))
 		if reach == network.ReachabilityUnknown {
 			// AutoRelay waits for reachability to be known, which on a
@@ -253,16 +255,41 @@ func (r *relayPart) follow(group *lifecycle.Group, h *hostPart) error {
 	return nil
 }
 
-// relayTracer calls changed when AutoRelay got, lost or failed to get a
-// reservation. Upstream's own tracer, which counts for nobody here, carries
-// the methods whose types are not exported.
+// relayTracer hears when AutoRelay got, lost or failed to get a reservation.
+// Upstream's own tracer, which counts for nobody here, carries the methods
+// whose types are not exported.
 type relayTracer struct {
 	autorelay.MetricsTracer
-	changed func()
+	r *relayPart
 }
 
-func (t relayTracer) ReservationRequestFinished(bool, error) { t.changed() }
-func (t relayTracer) ReservationEnded(int)                   { t.changed() }
+func (t relayTracer) ReservationEnded(int) { t.r.nudge() }
+func (t relayTracer) ReservationRequestFinished(_ bool, err error) {
+	if err == nil {
+		t.r.failed.Store(nil)
+	} else {
+		t.r.failed.Store(&err)
+	}
+	t.r.nudge()
+}
+
+// missing says why there is no reservation at a relay.
+func (r *relayPart) missing(h *hostPart, id peer.ID) string {
+	if !h.direct(id) {
+		return "it is not connected"
+	}
+	protos, err := h.Peerstore().GetProtocols(id)
+	switch {
+	case err != nil || len(protos) == 0:
+		return "it has not said yet what it speaks"
+	case !slices.Contains(protos, proto.ProtoIDv2Hop):
+		return fmt.Sprintf("it is no relay: it does not offer %s", proto.ProtoIDv2Hop)
+	}
+	if err := r.failed.Load(); err != nil {
+		return "the last request failed: " + (*err).Error() // at this relay, or at another
+	}
+	return "it has not answered yet"
+}
 
 // punchTracer turns the end of an attempt to punch a hole into an event.
 type punchTracer struct{ r *relayPart }
@@ -317,4 +344,20 @@ func (l RelayLimits) check() error {
 		return errors.New("with Unlimited, which lifts Duration and Data, neither can be set")
 	}
 	return nil
+}
+
+// RelayLimits bounds what a relay gives away. A zero field means its default.
+type RelayLimits struct {
+	// Reservations is how many peers can hold one; default 128.
+	Reservations int
+	// ReservationsPerIP is how many of them from one IP address; default 8.
+	ReservationsPerIP int
+	// Circuits is how many connections each can have open; default 16.
+	Circuits int
+	// Duration is how long a relayed connection may last; default 2 minutes.
+	Duration time.Duration
+	// Data is how many bytes it may carry each way; default 131072.
+	Data int64
+	// Unlimited lifts Duration and Data, which must be zero then.
+	Unlimited bool
 }

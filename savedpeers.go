@@ -1,13 +1,16 @@
 package p2pnode
 
 import (
+	"bytes"
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
@@ -21,6 +24,9 @@ const (
 	savePeersEvery = 10 * time.Minute
 	// savePeersAfter is how long a peer must have been connected by then.
 	savePeersAfter = 5 * time.Minute
+	// A node that has nobody saved does not wait that long: it may crash.
+	firstSaveEvery = time.Minute
+	firstSaveAfter = 30 * time.Second
 )
 
 // loadPeers reads the saved peers. A file that cannot be used never stops the
@@ -67,7 +73,14 @@ func (d *dataPart) savePeers(now time.Time, h *hostPart, after time.Duration) er
 	if err != nil {
 		return err
 	}
-	return d.dir.Write(peersName, b)
+	if len(list) == 0 && d.written == nil || bytes.Equal(b, d.written) {
+		return nil // nothing new
+	}
+	if err := d.dir.Write(peersName, b); err != nil {
+		return err
+	}
+	d.written = b
+	return nil
 }
 
 // goodPeers are the peers that were connected directly for a while, and at
@@ -77,18 +90,21 @@ func goodPeers(now time.Time, h *hostPart, after time.Duration) []peerfile.Peer 
 	for _, id := range h.swarm.Peers() {
 		p := peerfile.Peer{ID: id, Seen: now.UTC().Round(0)}
 		add := func(a ma.Multiaddr) {
-			if !addrs.IsCircuit(a) && !ma.Contains(p.Addrs, a) && len(p.Addrs) < peerfile.MaxAddrs {
+			if !addrs.IsCircuit(a) && !rotates(a) && !ma.Contains(p.Addrs, a) && len(p.Addrs) < peerfile.MaxAddrs && len(a.Bytes()) <= peerfile.MaxAddrSize {
 				p.Addrs = append(p.Addrs, a)
 			}
 		}
 		long := false
 		for _, c := range h.swarm.ConnsToPeer(id) {
-			st := c.Stat()
-			if st.Limited || now.Sub(st.Opened) < after {
+			// Not by Limited: a relay may have no limits.
+			if addrs.IsCircuit(c.RemoteMultiaddr()) || now.Sub(c.Stat().Opened) < after {
 				continue
 			}
 			long = true
-			if st.Direction == network.DirOutbound {
+			if ip, err := manet.ToIP(c.RemoteMultiaddr()); err == nil {
+				p.IP, _ = netip.AddrFromSlice(ip)
+			}
+			if c.Stat().Direction == network.DirOutbound {
 				add(c.RemoteMultiaddr()) // it has been dialled, so it can be
 			}
 		}
@@ -106,6 +122,14 @@ func goodPeers(now time.Time, h *hostPart, after time.Duration) []peerfile.Peer 
 	return list
 }
 
+// rotates reports whether an address will not do for long: the hashes of
+// certificates that WebTransport and WebRTC carry change with the days, and at
+// each start.
+func rotates(a ma.Multiaddr) bool {
+	_, err := a.ValueForProtocol(ma.P_CERTHASH)
+	return err == nil
+}
+
 // startSavingPeers comes last, so that the peers connected at Close are saved
 // while they still are.
 func (n *Node) startSavingPeers() error {
@@ -118,16 +142,16 @@ func (n *Node) startSavingPeers() error {
 	group := lifecycle.NewGroup(n.ctx)
 	n.stack.Push("saving peers", closeBudget, group.Close)
 	group.Go(func(ctx context.Context) {
-		ticker := time.NewTicker(savePeersEvery)
-		defer ticker.Stop()
 		for {
-			select {
-			case <-ticker.C:
-				if err := n.data.savePeers(time.Now(), n.base, savePeersAfter); err != nil {
-					n.log.Warn("saved peers", "err", err)
-				}
-			case <-ctx.Done():
+			every, after := savePeersEvery, savePeersAfter
+			if len(n.data.saved(n.id)) == 0 {
+				every, after = firstSaveEvery, firstSaveAfter
+			}
+			if !pauseFor(ctx, every) {
 				return
+			}
+			if err := n.data.savePeers(time.Now(), n.base, after); err != nil {
+				n.log.Warn("saved peers", "err", err)
 			}
 		}
 	})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,9 +17,10 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/prometheus/client_golang/prometheus"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -76,26 +79,6 @@ func TestPeersShowTheDirectConnectionBesideARelayedOneWithoutLimits(t *testing.T
 	})
 }
 
-// TestPublishRightAfterConnectingReachesEverybody: gossipsub alone loses what
-// is published within some 50 ms of connecting, and over slow links later.
-func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(300*time.Millisecond)))
-		a := net.Node(t)
-		sub, err := a.Subscribe(t.Context(), "news")
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
-		if err := b.Publish(t.Context(), "news", []byte("first")); err != nil {
-			t.Fatal(err)
-		}
-		if m := net.Within(10*time.Second).Delivered(sub, 1)[0]; string(m.Data) != "first" {
-			t.Errorf("got %q", m.Data)
-		}
-	})
-}
-
 // TestBootstrapPeerThatComesBackIsMetSoon: within 2 seconds in the first minute
 // of the outage, within the longest backoff later.
 func TestBootstrapPeerThatComesBackIsMetSoon(t *testing.T) {
@@ -129,6 +112,53 @@ func TestBootstrapPeerThatComesBackIsMetSoon(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestBootstrapPeerThatStartedAfreshIsFoundByThoseWhoHaveOthers: it knows nobody,
+// and they have each other and have forgotten it; whoever joins by it would be
+// in a network of its own.
+func TestBootstrapPeerThatStartedAfreshIsFoundByThoseWhoHaveOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		boot := net.Node(t)
+		join := p2pnode.WithBootstrapPeers(boot.AddrInfo())
+		a, b := net.Node(t, join), net.Node(t, join)
+		net.RoutingTable(a, 2)
+		net.RoutingTable(b, 2)
+		net.Crash(boot)
+		for _, n := range []*p2pnode.Node{a, b} { // a query that fails drops it from the tables
+			net.Disconnected(n, boot)
+			if _, err := n.GetValue(t.Context(), "/pk/nobody"); err == nil {
+				t.Fatal("found")
+			}
+		}
+		time.Sleep(time.Minute)
+		boot = net.Restart(boot)
+		late := net.Node(t, join)
+		net.Within(11*time.Minute).Connected(a, boot)
+		net.Within(11*time.Minute).Connected(b, boot)
+		if err := late.Provide(t.Context(), must(p2pnode.CIDOf(strings.NewReader("x")))); err != nil {
+			t.Fatal(err)
+		}
+		for p, err := range a.FindProviders(t.Context(), must(p2pnode.CIDOf(strings.NewReader("x")))) {
+			if err != nil || p.ID != late.ID() {
+				t.Errorf("%v, %v", p, err)
+			}
+		}
+	})
+}
+
+// TestBootstrapIsContentWithNobody: a node that wants none does not look for any.
+func TestBootstrapIsContentWithNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		boot := net.Node(t)
+		n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithMinPeers(0))
+		time.Sleep(time.Hour)
+		if got := len(n.Peers()); got != 0 {
+			t.Errorf("%d peers", got)
+		}
+	})
 }
 
 // TestNamesAreResolvedAgainInEachRound: a bootstrap peer that moved is found
@@ -165,8 +195,13 @@ func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
 // TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead: within 2 seconds,
 // after an orderly end and after a crash.
 func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
-	for _, crash := range []bool{false, true} {
-		t.Run(map[bool]string{false: "restarted", true: "crashed"}[crash], func(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		crash bool
+		after time.Duration
+	}{{"restarted", false, time.Minute}, {"crashed", true, 11 * time.Minute}, {"crashed early", true, 2 * time.Minute}} {
+		t.Run(c.name, func(t *testing.T) {
+			crash := c.crash
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
 				net := p2ptest.NewNetwork(t)
@@ -174,7 +209,7 @@ func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
 				n := net.Node(t, p2pnode.WithBootstrapPeers(nodes[0].AddrInfo(), nodes[1].AddrInfo()), p2pnode.WithDataDir(dir))
 				net.Ready()
 				net.RoutingTable(n, 6)
-				time.Sleep(11 * time.Minute) // peers are saved every 10
+				time.Sleep(c.after)
 				if crash {
 					net.Crash(n)
 				}
@@ -197,6 +232,37 @@ func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPeersReachedByARelayAreNotSaved: also when the relay has no limits, by
+// which its connections could be told.
+func TestPeersReachedByARelayAreNotSaved(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		relay := net.Node(t, p2pnode.WithRelayService(p2pnode.RelayLimits{Unlimited: true}))
+		hidden := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
+		if err := hidden.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
+			t.Fatal(err)
+		}
+		n := net.Node(t, p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithDataDir(dir))
+		if err := n.Connect(t.Context(), hidden.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		// It may announce more than relayed addresses.
+		n.Host().Peerstore().AddAddr(hidden.ID(), ma.StringCast("/ip4/16.9.9.9/udp/1/quic-v1"), time.Hour)
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "peers"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), relay.ID().String()) || strings.Contains(string(text), hidden.ID().String()) {
+			t.Errorf("saved are: %s", text)
+		}
+	})
 }
 
 // TestPeersTellHowTheyAreConnected: directly or by a relay, over what, since
@@ -380,7 +446,7 @@ func TestNetworksOfTwoNamesNeverMix(t *testing.T) {
 // gossipsub (v0.17) keeps: it never cancels the context that it makes for each
 // stream to a peer, about 1 KB, until the node closes.
 func TestAThousandTimesAloneLeaveNothing(t *testing.T) {
-	if raceDetector {
+	if raced.Detector {
 		t.Skip("too many goroutines come and go for the race detector: run it without -race")
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -473,89 +539,6 @@ func TestStreamsSurviveAShortCut(t *testing.T) {
 		}
 		if text := <-got; text != "before, during" {
 			t.Errorf("got %q", text)
-		}
-	})
-}
-
-// TestPitfall18BurstsArriveAtOnce: gossipsub's own queue for checking
-// signatures has 32 places too.
-func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
-		nodes := net.Nodes(t, 5)
-		net.Ready()
-		sub, err := nodes[0].Subscribe(t.Context(), "news", p2pnode.SubscribeBuffer(2000))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		for _, n := range nodes[1:] {
-			wg.Go(func() {
-				for range 200 {
-					if err := n.Publish(t.Context(), "news", []byte("x")); err != nil {
-						t.Error(err)
-					}
-				}
-			})
-		}
-		wg.Wait()
-		net.Delivered(sub, 800)
-	})
-}
-
-// TestPitfall18BurstsArriveOverASlowLink: gossipsub's own queue for a peer has
-// 32 places, and what does not fit is dropped.
-func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		reg := prometheus.NewRegistry()
-		a := net.Node(t, p2pnode.WithMetrics(reg))
-		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
-		net.SetLink(a, p2ptest.Link{Up: 2 * p2ptest.Mbit})
-		sub, err := b.Subscribe(t.Context(), "news")
-		if err != nil {
-			t.Fatal(err)
-		}
-		unsent := func() (n float64) {
-			families, err := reg.Gather()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range families {
-				if f.GetName() == "p2pnode_pubsub_unsent_total" {
-					n = f.GetMetric()[0].GetCounter().GetValue()
-				}
-			}
-			return n
-		}
-		publish := func(n int) {
-			for range n {
-				if err := a.Publish(t.Context(), "news", make([]byte, 2000)); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		publish(400)
-		net.Delivered(sub, 400)
-		if n := unsent(); n != 0 {
-			t.Errorf("%v messages are counted as unsent", n)
-		}
-
-		// Beyond all measure they are dropped, and counted.
-		publish(5000)
-		time.Sleep(time.Minute)
-		got := 0
-		for {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-			_, err := sub.Next(ctx)
-			cancel()
-			if err != nil {
-				break
-			}
-			got++
-		}
-		if n := unsent(); n == 0 || got+int(n)+int(sub.Dropped()) != 5000 {
-			t.Errorf("of 5000 messages %d arrive, %v are counted as unsent, %d as dropped", got, n, sub.Dropped())
 		}
 	})
 }

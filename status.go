@@ -34,10 +34,18 @@ type Status struct {
 	// nodes with the same key; empty without one.
 	PrivateNetwork string  `json:"privateNetwork,omitempty"`
 	Blocks         []Block `json:"blocks,omitempty"`
-	// Refused is how many connections and streams a limit of WithLimits has
-	// refused, either way.
-	Refused uint64 `json:"refused,omitempty"`
-	// Warnings are files of WithDataDir that were damaged and set aside.
+	// Allowed are the peers of WithAllowedPeers and Allow; nil when all are.
+	Allowed []peer.ID `json:"allowed,omitempty"`
+	// Refused is how many connections and streams each limit has refused, in
+	// either direction, by its field in Limits. Those of libp2p's that have no
+	// field are "files", the open files, and "services", its own protocols.
+	Refused map[string]uint64 `json:"refused,omitempty"`
+	// HandshakesFailed is how many incoming connections ended before it was
+	// known whose they are: by strangers to libp2p, port scanners, or peers
+	// without the key of WithPrivateNetwork.
+	HandshakesFailed uint64 `json:"handshakesFailed,omitempty"`
+	// Warnings are files of WithDataDir that were damaged and set aside, or that
+	// could not be read and were left as they are.
 	Warnings []string `json:"warnings,omitempty"`
 	Closed   bool     `json:"closed"`
 }
@@ -59,7 +67,8 @@ type TopicStatus struct {
 // RelayStatus describes a relay that the node was told to use.
 type RelayStatus struct {
 	ID       peer.ID `json:"id"`
-	Reserved bool    `json:"reserved"` // a reservation stands: others can reach the node through it
+	Reserved bool    `json:"reserved"`          // a reservation stands: others can reach the node through it
+	Missing  string  `json:"missing,omitempty"` // why none stands, as far as it is known
 }
 
 // Status returns a snapshot. After Close it holds the ID and Closed alone.
@@ -76,9 +85,7 @@ func (n *Node) Status() Status {
 		Peers:        n.base.peers(),
 	}
 	s.PrivateNetwork = fingerprint(n.cfg.psk)
-	if n.data != nil {
-		s.Warnings = slices.Concat(n.data.warnings, n.access.warnings)
-	}
+	s.Warnings = n.warnings()
 	for _, e := range n.listenErrors {
 		s.ListenErrors = append(s.ListenErrors, e.Error())
 	}
@@ -100,11 +107,31 @@ func (n *Node) Status() Status {
 	}
 	s.Persistent = n.persistent.list()
 	s.Blocks = n.access.list()
-	s.Refused = n.refused.Load()
-	for _, r := range n.cfg.autoRelays {
-		s.Relays = append(s.Relays, RelayStatus{ID: r.ID, Reserved: n.relay.reserved(n.base, r.ID)})
-	}
+	s.Allowed = n.access.allowedList()
+	s.Refused = n.refused.byLimit()
+	s.HandshakesFailed, _ = n.refused.broken(0)
+	s.Relays = n.relayStatus()
 	return s
+}
+
+// warnings are about the files of the data directory.
+func (n *Node) warnings() []string {
+	if n.data == nil {
+		return nil
+	}
+	return slices.Concat(n.data.warnings, n.access.warnings)
+}
+
+func (n *Node) relayStatus() []RelayStatus {
+	var list []RelayStatus
+	for _, r := range n.cfg.autoRelays {
+		s := RelayStatus{ID: r.ID, Reserved: n.relay.reserved(n.base, r.ID)}
+		if !s.Reserved {
+			s.Missing = n.relay.missing(n.base, r.ID)
+		}
+		list = append(list, s)
+	}
+	return list
 }
 
 // Stage is one thing that WaitReady can wait for.
@@ -158,7 +185,10 @@ func (n *Node) WaitReady(ctx context.Context, stages ...Stage) error {
 		case <-n.ctx.Done():
 			return ErrClosed
 		case <-ctx.Done():
-			return fmt.Errorf("%w (%w): %s", ErrNotReady, ctx.Err(), strings.Join(n.missing(stages), "; "))
+			if now := n.missing(stages); len(now) > 0 {
+				missing = now
+			}
+			return fmt.Errorf("%w (%w): %s", ErrNotReady, ctx.Err(), strings.Join(missing, "; "))
 		}
 	}
 }
@@ -229,7 +259,10 @@ func (n *Node) missingFor(s Stage) string {
 		if len(n.cfg.autoRelays) == 0 {
 			return why + ", and no relay is named; name one with WithAutoRelay, or say WithReachability if you know better"
 		}
-		return why + ", and no relay has given a reservation"
+		for _, r := range n.relayStatus() {
+			why += fmt.Sprintf("; relay %s: %s", r.ID, r.Missing)
+		}
+		return why
 	default:
 		topic := strings.TrimPrefix(string(s), topicStage)
 		t := n.pubsub.topic(topic)
@@ -249,7 +282,7 @@ func (n *Node) fewPeers(want int) string {
 	if peers >= want {
 		return ""
 	}
-	return fmt.Sprintf("%d of at least %d peers connected%s", peers, want, n.boot.complaint())
+	return fmt.Sprintf("%d of at least %d peers connected%s%s", peers, want, n.boot.complaint(), n.persistent.complaint())
 }
 
 // missingByDefault is missing without stages.

@@ -154,7 +154,7 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 		known, _ := n.base.Peerstore().GetProtocols(p)
 		return nil, n.fail(fmt.Errorf("open stream to %s: it speaks none of %v, but %v: %w", p, protos, known, err))
 	}
-	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, err))
+	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, nameMemory(err)))
 }
 
 // streamAddr is a peer as a net.Addr.

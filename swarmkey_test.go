@@ -36,7 +36,7 @@ func TestSwarmKeyFileIsCreatedOnceAndReused(t *testing.T) {
 	}
 }
 
-func TestBrokenSwarmKeyIsAnErrorAndStays(t *testing.T) {
+func TestPitfall32BrokenSwarmKeyIsAnErrorAndStays(t *testing.T) {
 	secret := hex.EncodeToString(bytes.Repeat([]byte{0xab, 0xcd}, 16))
 	for _, content := range []string{
 		"", secret, swarmKeyHead, swarmKeyHead + "\n/base16/\n", swarmKeyHead + "\n/base16/\n" + secret[2:],

@@ -69,7 +69,7 @@
 // after another, as they do in life; a thousand at one moment is a different
 // experiment. The race detector ends a process at 8,128 goroutines, which is
 // what some 25 nodes have that are all connected to each other: run larger
-// networks without it.
+// networks without it. With it, [NewNetwork] sets GOMAXPROCS to 1.
 //
 // # Links
 //

@@ -194,7 +194,9 @@ func ExampleNetwork_Crash() {
 	p2ptest.Run("crash", func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		nodes := net.Nodes(t, 10)
-		net.Ready()
+		for _, n := range nodes {
+			net.RoutingTable(n, 5) // not the first node alone, which will crash
+		}
 		c := cidOf(t, "a file")
 		if err := nodes[1].Provide(t.Context(), c); err != nil {
 			t.Fatal(err)

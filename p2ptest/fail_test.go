@@ -154,6 +154,7 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 		return within(func(tb testing.TB, net *p2ptest.Network) { net.Nodes(tb, n, opts...) })
 	}
 	psk := make(pnet.PSK, 32)
+	psk[0] = 1
 	for _, c := range []struct {
 		says string
 		f    func(testing.TB)

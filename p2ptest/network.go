@@ -26,6 +26,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/internal/simhost"
 )
 
@@ -86,8 +87,12 @@ type member struct {
 // NewNetwork makes an empty network, which goes with the test. In a
 // testing/synctest bubble time on it is virtual; outside it is real. Options
 // that make no sense fail the test.
+//
+// Under the race detector it sets GOMAXPROCS to 1 for the process: in Go 1.26 the
+// detector crashes when two threads fire timers of one bubble.
 func NewNetwork(tb testing.TB, opts ...Option) *Network {
 	tb.Helper()
+	raced.OneThread()
 	cfg := defaultConfig()
 	var errs []error
 	for _, o := range opts {

@@ -144,7 +144,7 @@ func (l Link) check() error {
 		return fmt.Errorf("bandwidth of %d up, %d down: it cannot be negative; 0 means unlimited", l.Up, l.Down)
 	case l.Up > 0 && l.Up < 8*Kbit || l.Down > 0 && l.Down < 8*Kbit:
 		return fmt.Errorf("bandwidth of %d up, %d down: it is in bits a second, and below 8 Kbit a single packet takes seconds; use Isolate for a node without a network", l.Up, l.Down)
-	case l.Up > 100*Gbit || l.Down > 100*Gbit:
+	case int64(l.Up) > 100*Gbit || int64(l.Down) > 100*Gbit: // an int may have 32 bits
 		return fmt.Errorf("bandwidth of %d up, %d down: it is in bits a second, 100 Gbit at most; 0 means unlimited", l.Up, l.Down)
 	case l.MTU != 0 && (l.MTU < 576 || l.MTU > 65535):
 		return fmt.Errorf("MTU of %d bytes: IPv4 has 576 to 65535; 0 means 1500", l.MTU)

@@ -17,10 +17,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
 func TestMain(m *testing.M) {
+	raced.OneThread()
 	goleak.VerifyTestMain(m,
 		// Started once a process, on import.
 		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
@@ -89,7 +91,7 @@ func finds(n *p2pnode.Node, c cid.Cid, provider peer.ID) bool {
 // without it.
 func large(t *testing.T) {
 	t.Helper()
-	if raceDetector {
+	if raced.Detector {
 		t.Skip("too many goroutines for the race detector: run it without -race")
 	}
 }

@@ -1,7 +1,8 @@
 // Bootstrap is a server that the other nodes of a network start from: it keeps
-// its identity in a file, so that its addresses stay the same, and serves the
-// DHT. It tells how it is over HTTP, for whoever watches over it, and beside it
-// are a systemd unit and a container file.
+// its identity, so that its addresses stay the same, and the peers that it knew,
+// so that it finds them again after a restart; and it serves the DHT. It tells
+// how it is over HTTP, for whoever watches over it, and beside it are a systemd
+// unit and a container file.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,27 +28,57 @@ func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("bootstrap", flag.ContinueOnError)
-	identity := fs.String("identity", "", "file that holds the node's key; created when absent (required)")
+	data := fs.String("data", "", "directory for the node's key, the peers that it knew and the blocks; created when absent")
+	identity := fs.String("identity", "", "file that holds the node's key, created when absent, instead of the one in -data")
 	network := fs.String("network", "example", "name of the network, the same as with WithNetwork")
-	listen := fs.String("listen", "/ip4/0.0.0.0/tcp/4001,/ip4/0.0.0.0/udp/4001/quic-v1", "addresses to listen on, separated by commas")
+	key := fs.String("swarm-key", "", "file with the key of a private network, created when absent; then only those with the key get in, over TCP and WebSocket alone")
+	listen := fs.String("listen", "", "addresses to listen on, separated by commas (default port 4001 on all IPv4 interfaces)")
+	announce := fs.String("announce", "", "addresses to tell others instead, separated by commas: those of the host for a container, or a name such as /dns4/boot.example.com/tcp/4001")
+	bootstrap := fs.String("bootstrap", "", "addresses of the other bootstrap servers, separated by commas, so that they are one network")
 	relay := fs.Bool("relay", false, "be a relay too, for peers that cannot be dialled")
-	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:9090; nothing there is secret, and nothing is protected")
+	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:4080; nothing there is secret, and nothing is protected")
+	check := fs.String("check", "", "ask the server whose -admin address this is for its health, and end: with exit code 0 if it is well")
 	low := fs.Int("low", 800, "connections that are trimmed down to")
 	high := fs.Int("high", 1000, "connections at which trimming starts")
 	if err := cli.Parse(fs, args, out, "bootstrap is a server that the other nodes of a network start from. It ends on an interrupt or SIGTERM."); err != nil {
 		return err
 	}
-	if *identity == "" {
-		return cli.Usagef("bootstrap: -identity FILE is required: without it the addresses change at every start")
+	if *check != "" {
+		return askHealth(ctx, *check, out)
+	}
+	if *data == "" && *identity == "" {
+		return cli.Usagef("bootstrap: -data DIR or -identity FILE is required: without it the addresses change at every start")
 	}
 	opts := []p2pnode.Option{
 		p2pnode.WithNetwork(*network),
-		p2pnode.WithIdentityFile(*identity),
-		cli.Listen(*listen),
+		cli.Bootstrap(*bootstrap),
 		// A bootstrap server has to answer, whatever it finds out about its
 		// own reachability.
 		p2pnode.WithDHTMode(p2pnode.DHTModeServer),
 		p2pnode.WithConnLimits(*low, *high),
+	}
+	if *data != "" {
+		opts = append(opts, p2pnode.WithDataDir(*data))
+	}
+	if *identity != "" {
+		opts = append(opts, p2pnode.WithIdentityFile(*identity))
+	}
+	if *listen == "" {
+		*listen = "/ip4/0.0.0.0/tcp/4001,/ip4/0.0.0.0/udp/4001/quic-v1"
+		if *key != "" {
+			*listen = "/ip4/0.0.0.0/tcp/4001"
+		}
+	}
+	opts = append(opts, cli.Listen(*listen))
+	if *announce != "" {
+		opts = append(opts, p2pnode.WithAnnounceAddrs(strings.Split(*announce, ",")...))
+	}
+	if *key != "" {
+		psk, err := p2pnode.LoadOrCreateSwarmKey(*key)
+		if err != nil {
+			return cli.Usagef("bootstrap: -swarm-key: %v", err)
+		}
+		opts = append(opts, p2pnode.WithPrivateNetwork(psk))
 	}
 	registry := prometheus.NewRegistry()
 	if *admin != "" {
@@ -72,6 +104,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fmt.Fprintf(out, "peer ID %s\nOthers join with WithNetwork(%q) and one or more of:\n", n.ID(), *network)
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  WithBootstrapAddrs(%q)\n", a)
+	}
+	if fp := n.Status().PrivateNetwork; fp != "" {
+		fmt.Fprintf(out, "They need the key too, in a copy of %s for LoadOrCreateSwarmKey and WithPrivateNetwork; its fingerprint is %s.\n", *key, fp)
+	}
+	for _, w := range n.Status().Warnings {
+		fmt.Fprintf(out, "warning: %s\n", w)
 	}
 	if *relay {
 		fmt.Fprintln(out, "It is a relay too: those addresses, parsed by ParsePeers, are also for WithAutoRelay.")
@@ -122,6 +160,29 @@ func serveAdmin(addr string, n *p2pnode.Node, registry *prometheus.Registry) (st
 	}, l.Addr(), nil
 }
 
+// askHealth is the client of /health, for a container that has no other one.
+func askHealth(ctx context.Context, addr string, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/health", nil)
+	if err != nil {
+		return cli.Usagef("bootstrap: -check: %v", err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := client.Do(r)
+	if err != nil {
+		return fmt.Errorf("bootstrap: -check: %w", err)
+	}
+	defer answer.Body.Close()
+	if _, err := io.Copy(out, io.LimitReader(answer.Body, 1<<20)); err != nil {
+		return fmt.Errorf("bootstrap: -check: %w", err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("bootstrap: -check: %s", answer.Status)
+	}
+	return nil
+}
+
 // health is 200 while the node listens, and 503 otherwise. It says what
 // Diagnose found, which is no reason to restart a server that waits for its
 // first peer.
@@ -131,6 +192,9 @@ func health(ctx context.Context, n *p2pnode.Node) (int, any) {
 		Peers     int               `json:"peers"`
 		Findings  []p2pnode.Finding `json:"findings"`
 	}
+	// Whoever asks does not wait for a peer that is silent.
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
 	findings, err := n.Diagnose(ctx)
 	if errors.Is(err, p2pnode.ErrClosed) {
 		return http.StatusServiceUnavailable, answer{}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
 func TestMain(m *testing.M) {
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 // simulated runs the program and returns what it printed and its report.
 func simulated(t *testing.T, args ...string) (string, report) {
 	t.Helper()
-	if raceDetector {
+	if raced.Detector {
 		t.Skip("too many goroutines for the race detector: run it without -race")
 	}
 	file := filepath.Join(t.TempDir(), "report.json")

@@ -114,6 +114,24 @@ func HasPeerID(a ma.Multiaddr) bool {
 	return false
 }
 
+// IsListenOnly reports whether an address is for listening alone: with the
+// unspecified IP, which means every interface, or port 0, which means any.
+func IsListenOnly(a ma.Multiaddr) bool {
+	for i, c := range a {
+		switch c.Protocol().Code {
+		case ma.P_TCP, ma.P_UDP:
+			if c.Value() == "0" {
+				return true
+			}
+		case ma.P_IP4, ma.P_IP6:
+			if i == 0 && (c.Value() == "0.0.0.0" || c.Value() == "::") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // IsIP6 reports whether an address starts with an IPv6 address.
 func IsIP6(a ma.Multiaddr) bool {
 	return len(a) > 0 && (a[0].Protocol().Code == ma.P_IP6 || a[0].Protocol().Code == ma.P_IP6ZONE)

@@ -33,6 +33,10 @@ const (
 
 	retryMin = time.Second
 	retryMax = 30 * time.Second
+	// stable is how long a connection must have stood for its loss to be
+	// answered at once. A peer that trims this node again and again is dialled
+	// with the delays of one that cannot be reached.
+	stable = time.Minute
 )
 
 // Config is what a Connector needs to know.
@@ -59,6 +63,10 @@ type entry struct {
 	info    peer.AddrInfo
 	heardAt time.Time
 	busy    bool // a goroutine is at work on it
+	// since is when it was connected, and retry the delays so far; both belong
+	// to the goroutine while there is one.
+	since time.Time
+	retry backoff.Backoff
 }
 
 // New returns a connector whose goroutines belong to group.
@@ -81,7 +89,7 @@ func (c *Connector) Found(ai peer.AddrInfo, source string) {
 			c.cfg.Log.Warn("discovered peer ignored: too many are known", "peer", ai.ID, "source", source, "ignored", c.full)
 			return
 		}
-		e = &entry{info: peer.AddrInfo{ID: ai.ID}}
+		e = &entry{info: peer.AddrInfo{ID: ai.ID}, retry: backoff.Backoff{Min: retryMin, Max: retryMax}}
 		c.peers[ai.ID] = e
 		c.cfg.Log.Debug("peer discovered", "peer", ai.ID, "source", source)
 	}
@@ -117,13 +125,18 @@ func (c *Connector) startLocked(e *entry) {
 		return
 	}
 	id := e.info.ID
-	e.busy = c.group.Go(func(ctx context.Context) { c.pursue(ctx, id) })
+	delay := c.headStart(id)
+	if time.Since(e.since) < stable {
+		delay = max(delay, e.retry.Next())
+	} else {
+		e.retry.Reset()
+	}
+	e.busy = c.group.Go(func(ctx context.Context) { c.pursue(ctx, id, e, delay) })
 }
 
 // pursue dials one peer until it is connected or forgotten.
-func (c *Connector) pursue(ctx context.Context, id peer.ID) {
-	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
-	for delay := c.headStart(id); wait(ctx, delay); delay = retry.Next() {
+func (c *Connector) pursue(ctx context.Context, id peer.ID, e *entry, delay time.Duration) {
+	for ; wait(ctx, delay); delay = e.retry.Next() {
 		ai, ok := c.next(id)
 		if !ok {
 			return
@@ -155,7 +168,7 @@ func (c *Connector) next(id peer.ID) (peer.AddrInfo, bool) {
 		return peer.AddrInfo{}, false
 	}
 	if c.cfg.Connected(id) {
-		e.busy = false
+		e.busy, e.since = false, time.Now()
 		return peer.AddrInfo{}, false
 	}
 	if time.Since(e.heardAt) > forgetAfter {

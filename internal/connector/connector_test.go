@@ -16,9 +16,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	raced.OneThread()
+	goleak.VerifyTestMain(m)
+}
 
 // network is a fake: what was dialled when, and who is connected.
 type network struct {
@@ -242,5 +246,36 @@ func TestIgnoresItselfAndPeersWithoutAddresses(t *testing.T) {
 		}
 		g.Close()
 		c.Found(info("b", 1), "test") // after the end: nothing, and no panic
+	})
+}
+
+// A peer that hangs up a few seconds after each connection is not dialled each
+// time at once, and is when it was connected for long.
+func TestPeerThatHangsUpIsDialledWithDelays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, n, g := start(t, "a")
+		defer g.Close()
+		n.set("b", true, false)
+		c.Found(info("b", 1), "test")
+		for range 600 / 5 {
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			c.Found(info("b", 1), "test")
+			n.set("b", true, false)
+			c.Lost("b")
+		}
+		if d := n.count("b"); d < 10 || d > 60 {
+			t.Errorf("%d dials in 10 minutes", d)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		c.Found(info("b", 1), "test")
+		before := n.count("b")
+		n.set("b", true, false)
+		c.Lost("b")
+		synctest.Wait()
+		if d := n.count("b") - before; d != 1 {
+			t.Errorf("%d dials right after the loss of an old connection", d)
+		}
 	})
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // MaxSize is the largest content of a file, in bytes.
-const MaxSize = 4 << 20
+const MaxSize = 16 << 20
 
 const (
 	lockName = "lock"
@@ -40,6 +40,9 @@ type Dir struct {
 
 	mu   sync.Mutex // one write at a time: they share temporary names
 	lock *os.File   // nil after Close; guarded by mu
+	// sacred are files that are still in their place though they could not be
+	// used: they are not replaced. Guarded by mu.
+	sacred map[string]bool
 }
 
 // Open creates the directory with mode 0700 if it is absent, and locks it.
@@ -50,7 +53,7 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := makeDir(path); err != nil {
 		return nil, fmt.Errorf("creating the directory %q: %w", path, bare(err))
 	}
 	lock, err := lockFile(filepath.Join(path, lockName))
@@ -68,7 +71,26 @@ func Open(path string) (*Dir, error) {
 	}
 	probe.Close()           //nolint:errcheck // empty
 	os.Remove(probe.Name()) //nolint:errcheck // an empty file disturbs nobody
-	return &Dir{path: path, lock: lock}, nil
+	return &Dir{path: path, lock: lock, sacred: make(map[string]bool)}, nil
+}
+
+// makeDir creates a directory and those above it, for good: a directory is an
+// entry of the one above, which has to reach the disk too.
+func makeDir(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err // the next step says if it is none
+	}
+	above := filepath.Dir(path)
+	if above == path {
+		return fs.ErrNotExist
+	}
+	if err := makeDir(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(above)
 }
 
 // Path is the absolute path of the file with a name.
@@ -104,51 +126,82 @@ func (e *DamagedError) Error() string {
 func (e *DamagedError) Unwrap() error { return e.Reason }
 
 // Read passes the content of a file to parse. A file that is absent is no
-// error, and parse is not called. One whose checksum is wrong or that parse
-// refuses is set aside and reported by a *DamagedError.
+// error, and parse is not called. One that is no file, whose checksum is wrong
+// or that parse refuses is set aside, lest the next Write replace it, and
+// reported by a *DamagedError. One that cannot be read now stays where it is,
+// and Write leaves it alone.
 func (d *Dir) Read(name string, parse func([]byte) error) error {
 	path := d.Path(name)
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	b, err := load(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("reading %q: %w", path, bare(err))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, int64(headLen+MaxSize+1)))
-	f.Close() //nolint:errcheck // only read
-	if err != nil {
-		return fmt.Errorf("reading %q: %w", path, bare(err))
+	case errors.Is(err, errIrregular):
+		return &DamagedError{Path: path, Kept: d.setAside(name), Reason: err}
+	case err != nil:
+		d.leaveAlone(name)
+		return fmt.Errorf("file %q cannot be read, and is left as it is: %w", path, err)
 	}
 	content, err := decode(b)
 	if err == nil {
 		err = parse(content)
 	}
 	if err != nil {
-		return &DamagedError{Path: path, Kept: d.setAside(path), Reason: err}
+		return &DamagedError{Path: path, Kept: d.setAside(name), Reason: err}
 	}
 	return nil
 }
 
-// setAside gives a file a name that nothing has yet, and returns it.
-func (d *Dir) setAside(path string) string {
+var errIrregular = errors.New("it is not a regular file")
+
+func load(path string) ([]byte, error) {
+	// Opening a named pipe would wait for its other end.
+	fi, err := os.Stat(path)
+	if err == nil && !fi.Mode().IsRegular() {
+		return nil, errIrregular
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, bare(err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	b, err := io.ReadAll(io.LimitReader(f, int64(headLen+MaxSize+1)))
+	if err != nil {
+		return nil, bare(err)
+	}
+	return b, nil
+}
+
+func (d *Dir) leaveAlone(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.sacred[name] = true
+}
+
+// setAside gives a file a name that nothing has yet, and returns it. When it
+// cannot, the file is safe from Write.
+func (d *Dir) setAside(name string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	path := d.Path(name)
 	for i := 1; i <= 1000; i++ {
 		kept := fmt.Sprintf("%s.damaged-%d", path, i)
 		if _, err := os.Lstat(kept); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if d.lock == nil || os.Rename(path, kept) != nil {
-			return ""
+			break
 		}
 		return kept
 	}
+	d.sacred[name] = true
 	return ""
 }
 
 // Write replaces the content of a file, or creates it with mode 0600. On error
-// the old content stands.
+// the old content stands, or the new one when the last step failed, which
+// brings the name to the disk. A file that Read could neither use nor set aside
+// is not replaced.
 func (d *Dir) Write(name string, content []byte) error {
 	if len(content) > MaxSize {
 		return fmt.Errorf("writing %q: %d bytes are more than %d", d.Path(name), len(content), MaxSize)
@@ -158,8 +211,14 @@ func (d *Dir) Write(name string, content []byte) error {
 	if d.lock == nil {
 		return fmt.Errorf("writing %q: %w", d.Path(name), fs.ErrClosed)
 	}
-	tmp := d.Path("." + name + ".tmp") // one that a crash left behind is overwritten
-	err := writeSynced(tmp, encode(content))
+	if d.sacred[name] {
+		return fmt.Errorf("writing %q: what is there could be neither used nor set aside: look at it, and move it away", d.Path(name))
+	}
+	tmp := d.Path("." + name + ".tmp")
+	err := os.Remove(tmp) // one that a crash left behind
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = writeSynced(tmp, encode(content))
+	}
 	if err == nil {
 		err = os.Rename(tmp, d.Path(name))
 	}
@@ -171,7 +230,7 @@ func (d *Dir) Write(name string, content []byte) error {
 }
 
 func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package datadir
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -107,6 +108,66 @@ func TestDamagedFilesAreKeptUnderAnotherName(t *testing.T) {
 	kept, _ := filepath.Glob(d.Path("f.damaged-*"))
 	if len(kept) != 3 {
 		t.Errorf("kept %v", kept)
+	}
+}
+
+// TestWhatCannotBeReadIsSetAside: otherwise the next Write would replace it.
+func TestWhatCannotBeReadIsSetAside(t *testing.T) {
+	t.Parallel()
+	d := open(t, t.TempDir())
+	if err := os.Mkdir(d.Path("f"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := read(t, d, "f")
+	var de *DamagedError
+	if !errors.As(err, &de) || de.Kept == "" {
+		t.Fatalf("%v", err)
+	}
+	if err := d.Write("f", []byte("new")); err != nil {
+		t.Error(err)
+	}
+	if fi, err := os.Stat(de.Kept); err != nil || !fi.IsDir() {
+		t.Errorf("what was there is gone: %v", err)
+	}
+}
+
+// TestWhatCannotBeSetAsideIsNotReplaced.
+func TestWhatCannotBeSetAsideIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	d := open(t, t.TempDir())
+	for i := range 1000 {
+		if err := os.WriteFile(fmt.Sprintf("%s.damaged-%d", d.Path("f"), i+1), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(d.Path("f"), []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := read(t, d, "f")
+	var de *DamagedError
+	if !errors.As(err, &de) || de.Kept != "" || !strings.Contains(err.Error(), "could not be set aside") {
+		t.Fatalf("%v", err)
+	}
+	if err := d.Write("f", []byte("new")); err == nil || !strings.Contains(err.Error(), "move it away") {
+		t.Errorf("writing: %v", err)
+	}
+	if b, _ := os.ReadFile(d.Path("f")); string(b) != "precious" {
+		t.Errorf("it is %q now", b)
+	}
+	if err := d.Write("g", []byte("new")); err != nil {
+		t.Errorf("another file: %v", err)
+	}
+}
+
+func TestParentsAreMade(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a", "b", "c")
+	d := open(t, path)
+	if err := d.Write("f", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(filepath.Dir(path)); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", fi, err)
 	}
 }
 

@@ -12,9 +12,14 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	raced.OneThread()
+	goleak.VerifyTestMain(m)
+}
 
 func TestStackClosesInReverseAndGoesOnAfterErrors(t *testing.T) {
 	var s Stack

@@ -21,8 +21,10 @@ const (
 	// MaxPerNetwork is how many of them in one network, which is an IPv4 /16
 	// or an IPv6 /32: one owner of many addresses does not fill the list.
 	MaxPerNetwork = 20
-	// MaxAddrs is how many addresses of a peer are remembered.
-	MaxAddrs = 8
+	// MaxAddrs is how many addresses of a peer are remembered, and MaxAddrSize
+	// how long each may be, in bytes.
+	MaxAddrs    = 8
+	MaxAddrSize = 256
 	// MaxAge is how long a peer is remembered after it was last connected.
 	MaxAge = 7 * 24 * time.Hour
 )
@@ -31,7 +33,10 @@ const (
 type Peer struct {
 	ID    peer.ID        `json:"id"`
 	Addrs []ma.Multiaddr `json:"addrs"` // direct ones, the best first
-	Seen  time.Time      `json:"seen"`  // when it was last connected
+	// IP is where it was connected from or to: unlike the addresses that it
+	// announces, it cannot choose that freely.
+	IP   netip.Addr `json:"ip,omitzero"`
+	Seen time.Time  `json:"seen"` // when it was last connected
 }
 
 // Choose merges lists of peers into the one to remember: of each peer the
@@ -64,7 +69,7 @@ func Choose(now time.Time, lists ...[]Peer) []Peer {
 	ranks := make([][]Peer, MaxPerNetwork)
 	count := make(map[string]int)
 	for _, p := range all {
-		netw := networkOf(p.Addrs[0])
+		netw := p.network()
 		if r := count[netw]; r < MaxPerNetwork {
 			ranks[r] = append(ranks[r], p)
 		}
@@ -74,13 +79,15 @@ func Choose(now time.Time, lists ...[]Peer) []Peer {
 	return chosen[:min(len(chosen), Max)]
 }
 
-// networkOf names the network of an address; a name is a network of its own.
-func networkOf(a ma.Multiaddr) string {
-	nip, err := manet.ToIP(a)
-	if err != nil {
-		return a.String()
+// network names the network that a peer is in. All peers that are known by
+// name alone are in one: names cost nothing.
+func (p Peer) network() string {
+	ip := p.IP
+	if !ip.IsValid() {
+		if nip, err := manet.ToIP(p.Addrs[0]); err == nil {
+			ip, _ = netip.AddrFromSlice(nip)
+		}
 	}
-	ip, _ := netip.AddrFromSlice(nip)
 	ip = ip.Unmap()
 	bits := 16
 	if ip.Is6() {
@@ -88,7 +95,7 @@ func networkOf(a ma.Multiaddr) string {
 	}
 	prefix, err := ip.Prefix(bits)
 	if err != nil {
-		return a.String()
+		return "by name"
 	}
 	return prefix.String()
 }
@@ -100,9 +107,10 @@ func Encode(list []Peer) ([]byte, error) { return json.MarshalIndent(list, "", "
 // by its size alone.
 func Parse(b []byte) ([]Peer, error) {
 	var raw []struct {
-		ID    string    `json:"id"`
-		Addrs []string  `json:"addrs"`
-		Seen  time.Time `json:"seen"`
+		ID    string     `json:"id"`
+		Addrs []string   `json:"addrs"`
+		IP    netip.Addr `json:"ip"`
+		Seen  time.Time  `json:"seen"`
 	}
 	if err := json.Unmarshal(b, &raw); err != nil {
 		return nil, fmt.Errorf("it is not a list of peers: %w", err)
@@ -116,11 +124,14 @@ func Parse(b []byte) ([]Peer, error) {
 		if err == nil && (len(r.Addrs) == 0 || len(r.Addrs) > MaxAddrs) {
 			err = fmt.Errorf("%d addresses, not 1 to %d", len(r.Addrs), MaxAddrs)
 		}
-		p := Peer{ID: id, Seen: r.Seen}
+		p := Peer{ID: id, IP: r.IP, Seen: r.Seen}
 		for _, s := range r.Addrs {
 			a, aerr := ma.NewMultiaddr(s)
 			if aerr == nil && len(a) == 0 {
 				aerr = errors.New("an empty address")
+			}
+			if aerr == nil && len(a.Bytes()) > MaxAddrSize {
+				aerr = fmt.Errorf("an address of %d bytes, more than %d", len(a.Bytes()), MaxAddrSize)
 			}
 			err = errors.Join(err, aerr)
 			p.Addrs = append(p.Addrs, a)

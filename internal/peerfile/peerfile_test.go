@@ -2,7 +2,9 @@ package peerfile
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,6 +76,46 @@ func TestChooseSpreadsOverNetworks(t *testing.T) {
 				t.Fatalf("%v, the only one of its network, was not chosen", p.Addrs)
 			}
 		}
+	}
+}
+
+// TestOneOwnerDoesNotFillTheListWithNames: nor with addresses that it only
+// announces.
+func TestOneOwnerDoesNotFillTheListWithNames(t *testing.T) {
+	t.Parallel()
+	var honest, named, announced []Peer
+	for i := range 90 {
+		honest = append(honest, some(t, fmt.Sprintf("/ip4/10.%d.0.1/tcp/1", i), time.Hour))
+		named = append(named, some(t, fmt.Sprintf("/dns4/evil%d.example/tcp/%d", i, i+1), 0))
+		p := some(t, fmt.Sprintf("/ip4/11.%d.0.1/tcp/1", i), 0)
+		p.IP = netip.MustParseAddr("203.0.113.7")
+		announced = append(announced, p)
+	}
+	for _, bad := range [][]Peer{named, announced} {
+		found := map[peer.ID]bool{}
+		for _, p := range Choose(now, bad, honest) {
+			found[p.ID] = true
+		}
+		for _, p := range honest {
+			if !found[p.ID] {
+				t.Fatalf("%v was not chosen beside %v and so on", p.Addrs, bad[0].Addrs)
+			}
+		}
+		if got := Choose(now, bad); len(got) != MaxPerNetwork {
+			t.Errorf("%d of one owner were chosen", len(got))
+		}
+	}
+}
+
+func TestLongAddressesAreRefused(t *testing.T) {
+	t.Parallel()
+	p := some(t, "/dns4/"+strings.Repeat("x", 260)+"/tcp/1", 0)
+	text, err := Encode([]Peer{p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(text); err == nil || !strings.Contains(err.Error(), "256") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ package simhost
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -46,7 +47,7 @@ const (
 	// that no packet ever waits for. The rate alone would not do: at one so
 	// high that a packet takes less than a nanosecond, simnet's link (v0.0.7)
 	// waits for ever.
-	unlimitedRate  = 10_000_000_000
+	unlimitedRate  = min(10_000_000_000, math.MaxInt) // which is less on 32 bits
 	unlimitedBurst = 1 << 30
 )
 

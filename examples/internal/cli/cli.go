@@ -82,6 +82,14 @@ func flagNames(option string) []string {
 		return []string{"network"}
 	case "WithMDNS":
 		return []string{"mdns"}
+	case "WithDataDir":
+		return []string{"data"}
+	case "WithAnnounceAddrs":
+		return []string{"announce"}
+	case "WithPrivateNetwork":
+		return []string{"swarm-key"}
+	case "WithConnLimits":
+		return []string{"high"}
 	default:
 		return nil
 	}
@@ -118,7 +126,7 @@ func blameFlags(fs *flag.FlagSet, err error) error {
 	}
 	text := strings.Join(lines, "; ")
 	// One option may have words about another.
-	for _, option := range []string{"WithListenAddrs", "WithBootstrapAddrs", "WithMDNS", "WithIdentityFile", "WithNetwork"} {
+	for _, option := range []string{"WithListenAddrs", "WithBootstrapAddrs", "WithMDNS", "WithIdentityFile", "WithNetwork", "WithDataDir", "WithPrivateNetwork", "WithConnLimits"} {
 		if name := flagOf(fs, option); name != "" {
 			text = strings.ReplaceAll(text, option, name)
 		}

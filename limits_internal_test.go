@@ -1,0 +1,148 @@
+package p2pnode
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// limitedFor is a resource manager with limits, and what it logs.
+func limitedFor(t *testing.T, l Limits) (network.ResourceManager, *refusals, *bytes.Buffer) {
+	t.Helper()
+	cfg, err := newConfig([]Option{WithLimits(l), WithConnLimits(1, 2)})
+	mustNot(t, err)
+	var text bytes.Buffer
+	r := newRefusals(slog.New(slog.NewTextHandler(&text, nil)))
+	m, err := newResourceManager(cfg, r)
+	mustNot(t, err)
+	t.Cleanup(func() { mustNot(t, m.Close()) })
+	return m, r, &text
+}
+
+// TestPitfall40EachLimitHoldsAndIsNamed: exactly so many are let through, in either
+// direction, though the resource manager has other limits beside them.
+func TestPitfall40EachLimitHoldsAndIsNamed(t *testing.T) {
+	id := peer.ID("somebody")
+	connFrom := func(m network.ResourceManager, dir network.Direction, host int, owner peer.ID) error {
+		addr := ma.StringCast(fmt.Sprintf("/ip4/8.8.%d.%d/udp/1/quic-v1", host/250, host%250+1))
+		s, err := m.OpenConnection(dir, false, addr)
+		if err != nil || owner == "" {
+			return err
+		}
+		return s.SetPeer(owner)
+	}
+	stream := func(m network.ResourceManager, dir network.Direction, owner peer.ID) error {
+		s, err := m.OpenStream(owner, dir)
+		if err != nil {
+			return err
+		}
+		return s.SetProtocol("/app")
+	}
+	for _, c := range []struct {
+		field  string
+		limits Limits
+		want   int
+		open   func(m network.ResourceManager, dir network.Direction, i int) error
+	}{
+		{"Conns", Limits{Conns: 5000}, 5000, func(m network.ResourceManager, dir network.Direction, i int) error {
+			return connFrom(m, dir, i, peer.ID(fmt.Sprint("peer", i)))
+		}},
+		{"Conns", Limits{Conns: 20_000}, 10_000, func(m network.ResourceManager, dir network.Direction, i int) error {
+			return connFrom(m, dir, i, "") // all in their handshakes
+		}},
+		{"ConnsPerPeer", Limits{ConnsPerPeer: 50}, 50, func(m network.ResourceManager, dir network.Direction, i int) error {
+			return connFrom(m, dir, i, id)
+		}},
+		{"ConnsPerPeer", Limits{ConnsPerPeer: 2}, 2, func(m network.ResourceManager, dir network.Direction, i int) error {
+			return connFrom(m, dir, i, id)
+		}},
+		{"ConnsPerIP", Limits{ConnsPerIP: 20}, 20, func(m network.ResourceManager, dir network.Direction, i int) error {
+			return connFrom(m, dir, 7, peer.ID(fmt.Sprint("peer", i)))
+		}},
+		{"ConnRatePerIP", Limits{Conns: 10_000, ConnsPerIP: 10_000, ConnRatePerIP: 100}, 400, func(m network.ResourceManager, dir network.Direction, i int) error {
+			return connFrom(m, dir, 7, peer.ID(fmt.Sprint("peer", i)))
+		}},
+		{"Streams", Limits{Streams: 90_000}, 90_000, func(m network.ResourceManager, dir network.Direction, i int) error {
+			return stream(m, dir, peer.ID(fmt.Sprint("peer", i/50)))
+		}},
+		{"StreamsPerPeer", Limits{StreamsPerPeer: 9000, Streams: 100_000}, 9000, func(m network.ResourceManager, dir network.Direction, _ int) error {
+			return stream(m, dir, id)
+		}},
+		{"StreamsPerPeer", Limits{StreamsPerPeer: 16}, 16, func(m network.ResourceManager, dir network.Direction, _ int) error {
+			return stream(m, dir, id)
+		}},
+	} {
+		for _, dir := range []network.Direction{network.DirInbound, network.DirOutbound} {
+			m, r, text := limitedFor(t, c.limits)
+			var err error
+			n := 0
+			for err == nil && n <= c.want+20 { // the rate lets a few more through meanwhile
+				if err = c.open(m, dir, n); err == nil {
+					n++
+				}
+			}
+			if n < c.want || c.field != "ConnRatePerIP" && n > c.want {
+				t.Errorf("%+v, %s: %d are let through", c.limits, dir, n)
+			}
+			if err == nil || !strings.Contains(err.Error(), "WithLimits(Limits{"+c.field+": …})") {
+				t.Errorf("%+v, %s: %v", c.limits, dir, err)
+			}
+			_ = c.open(m, dir, n)
+			if got := r.byLimit(); len(got) != 1 || got[c.field] != 2 || r.total() != 2 {
+				t.Errorf("%+v, %s: %v are counted", c.limits, dir, got)
+			}
+			if strings.Count(text.String(), "a limit refuses") != 1 {
+				t.Errorf("%+v, %s: the log has %q", c.limits, dir, text)
+			}
+		}
+	}
+}
+
+func TestMemoryLimitIsThatOfTheSystem(t *testing.T) {
+	m, _, _ := limitedFor(t, Limits{Memory: 1 << 40})
+	mustNot(t, m.ViewSystem(func(s network.ResourceScope) error {
+		if l, ok := s.(rcmgr.ResourceScopeLimiter); !ok || l.Limit().GetMemoryLimit() != 1<<40 {
+			t.Errorf("a %T with the limit %v", s, l)
+		}
+		return nil
+	}))
+}
+
+// TestErrorsThatAreNoLimitsStayAsTheyAre.
+func TestErrorsThatAreNoLimitsStayAsTheyAre(t *testing.T) {
+	m, r, _ := limitedFor(t, Limits{Streams: 200})
+	s, err := m.OpenStream("somebody", network.DirOutbound)
+	mustNot(t, err)
+	if err := s.SetService("app"); err == nil || strings.Contains(err.Error(), "WithLimits") {
+		t.Errorf("a service before a protocol: %v", err)
+	}
+	mustNot(t, s.SetProtocol("/app"))
+	if err := s.SetProtocol("/app"); err == nil || strings.Contains(err.Error(), "WithLimits") {
+		t.Errorf("a second protocol: %v", err)
+	}
+	if r.byLimit() != nil {
+		t.Errorf("%v are counted", r.byLimit())
+	}
+	// What no option can raise says so.
+	for text, says := range map[string]string{
+		"system: cannot reserve file descriptor: %w":            "ulimit -n",
+		"service:libp2p.ping: cannot reserve stream: %w":        "no option",
+		"service:x.peer:abc: cannot reserve inbound stream: %w": "no option",
+	} {
+		err := r.explain(fmt.Errorf(text, network.ErrResourceLimitExceeded), true)
+		if !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "WithLimits") {
+			t.Errorf("%v", err)
+		}
+	}
+	if state, ok := m.(rcmgr.ResourceManagerState); !ok || state.Stat().System.NumStreamsOutbound != 1 {
+		t.Errorf("a %T does not tell its state", m)
+	}
+}

@@ -1,5 +1,0 @@
-//go:build !race
-
-package p2ptest_test
-
-const raceDetector = false

@@ -1,0 +1,117 @@
+package p2pnode_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+// TestPublishRightAfterConnectingReachesEverybody: gossipsub alone loses what
+// is published within some 50 ms of connecting, and over slow links later.
+func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(300*time.Millisecond)))
+		a := net.Node(t)
+		sub, err := a.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		if err := b.Publish(t.Context(), "news", []byte("first")); err != nil {
+			t.Fatal(err)
+		}
+		if m := net.Within(10*time.Second).Delivered(sub, 1)[0]; string(m.Data) != "first" {
+			t.Errorf("got %q", m.Data)
+		}
+	})
+}
+
+// TestPitfall18BurstsArriveAtOnce: gossipsub's own queue for checking
+// signatures has 32 places too.
+func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		nodes := net.Nodes(t, 5)
+		net.Ready()
+		sub, err := nodes[0].Subscribe(t.Context(), "news", p2pnode.SubscribeBuffer(2000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for _, n := range nodes[1:] {
+			wg.Go(func() {
+				for range 200 {
+					if err := n.Publish(t.Context(), "news", []byte("x")); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		net.Delivered(sub, 800)
+	})
+}
+
+// TestPitfall18BurstsArriveOverASlowLink: gossipsub's own queue for a peer has
+// 32 places, and what does not fit is dropped.
+func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t)
+		reg := prometheus.NewRegistry()
+		a := net.Node(t, p2pnode.WithMetrics(reg))
+		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		net.SetLink(a, p2ptest.Link{Up: 2 * p2ptest.Mbit})
+		sub, err := b.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		unsent := func() (n float64) {
+			families, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				if f.GetName() == "p2pnode_pubsub_unsent_total" {
+					n = f.GetMetric()[0].GetCounter().GetValue()
+				}
+			}
+			return n
+		}
+		publish := func(n int) {
+			for range n {
+				if err := a.Publish(t.Context(), "news", make([]byte, 2000)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		publish(400)
+		net.Delivered(sub, 400)
+		if n := unsent(); n != 0 {
+			t.Errorf("%v messages are counted as unsent", n)
+		}
+
+		// Beyond all measure they are dropped, and counted.
+		publish(5000)
+		time.Sleep(time.Minute)
+		got := 0
+		for {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			_, err := sub.Next(ctx)
+			cancel()
+			if err != nil {
+				break
+			}
+			got++
+		}
+		if n := unsent(); n == 0 || got+int(n)+int(sub.Dropped()) != 5000 {
+			t.Errorf("of 5000 messages %d arrive, %v are counted as unsent, %d as dropped", got, n, sub.Dropped())
+		}
+	})
+}

@@ -1,5 +1,0 @@
-//go:build race
-
-package p2pnode_test
-
-const raceDetector = true
