@@ -491,7 +491,7 @@ func TestBootstrapPeerThatComesUpLater(t *testing.T) {
 			started = true
 			late, err := New(testContext(t), WithIdentity(key), WithListenAddrs(listen...))
 			mustNot(t, err)
-			defer late.Close()
+			defer mustClose(t, late)
 		}
 		if _, ok := ev.(PeerConnected); ok {
 			break
@@ -520,7 +520,7 @@ func TestPitfall14MutualBootstrapPeers(t *testing.T) {
 			if n == nil {
 				t.Fatal("a node did not start")
 			}
-			defer n.Close()
+			defer mustClose(t, n)
 		}
 		ready(t, nodes...)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +13,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 	"go.uber.org/goleak"
+
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 )
 
 func TestCIDOf(t *testing.T) {
@@ -118,7 +119,7 @@ func TestProvideNeedsAnAddress(t *testing.T) {
 	other := newNode(t)
 	n, err := New(testContext(t), WithoutListening(), via(other))
 	mustNot(t, err)
-	defer n.Close()
+	defer mustClose(t, n)
 	ready(t, n)
 	if err := n.Provide(testContext(t), mustCID(t, "x")); !errors.Is(err, ErrNoPeers) || !strings.Contains(err.Error(), "WithAutoRelay") {
 		t.Errorf("Provide without an address = %v", err)
@@ -186,7 +187,7 @@ func TestPitfall42BreakLeavesNothing(t *testing.T) {
 			break
 		}
 	}
-	goleak.VerifyNone(t, append(slices.Clone(leakIgnores), leaks,
+	goleak.VerifyNone(t, leaktest.Ignored(leaks,
 		// The far ends of streams that the DHT keeps open to whom it asked; a
 		// search that goes another way opens more.
 		goleak.IgnoreAnyFunction("github.com/libp2p/go-libp2p-kad-dht.(*IpfsDHT).handleNewMessage"))...)

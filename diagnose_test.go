@@ -277,7 +277,11 @@ func TestDiagnoseLoopbackOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
+	defer func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingLoopback), "127.0.0.1", "/ip4/0.0.0.0/tcp/4001", "WithListenAddrs")
 }
 
@@ -378,7 +382,11 @@ func TestDiagnoseClockFarBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
+	defer func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingClock), "holds from "+later.UTC().Format(time.RFC3339)+" on", "set this machine's clock")
 }
 

@@ -81,10 +81,10 @@ func TestIPv6(t *testing.T) {
 func TestPitfall34BusyPortIsAnError(t *testing.T) {
 	plain, err := net.Listen("tcp4", "127.0.0.1:0")
 	mustNot(t, err)
-	defer plain.Close()
+	defer mustClose(t, plain)
 	udp, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	mustNot(t, err)
-	defer udp.Close()
+	defer mustClose(t, udp)
 	node := newNode(t, WithListenAddrs("/ip4/127.0.0.1/tcp/0"))
 	nodePort, err := node.base.listenAddrs()[0].ValueForProtocol(ma.P_TCP)
 	mustNot(t, err)
@@ -249,7 +249,7 @@ func TestAnnouncedAddresses(t *testing.T) {
 func TestWithoutListening(t *testing.T) {
 	n, err := New(testContext(t), WithoutListening())
 	mustNot(t, err)
-	defer n.Close()
+	defer mustClose(t, n)
 	if s := n.Status(); len(s.ListenAddrs) != 0 || len(s.Addrs) != 0 {
 		t.Errorf("it listens on %v and announces %v", s.ListenAddrs, s.Addrs)
 	}
@@ -271,7 +271,7 @@ func TestPitfall58DefaultRegistryStaysEmpty(t *testing.T) {
 		return n
 	}
 	a, _ := pair(t, WithMetrics(prometheus.NewRegistry()))
-	defer a.Close()
+	defer mustClose(t, a)
 	if n := count(); n != 0 {
 		t.Errorf("%d families in the default registry", n)
 	}

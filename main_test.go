@@ -2,30 +2,21 @@ package p2pnode
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"sync"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
-
-// leakIgnores are the goroutines that outlive a closed node and are not ours
-// to end, each with its reason.
-var leakIgnores = []goleak.Option{
-	// Started once a process, on import.
-	goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
-	// Started once a process, by the first bandwidth counter (WithMetrics).
-	goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"),
-}
 
 // TestMain fails the suite when a goroutine outlives it.
 func TestMain(m *testing.M) {
 	raced.OneThread()
-	goleak.VerifyTestMain(m, leakIgnores...)
+	leaktest.Main(m)
 }
 
 // testTimeout ends a test that waits for something that never comes. It is no
@@ -46,12 +37,15 @@ func newNode(tb testing.TB, opts ...Option) *Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
+	tb.Cleanup(func() { mustClose(tb, n) })
 	return n
+}
+
+func mustClose(tb testing.TB, c io.Closer) {
+	tb.Helper()
+	if err := c.Close(); err != nil {
+		tb.Error(err)
+	}
 }
 
 func testContext(tb testing.TB) context.Context {

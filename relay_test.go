@@ -82,7 +82,7 @@ func TestRelayThatRestartsIsUsedAgain(t *testing.T) {
 	mustNot(t, first.Close())
 	reachable(t, hidden, false)
 	second := start(addr)
-	defer second.Close()
+	defer mustClose(t, second)
 	reachable(t, hidden, true)
 	dialler := newNode(t)
 	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))

@@ -68,11 +68,7 @@ func simNode(t *testing.T, net *simhost.Network, opts ...Option) (*Node, *simhos
 		WithTransports(TransportQUIC), WithListenAddrs(m.ListenAddr()), WithLibp2pOptions(m.QUIC()...),
 	}, opts...)...)
 	mustNot(t, err)
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { mustClose(t, n) })
 	return n, m
 }
 

@@ -13,15 +13,15 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	"go.uber.org/goleak"
 
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
 func TestMain(m *testing.M) {
 	raced.OneThread()
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m)
 }
 
 // network is a fake: what was dialled when, and who is connected.

@@ -11,14 +11,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
 func TestMain(m *testing.M) {
 	raced.OneThread()
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m)
 }
 
 func TestStackClosesInReverseAndGoesOnAfterErrors(t *testing.T) {

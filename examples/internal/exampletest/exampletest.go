@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 )
 
 // timeout ends a test that waits for something that never comes.
@@ -36,11 +35,7 @@ func Main(m *testing.M, main func()) {
 		main()
 		return
 	}
-	goleak.VerifyTestMain(m,
-		// Started once a process, on import.
-		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
-		// Started once a process, by the first bandwidth counter (WithMetrics).
-		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"))
+	leaktest.Main(m)
 }
 
 // Program is a running example.

@@ -1,0 +1,78 @@
+// Package leaktest fails the tests of a package when goroutines outlive them.
+package leaktest
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// patience is how long Main waits for the last goroutines to end: far longer
+// than it takes them on a busy machine, since what is leaked never ends.
+const patience = 15 * time.Second
+
+// Ignored are the goroutines that outlive a closed node and are not the
+// node's to end, each with its reason, and those of opts.
+func Ignored(opts ...goleak.Option) []goleak.Option {
+	return append([]goleak.Option{
+		// Started once a process, on import.
+		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
+		// Started once a process, by the first bandwidth counter (WithMetrics).
+		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"),
+	}, opts...)
+}
+
+// Main is a TestMain that fails when the tests pass and leave goroutines.
+func Main(m *testing.M) {
+	code := m.Run()
+	if code == 0 && !ended(os.Stderr, patience) {
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// ended reports whether every goroutine but those of Ignored ended within the
+// time. It writes which ones are late, and of those that stay everything, what
+// they are in short last.
+func ended(w io.Writer, within time.Duration) bool {
+	began := time.Now()
+	err := goleak.Find(Ignored()...) // tries for half a second
+	if err == nil {
+		return true
+	}
+	fmt.Fprintf(w, "goroutines are late:\n%s", summary(err))
+	for time.Since(began) < within {
+		if err = goleak.Find(Ignored()...); err == nil {
+			return true
+		}
+	}
+	fmt.Fprintf(w, "goroutines outlive the tests: %v\nin short:\n%s", err, summary(err))
+	return false
+}
+
+// summary says of each goroutine in an error of goleak where it is and what
+// started it, a line for all that are alike.
+func summary(leaks error) string {
+	count := make(map[string]int)
+	where := ""
+	for line := range strings.SplitSeq(leaks.Error(), "\n") {
+		if _, after, ok := strings.Cut(line, ", with "); ok {
+			where = strings.TrimSuffix(after, " on top of the stack:")
+		} else if by, ok := strings.CutPrefix(line, "created by "); ok {
+			by, _, _ = strings.Cut(by, " in goroutine ")
+			count[where+", started by "+by]++
+		}
+	}
+	lines := make([]string, 0, len(count))
+	for what, n := range count {
+		lines = append(lines, fmt.Sprintf("%5d in %s\n", n, what))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
