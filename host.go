@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -423,6 +424,19 @@ func (h *hostPart) forgive(id peer.ID) {
 			b.RecordResult(true) // which makes it forget
 		}
 	}
+}
+
+// cut closes every connection, and from now on each new one at once, before the
+// host is closed. Libp2p (v0.51) stops its services first and its connections
+// last, and AutoRelay's stop waits for an answer to a request that it has sent:
+// for a minute, when the relay is silent.
+func (h *hostPart) cut() {
+	h.swarm.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) { go c.Close() }})
+	var wg sync.WaitGroup
+	for _, c := range h.swarm.Conns() {
+		wg.Go(func() { _ = c.Close() }) // the swarm's close ignores the error too
+	}
+	wg.Wait()
 }
 
 // Connect makes sure that there is a connection to a peer, dialling the given

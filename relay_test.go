@@ -5,11 +5,13 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
@@ -184,4 +186,26 @@ func TestRelayOfOneself(t *testing.T) {
 			t.Errorf("%s with the own ID: %v", name, err)
 		}
 	}
+}
+
+// A relay that does not answer a request for a reservation holds up the close
+// for no longer than it takes to close the connection.
+func TestSilentRelayDoesNotHoldUpClose(t *testing.T) {
+	relay := newNode(t, WithoutDHT(), WithoutPubSub())
+	asked, end := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	relay.base.SetStreamHandler(proto.ProtoIDv2Hop, func(s network.Stream) {
+		once.Do(func() { close(asked) })
+		<-end
+		_ = s.Reset()
+	})
+	defer close(end)
+	n, err := New(testContext(t), WithoutListening(), WithoutDHT(), WithoutPubSub(), WithAutoRelay(relay.AddrInfo()))
+	mustNot(t, err)
+	select {
+	case <-asked:
+	case <-testContext(t).Done():
+		t.Error("the relay was not asked")
+	}
+	mustNot(t, n.Close())
 }
