@@ -32,7 +32,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	webrtc "github.com/libp2p/go-libp2p/p2p/transport/webrtc"
 	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
-	webtransport "github.com/libp2p/go-libp2p/p2p/transport/webtransport"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -144,7 +143,7 @@ var transportConstructors = map[Transport]any{
 	TransportTCP:          tcp.NewTCPTransport,
 	TransportQUIC:         quic.NewTransport,
 	TransportWebSocket:    websocket.New,
-	TransportWebTransport: webtransport.New,
+	TransportWebTransport: newWebTransport,
 	TransportWebRTCDirect: webrtc.New,
 }
 
