@@ -43,6 +43,9 @@ import (
 // connGrace is how long a new connection is spared from trimming.
 const connGrace = 20 * time.Second
 
+// closePatience is how long the host's close may wait for its peers.
+const closePatience = time.Second
+
 // hostPart is the libp2p host with what was made for it.
 type hostPart struct {
 	host.Host
@@ -425,17 +428,29 @@ func (h *hostPart) forgive(id peer.ID) {
 	}
 }
 
-// cut closes every connection, and from now on each new one at once, before the
-// host is closed. Libp2p (v0.51) stops its services first and its connections
-// last, and AutoRelay's stop waits for an answer to a request that it has sent:
-// for a minute, when the relay is silent.
-func (h *hostPart) cut() {
-	h.swarm.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) { go c.Close() }})
+// close closes the host. Libp2p (v0.51) stops its services first and its
+// connections last, and AutoRelay's stop waits for the answer to a request that
+// it has sent: for a minute, when the relay is silent. So the connections go
+// when it has taken too long. Not at once: AutoRelay would still take it for a
+// loss of relays, and look for others.
+func (h *hostPart) close() error {
+	closed := make(chan struct{})
 	var wg sync.WaitGroup
-	for _, c := range h.swarm.Conns() {
-		wg.Go(func() { _ = c.Close() }) // the swarm's close ignores the error too
-	}
+	wg.Go(func() {
+		timer := time.NewTimer(closePatience)
+		defer timer.Stop()
+		select {
+		case <-closed:
+		case <-timer.C:
+			for _, c := range h.swarm.Conns() {
+				wg.Go(func() { _ = c.Close() }) // the swarm's close ignores the error too
+			}
+		}
+	})
+	err := h.Close()
+	close(closed)
 	wg.Wait()
+	return err
 }
 
 // Connect makes sure that there is a connection to a peer, dialling the given

@@ -197,8 +197,7 @@ func (n *Node) startHost() (err error) {
 	}
 	n.stack.Push("host", closeBudget, func() error {
 		n.relay.settle()
-		n.base.cut()
-		return n.base.Close()
+		return n.base.close()
 	})
 	n.host = n.base
 	return nil
