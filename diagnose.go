@@ -321,6 +321,12 @@ func describe(list []DialFailure) string {
 	return strings.Join(texts, "; ")
 }
 
+// garbledTexts are what multistream and varint say of bytes that make no sense.
+var garbledTexts = []string{
+	"incoming message was too large", "message did not have trailing newline", "received mismatch in protocol id",
+	"varint not minimally encoded", "varints larger than uint63", "varints malformed",
+}
+
 // brokenHandshakes reports whether dials ended as they do when the two sides
 // have different pre-shared keys: what arrives makes no sense (garbled), or the
 // other side, to which it makes none, hangs up or waits for more (cut). The
@@ -329,7 +335,7 @@ func brokenHandshakes(list []DialFailure) (garbled, cut bool) {
 	for _, f := range list {
 		text := f.Err.Error()
 		in := func(s string) bool { return strings.Contains(text, s) }
-		garbled = garbled || in("message did not have trailing newline") || in("incoming message was too large")
+		garbled = garbled || slices.ContainsFunc(garbledTexts, in)
 		cut = cut || errors.Is(f.Err, io.EOF) || in("could not read full nonce") ||
 			in("negotiate security protocol") && (in("connection reset") || in("broken pipe") || in("EOF") || in("forcibly closed") || in("deadline exceeded"))
 	}
