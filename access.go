@@ -22,37 +22,6 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// WithAllowedPeers adds peers that the node has to do with, overriding the
-// default of all. With it, nobody else is dialled, accepted, relayed for or
-// heard on a topic. Allow and Disallow change it while the node runs. Bootstrap
-// peers, persistent peers and relays that are not among them are an error, and
-// so are peers of WithBlockedPeers.
-func WithAllowedPeers(ids ...peer.ID) Option {
-	ids = slices.Clone(ids)
-	return option{"WithAllowedPeers", func(c *config) error {
-		if err := checkIDs(ids); err != nil {
-			return err
-		}
-		c.allowed = append(slices.Clone(c.allowed), ids...)
-		return nil
-	}}
-}
-
-// WithBlockedPeers adds peers that the node has nothing to do with, for good:
-// they are neither dialled nor accepted, relayed for, or heard on a topic.
-// Block does the same while the node runs, also for a time and for subnets,
-// and Unblock undoes both.
-func WithBlockedPeers(ids ...peer.ID) Option {
-	ids = slices.Clone(ids)
-	return option{"WithBlockedPeers", func(c *config) error {
-		if err := checkIDs(ids); err != nil {
-			return err
-		}
-		c.blocked = append(slices.Clone(c.blocked), ids...)
-		return nil
-	}}
-}
-
 // validateAccess checks that nobody whom the node is told to meet is shut out.
 func (c *config) validateAccess(fail func(option, format string, args ...any)) {
 	for _, id := range c.allowed {
@@ -209,7 +178,7 @@ type refusal struct {
 }
 
 func (r *refusal) Unwrap() error        { return swarm.ErrGaterDisallowedConnection }
-func (r *refusal) Is(target error) bool { return target == ErrBlocked }
+func (r *refusal) Is(target error) bool { return target == ErrBanned }
 
 func (r *refusal) Error() string {
 	if r.block == nil {

@@ -361,13 +361,13 @@ func TestShutOutPeersAreSaidToBe(t *testing.T) {
 		block(t, n, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
 		err := n.Connect(t.Context(), bad.AddrInfo())
 		says(err, "blocked until "+time.Now().Add(time.Hour).Format(time.RFC3339), "spam", "Unblock")
-		if !errors.Is(err, swarm.ErrGaterDisallowedConnection) || !errors.Is(err, p2pnode.ErrBlocked) {
-			t.Errorf("%v is no error of the gater, or not ErrBlocked", err)
+		if !errors.Is(err, swarm.ErrGaterDisallowedConnection) || !errors.Is(err, p2pnode.ErrBanned) {
+			t.Errorf("%v is no error of the gater, or not ErrBanned", err)
 		}
 		_, err = n.OpenStream(t.Context(), bad.ID(), "/x")
 		says(err, "spam")
-		if !errors.Is(err, p2pnode.ErrBlocked) {
-			t.Errorf("%v is not ErrBlocked", err)
+		if !errors.Is(err, p2pnode.ErrBanned) {
+			t.Errorf("%v is not ErrBanned", err)
 		}
 		says(n.AddPersistentPeers(bad.AddrInfo()), bad.ID().String(), "spam")
 		if list := n.Status().Persistent; len(list) != 0 {
@@ -381,17 +381,17 @@ func TestShutOutPeersAreSaidToBe(t *testing.T) {
 		block(t, n, p2pnode.Block{Subnet: netip.PrefixFrom(net.Addr(strict), 24)})
 		err = n.Connect(t.Context(), strict.AddrInfo())
 		says(err, "subnet is blocked", "Blocks")
-		if !errors.Is(err, p2pnode.ErrBlocked) {
-			t.Errorf("%v is not ErrBlocked", err)
+		if !errors.Is(err, p2pnode.ErrBanned) {
+			t.Errorf("%v is not ErrBanned", err)
 		}
 		// One address of several is no block of the peer.
 		both := strict.AddrInfo()
 		both.Addrs = append(slices.Clone(both.Addrs), must(p2pnode.ParsePeers("/ip4/16.200.0.1/udp/1/quic-v1/p2p/" + both.ID.String()))[0].Addrs...)
-		if err := n.Connect(t.Context(), both); err == nil || errors.Is(err, p2pnode.ErrBlocked) {
+		if err := n.Connect(t.Context(), both); err == nil || errors.Is(err, p2pnode.ErrBanned) {
 			t.Errorf("with an address outside the subnet: %v", err)
 		}
-		if err := n.AddPersistentPeers(bad.AddrInfo()); !errors.Is(err, p2pnode.ErrBlocked) {
-			t.Errorf("%v is not ErrBlocked", err)
+		if err := n.AddPersistentPeers(bad.AddrInfo()); !errors.Is(err, p2pnode.ErrBanned) {
+			t.Errorf("%v is not ErrBanned", err)
 		}
 		// The other side learns why it is not let in.
 		err = bad.Connect(t.Context(), n.AddrInfo())

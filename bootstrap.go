@@ -18,6 +18,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 const (
@@ -69,8 +70,8 @@ type bootstrapper struct {
 	content   bool                // it wants none for themselves: do not look for more
 	refresh   func()              // tell the DHT that there is somebody to ask
 	keep      func(peer.ID, bool) // spare a peer from trimming, or no longer
-	change    *signal             // enough may have changed
-	moved     *signal             // the network may have changed: do not wait any longer
+	change    *signal.Signal      // enough may have changed
+	moved     *signal.Signal      // the network may have changed: do not wait any longer
 	report    func(BootstrapRound)
 	log       *slog.Logger
 	rand      func() float64 // of the pauses; nil means math/rand/v2
@@ -100,7 +101,7 @@ func (b *bootstrapper) run(ctx context.Context) {
 	had := true         // so that having enough from the start is not taken for a recovery
 	look := lookout{retry: backoff.Backoff{Min: bootstrapAgainMin, Max: bootstrapAgainMax, Rand: b.rand}}
 	for ctx.Err() == nil {
-		change, moved := b.change.wait(), b.moved.wait()
+		change, moved := b.change.Wait(), b.moved.Wait()
 		if !b.enough() {
 			had = false
 			b.outage(ctx, &begun)
@@ -183,7 +184,7 @@ func (b *bootstrapper) outage(ctx context.Context, begun *time.Time) {
 	quick := backoff.Backoff{Min: bootstrapQuickMax, Max: bootstrapQuickMax, Rand: b.rand}
 	for b.due(ctx, *begun) && !b.enough() {
 		*begun = time.Now()
-		moved := b.moved.wait()
+		moved := b.moved.Wait()
 		fresh := time.Since(since) < bootstrapQuickFor
 		limit := bootstrapDialLimit
 		if fresh {
@@ -223,7 +224,7 @@ func (b *bootstrapper) pause(ctx context.Context, d time.Duration, moved <-chan 
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
-		change := b.change.wait()
+		change := b.change.Wait()
 		if b.enough() {
 			return false
 		}

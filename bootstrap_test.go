@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -20,7 +21,7 @@ func ma4(s string) ma.Multiaddr { return ma.StringCast(s) }
 
 // fakeNet is what the bootstrap loop sees of the world.
 type fakeNet struct {
-	change, moved signal
+	change, moved signal.Signal
 
 	mu        sync.Mutex
 	up        map[peer.ID]bool
@@ -96,7 +97,7 @@ func (f *fakeNet) set(id peer.ID, connected bool) {
 	f.mu.Lock()
 	f.connected[id] = connected
 	f.mu.Unlock()
-	f.change.notify()
+	f.change.Notify()
 }
 
 func (f *fakeNet) times() []time.Time {
@@ -278,7 +279,7 @@ func TestNetworkChangeStartsARoundWithEnoughPeers(t *testing.T) {
 		synctest.Wait()
 		before := len(f.times())
 		f.raise("b")
-		f.moved.notify()
+		f.moved.Notify()
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if got := f.times()[before:]; len(got) != 1 || !f.connected["b"] {
@@ -387,7 +388,7 @@ func TestPitfall16NetworkChangeStartsARound(t *testing.T) {
 		time.Sleep(time.Until(dials[len(dials)-1].Add(bootstrapGap + time.Millisecond)))
 		before := len(f.times())
 		moved := time.Now()
-		f.moved.notify()
+		f.moved.Notify()
 		time.Sleep(3 * bootstrapQuickMax)
 		synctest.Wait()
 		after := f.times()[before:]
@@ -492,7 +493,7 @@ func TestBootstrapPeerThatComesUpLater(t *testing.T) {
 			mustNot(t, err)
 			defer mustClose(t, late)
 		}
-		if _, ok := ev.(PeerConnected); ok {
+		if _, ok := ev.(EventPeerConnected); ok {
 			break
 		}
 	}
@@ -556,7 +557,7 @@ func TestBootstrapOfANodeThatWantsNobody(t *testing.T) {
 		go b.run(ctx)
 		for range 100 {
 			time.Sleep(time.Minute)
-			f.moved.notify()
+			f.moved.Notify()
 		}
 		synctest.Wait()
 		if got := f.times(); len(got) != 0 {

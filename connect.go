@@ -27,11 +27,11 @@ type connectError struct {
 
 func (e *connectError) Unwrap() error { return e.err }
 
-// Is makes what a gater refuses match ErrBlocked: the peer, or every one of its
+// Is makes what a gater refuses match ErrBanned: the peer, or every one of its
 // addresses.
 func (e *connectError) Is(target error) bool {
 	var de *swarm.DialError
-	if target != ErrBlocked || !errors.As(e.err, &de) || len(de.DialErrors) == 0 {
+	if target != ErrBanned || !errors.As(e.err, &de) || len(de.DialErrors) == 0 {
 		return false // a refusal says so itself
 	}
 	for _, te := range de.DialErrors {
@@ -139,7 +139,7 @@ func (h *hostPart) forgive(id peer.ID) {
 // addresses and those known already; without any, the peer is looked up in the
 // DHT. An address through a relay, /…/p2p/<relay>/p2p-circuit, works like any
 // other. It returns once the peer is identified. Earlier failed attempts do
-// not hold it back. It returns ErrClosed after Close, ErrBlocked for a peer that
+// not hold it back. It returns ErrClosed after Close, ErrBanned for a peer that
 // Block or WithAllowedPeers shuts out, and otherwise an error with the reason for
 // every address. A peer that hangs up at once, as one does that has blocked this
 // node, is an error too.

@@ -19,6 +19,7 @@ import (
 	"github.com/multiformats/go-multihash"
 
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 
 	// The hash functions that CIDOf can name register themselves.
 	_ "github.com/multiformats/go-multihash/register/all"
@@ -45,7 +46,7 @@ const (
 type contentPart struct {
 	self  peer.ID
 	dht   *dhtPart
-	table *signal // the routing table may have changed
+	table *signal.Signal // the routing table may have changed
 	found func(context.Context, peer.ID) (peer.AddrInfo, error)
 
 	mu       sync.Mutex
@@ -96,7 +97,7 @@ func (c *contentPart) waitForTable(ctx context.Context) error {
 	timer := time.NewTimer(tableWait)
 	defer timer.Stop()
 	for {
-		changed := c.table.wait()
+		changed := c.table.Wait()
 		if c.dht.size() > 0 {
 			return nil
 		}
@@ -138,7 +139,7 @@ func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 func (n *Node) announce(ctx context.Context, c cid.Cid) error {
 	begun := time.Now()
 	err := n.provide(ctx, "provide "+c.String(), c.Hash())
-	n.watch.emit(Provided{CID: c, Took: time.Since(begun), Err: err})
+	n.watch.emit(EventProvided{CID: c, Took: time.Since(begun), Err: err})
 	return err
 }
 
@@ -164,7 +165,7 @@ func (c *contentPart) recent() []cid.Cid {
 // a Provide may have failed for want of them, and others may have restarted.
 // What fails is tried again, with growing delays, until the node is alone again.
 func (n *Node) announceAgain(ctx context.Context) {
-	again := n.recovered.wait()
+	again := n.recovered.Wait()
 	left := n.content.recent()
 	retry := backoff.Backoff{Min: advertiseRetryMin, Max: advertiseRetryMax}
 	for len(left) > 0 {

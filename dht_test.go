@@ -242,7 +242,7 @@ func TestIPFSRunsBothDHTs(t *testing.T) {
 	other := newNode(t, WithNetwork("ipfs"))
 	n := newNode(t, WithIPFS(), via(other), WithMinPeers(1))
 	for ev := range n.Events(testContext(t)) {
-		if _, ok := ev.(PeerConnected); ok {
+		if _, ok := ev.(EventPeerConnected); ok {
 			break
 		}
 	}

@@ -73,7 +73,7 @@ func (n *Node) Advertise(ctx context.Context, namespace string) error {
 func (n *Node) keepAdvertising(ctx context.Context, what string, key multihash.Multihash, first chan<- error) {
 	retry := backoff.Backoff{Min: advertiseRetryMin, Max: advertiseRetryMax}
 	for ctx.Err() == nil {
-		recovered := n.recovered.wait()
+		recovered := n.recovered.Wait()
 		err := n.provide(ctx, what, key)
 		if first != nil {
 			first <- err

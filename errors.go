@@ -1,9 +1,9 @@
 package p2pnode
 
 import (
-	"errors"
 	"fmt"
-	"net"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
 // The sentinels. Compare with errors.Is: every method wraps them with what
@@ -12,41 +12,35 @@ var (
 	// ErrClosed is returned by every method of a Node after Close was called,
 	// by calls that were blocked when it was called, and by a Subscription or
 	// listener after its own Close. errors.Is(ErrClosed, net.ErrClosed) is true.
-	ErrClosed error = closedError{}
+	ErrClosed error = errs.ErrClosed
 
 	// ErrDisabled is returned by the methods of a part that is switched off.
 	// The error that wraps it names the option that decides.
-	ErrDisabled = errors.New("p2pnode: disabled")
+	ErrDisabled = errs.ErrDisabled
 
 	// ErrNoPeers is returned when a call reached nobody: a publish to a topic
 	// without peers, a provide with an empty routing table or with every peer
 	// refusing the record, a lookup with nobody to ask.
-	ErrNoPeers = errors.New("p2pnode: no peers")
+	ErrNoPeers = errs.ErrNoPeers
 
 	// ErrNotReady is returned by WaitReady when its context ends first. The
 	// error that wraps it lists what was still missing.
-	ErrNotReady = errors.New("p2pnode: not ready")
+	ErrNotReady = errs.ErrNotReady
 
 	// ErrNotFound is returned by FindPeer and GetValue when the network was
 	// asked and does not know the answer.
-	ErrNotFound = errors.New("p2pnode: not found")
+	ErrNotFound = errs.ErrNotFound
 
-	// ErrBlocked is returned by Connect, OpenStream and AddPersistentPeers for a
+	// ErrBanned is returned by Connect, OpenStream and AddPersistentPeers for a
 	// peer that Block, WithBlockedPeers or WithAllowedPeers shuts out, and for one
 	// all of whose addresses are in blocked subnets, or refused by a gater of
 	// WithLibp2pOptions.
-	ErrBlocked = errors.New("p2pnode: blocked")
+	ErrBanned = errs.ErrBanned
 
 	// ErrTooLarge is returned by Publish for a message above the limit that
 	// WithMaxMessageSize sets.
-	ErrTooLarge = errors.New("p2pnode: message too large")
+	ErrTooLarge = errs.ErrTooLarge
 )
-
-// closedError is the type of ErrClosed, so that it matches net.ErrClosed too.
-type closedError struct{}
-
-func (closedError) Error() string        { return "p2pnode: closed" }
-func (closedError) Is(target error) bool { return target == net.ErrClosed }
 
 // OptionError reports an option whose value, or whose combination with other
 // options, cannot work. New and ValidateOptions return all of them at once,

@@ -19,25 +19,26 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 // Event is one of the types below: switch on it.
 type Event interface{ event() }
 
-// PeerConnected says that the first connection to a peer stands and that the
+// EventPeerConnected says that the first connection to a peer stands and that the
 // peer is identified.
-type PeerConnected struct{ Peer Peer }
+type EventPeerConnected struct{ Peer Peer }
 
-// PeerDisconnected says that the last connection to a peer is gone.
-type PeerDisconnected struct{ ID peer.ID }
+// EventPeerDisconnected says that the last connection to a peer is gone.
+type EventPeerDisconnected struct{ ID peer.ID }
 
-// AddrsChanged says that the node's own addresses are others now. Each ends in
+// EventAddrsChanged says that the node's own addresses are others now. Each ends in
 // /p2p/<id>.
-type AddrsChanged struct{ Addrs []ma.Multiaddr }
+type EventAddrsChanged struct{ Addrs []ma.Multiaddr }
 
-// ReachabilityChanged says that it became known, or was told by
+// EventReachabilityChanged says that it became known, or was told by
 // WithReachability, whether others can dial the node.
-type ReachabilityChanged struct{ Reachability network.Reachability }
+type EventReachabilityChanged struct{ Reachability network.Reachability }
 
 // BootstrapRound is the result of one round of dialling the bootstrap peers.
 type BootstrapRound struct {
@@ -53,25 +54,25 @@ func (r BootstrapRound) clone() *BootstrapRound {
 	return &r
 }
 
-// RelayReserved says that a reservation at a relay of WithAutoRelay stands:
+// EventRelayReserved says that a reservation at a relay of WithAutoRelay stands:
 // others can reach the node through it.
-type RelayReserved struct{ ID peer.ID }
+type EventRelayReserved struct{ ID peer.ID }
 
-// RelayLost says that a reservation does not stand any more. The node goes on
+// EventRelayLost says that a reservation does not stand any more. The node goes on
 // trying to get it back.
-type RelayLost struct{ ID peer.ID }
+type EventRelayLost struct{ ID peer.ID }
 
-// HolePunched is the result of one attempt to connect directly to a peer that
+// EventHolePunched is the result of one attempt to connect directly to a peer that
 // is connected by a relay; there are three at most for a connection.
-type HolePunched struct {
+type EventHolePunched struct {
 	ID   peer.ID
 	Took time.Duration
 	Err  error // nil when there is a direct connection now
 }
 
-// Provided is the result of announcing a CID, by Provide or by the node itself
+// EventProvided is the result of announcing a CID, by Provide or by the node itself
 // when it had been without peers.
-type Provided struct {
+type EventProvided struct {
 	CID  cid.Cid
 	Took time.Duration
 	Err  error // nil when another peer holds the record
@@ -92,16 +93,16 @@ func (f DialFailure) MarshalJSON() ([]byte, error) {
 // before the next one are missing.
 type EventsLost struct{ Count uint64 }
 
-func (PeerConnected) event()       {}
-func (PeerDisconnected) event()    {}
-func (AddrsChanged) event()        {}
-func (ReachabilityChanged) event() {}
-func (BootstrapRound) event()      {}
-func (EventsLost) event()          {}
-func (RelayReserved) event()       {}
-func (RelayLost) event()           {}
-func (HolePunched) event()         {}
-func (Provided) event()            {}
+func (EventPeerConnected) event()       {}
+func (EventPeerDisconnected) event()    {}
+func (EventAddrsChanged) event()        {}
+func (EventReachabilityChanged) event() {}
+func (BootstrapRound) event()           {}
+func (EventsLost) event()               {}
+func (EventRelayReserved) event()       {}
+func (EventRelayLost) event()           {}
+func (EventHolePunched) event()         {}
+func (EventProvided) event()            {}
 
 // eventBuffer is how many events wait for a consumer of Events.
 const eventBuffer = 256
@@ -135,12 +136,12 @@ type watcher struct {
 	host  *hostPart
 	addrs func() []ma.Multiaddr
 
-	change signal // something that WaitReady or bootstrap looks at may be different
-	moved  signal // the node's own addresses changed
+	change signal.Signal // something that WaitReady or bootstrap looks at may be different
+	moved  signal.Signal // the node's own addresses changed
 
 	mu        sync.Mutex
 	subs      map[*eventSub]struct{} // guarded by mu
-	announced map[peer.ID]bool       // peers whose PeerConnected was sent; guarded by mu
+	announced map[peer.ID]bool       // peers whose EventPeerConnected was sent; guarded by mu
 	reach     network.Reachability   // guarded by mu
 	lost      func(peer.ID)          // called for each peer that is gone; guarded by mu
 }
@@ -187,17 +188,17 @@ func (w *watcher) handle(ev any) {
 		w.peerHere(ev.Peer)
 	case event.EvtLocalAddressesUpdated:
 		if w.wanted() {
-			w.emit(AddrsChanged{Addrs: w.addrs()})
+			w.emit(EventAddrsChanged{Addrs: w.addrs()})
 		}
-		w.moved.notify()
+		w.moved.Notify()
 	case event.EvtLocalReachabilityChanged:
 		w.mu.Lock()
 		w.reach = ev.Reachability
 		w.mu.Unlock()
 		w.log.Info("reachability", "is", ev.Reachability)
-		w.emit(ReachabilityChanged{ev.Reachability})
+		w.emit(EventReachabilityChanged{ev.Reachability})
 	}
-	w.change.notify()
+	w.change.Notify()
 }
 
 // peerHere announces a peer after its identification, so that whoever acts on
@@ -212,7 +213,7 @@ func (w *watcher) peerHere(id peer.ID) {
 	w.mu.Unlock()
 	if news {
 		w.log.Info("peer connected", "peer", id, "addr", p.Addr, "relayed", p.Relayed, "direction", p.Direction)
-		w.emit(PeerConnected{p})
+		w.emit(EventPeerConnected{p})
 	}
 }
 
@@ -224,7 +225,7 @@ func (w *watcher) peerGone(id peer.ID) {
 	w.mu.Unlock()
 	if known {
 		w.log.Info("peer disconnected", "peer", id)
-		w.emit(PeerDisconnected{id})
+		w.emit(EventPeerDisconnected{id})
 	}
 	if lost != nil {
 		lost(id)
@@ -331,33 +332,6 @@ func (s *eventSub) next(ctx, node context.Context) (Event, bool) {
 		case <-ctx.Done():
 		case <-node.Done():
 		}
-	}
-}
-
-// signal wakes everybody who waits, any number of times. The zero value is
-// ready to use.
-type signal struct {
-	mu sync.Mutex
-	ch chan struct{} // guarded by mu
-}
-
-// wait returns a channel that the next notify closes. Take it before looking
-// at the state that the signal is about.
-func (s *signal) wait() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch == nil {
-		s.ch = make(chan struct{})
-	}
-	return s.ch
-}
-
-func (s *signal) notify() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch != nil {
-		close(s.ch)
-		s.ch = nil
 	}
 }
 

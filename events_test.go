@@ -34,12 +34,12 @@ func TestPitfall72PeerEvents(t *testing.T) {
 	here, gone := 0, 0
 	for ev := range events {
 		switch ev := ev.(type) {
-		case PeerConnected:
+		case EventPeerConnected:
 			here++
 			if ev.Peer.ID != b.ID() || ev.Peer.Agent != "b" {
 				t.Errorf("connected: %+v", ev.Peer)
 			}
-		case PeerDisconnected:
+		case EventPeerDisconnected:
 			gone++
 		}
 		if gone == 1 {
@@ -57,7 +57,7 @@ func TestPitfall59SlowConsumer(t *testing.T) {
 	n := newNode(t)
 	unread := n.Events(testContext(t))
 	for range eventBuffer + 10 {
-		n.watch.emit(PeerDisconnected{})
+		n.watch.emit(EventPeerDisconnected{})
 	}
 	count := 0
 	for ev := range unread {
@@ -101,7 +101,7 @@ func TestWaitReady(t *testing.T) {
 	client := newNode(t, WithDHTMode(DHTModeClient))
 	m := newNode(t, via(client))
 	for ev := range m.Events(testContext(t)) {
-		if _, ok := ev.(PeerConnected); ok {
+		if _, ok := ev.(EventPeerConnected); ok {
 			break
 		}
 	}

@@ -229,7 +229,7 @@ func ExampleNode_Events() {
 	}
 	defer b.Close()
 	for ev := range events {
-		if ev, ok := ev.(p2pnode.PeerConnected); ok {
+		if ev, ok := ev.(p2pnode.EventPeerConnected); ok {
 			fmt.Println(ev.Peer.Agent, "is here")
 			break
 		}

@@ -66,28 +66,6 @@ func (l Limits) check() error {
 	return nil
 }
 
-// WithLimits raises or lowers the limits of libp2p's resource manager. What a
-// limit refuses is counted in Status and by WithMetrics, told to the logger the
-// first time (but for Memory), and the error on this side names the limit. On a
-// network of one's own, private and loopback addresses are not limited per IP,
-// as a cluster often stands behind one. Several WithLimits add up, field by
-// field.
-func WithLimits(l Limits) Option {
-	return option{"WithLimits", func(c *config) error {
-		if err := l.check(); err != nil {
-			return err
-		}
-		setIf(&c.limits.Conns, l.Conns)
-		setIf(&c.limits.ConnsPerPeer, l.ConnsPerPeer)
-		setIf(&c.limits.ConnsPerIP, l.ConnsPerIP)
-		setIf(&c.limits.ConnRatePerIP, l.ConnRatePerIP)
-		setIf(&c.limits.Streams, l.Streams)
-		setIf(&c.limits.StreamsPerPeer, l.StreamsPerPeer)
-		setIf(&c.limits.Memory, l.Memory)
-		return nil
-	}}
-}
-
 // applyTo puts the limits into those of the resource manager, which has many
 // more: those that would stand in the way of a limit that was raised make room.
 func (l Limits) applyTo(p *rcmgr.PartialLimitConfig) {

@@ -9,6 +9,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 // standardMDNSService is the service name of the specification, shared by
@@ -53,9 +55,9 @@ func (m *mdnsPart) startLocked() error {
 
 // follow restarts the service when the node's interfaces change: the service
 // announces the addresses that it found at its start for ever.
-func (m *mdnsPart) follow(ctx context.Context, moved *signal) {
+func (m *mdnsPart) follow(ctx context.Context, moved *signal.Signal) {
 	for {
-		wake := moved.wait()
+		wake := moved.Wait()
 		if err := m.update(); err != nil {
 			m.log.Warn("mDNS does not follow the change of addresses", "err", err)
 		}

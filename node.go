@@ -21,6 +21,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/connector"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 // closeBudget bounds each part's close, so that Close always ends.
@@ -57,7 +58,7 @@ type Node struct {
 	access     *accessPart
 	refused    *refusals
 
-	recovered signal // there is somebody to talk to, after there was nobody
+	recovered signal.Signal // there is somebody to talk to, after there was nobody
 
 	listenErrors []*ListenError
 	counters
@@ -215,7 +216,7 @@ func (n *Node) startDHT() (err error) {
 	if n.cfg.noDHT {
 		return nil
 	}
-	if n.dht, err = newDHT(n.cfg, n.base, n.watch.change.notify); err != nil {
+	if n.dht, err = newDHT(n.cfg, n.base, n.watch.change.Notify); err != nil {
 		return err
 	}
 	n.stack.Push("dht", closeBudget, n.dht.close)
@@ -229,7 +230,7 @@ func (n *Node) startPubSub() (err error) {
 		return nil
 	}
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
-	if n.pubsub, err = newPubSub(n.cfg, n.base, group, n.access, n.watch.change.notify); err != nil {
+	if n.pubsub, err = newPubSub(n.cfg, n.base, group, n.access, n.watch.change.Notify); err != nil {
 		_ = group.Close() // it has started nothing
 		return err
 	}
@@ -342,7 +343,7 @@ func (n *Node) startBootstrap() error {
 		report: func(r BootstrapRound) {
 			n.rounds.Add(1)
 			n.watch.emit(r)
-			n.watch.change.notify()
+			n.watch.change.Notify()
 		},
 	}
 	if n.dht != nil {
@@ -358,7 +359,7 @@ func (n *Node) startRecovery() error {
 	n.group.Go(func(ctx context.Context) {
 		watchClock(ctx, time.Now, func() {
 			n.log.Info("the clock jumped: the machine has slept")
-			n.watch.moved.notify()
+			n.watch.moved.Notify()
 		})
 	})
 	check := &checker{host: n.base, log: n.log}
@@ -371,7 +372,7 @@ func (n *Node) startRecovery() error {
 			func() bool { return len(n.base.swarm.Peers()) > 0 },
 			func() bool { return n.dht.connected() },
 			func() {
-				n.recovered.notify()
+				n.recovered.Notify()
 				n.group.Go(n.announceAgain)
 			})
 	})

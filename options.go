@@ -159,6 +159,37 @@ func WithIdentityString(s string) Option {
 	}}
 }
 
+// WithDataDir sets the directory in which the node keeps what it needs again
+// after a restart, overriding the default of none. It is created with mode
+// 0700 if absent, and locked: a second node with the directory, in this
+// process or another, is an error from New, and so is a directory that cannot
+// be written to. The identity lives in the file identity.key there, made at
+// the first start, unless WithIdentity, WithIdentityFile or WithIdentityString
+// gives another.
+//
+// Peers that were connected directly for 5 minutes are saved every 10 minutes
+// (the first ones after half a minute, within a minute), and all that are
+// connected at Close: at most 100, of them 20 of one IPv4 /16 or IPv6 /32, each
+// for a week. At the next start the node dials them beside its bootstrap peers;
+// when it was given none and no WithMinPeers, until one of them is connected.
+// The blocks of Block are kept here too.
+//
+// A damaged file of these is set aside, never replaced, and told in
+// Status.Warnings and by Diagnose; the node starts without what it held, which
+// for blocks means that those peers are let in. An identity that is damaged, in
+// contrast, is an error. A file that cannot be read for now is told in the same
+// way and left as it is: what would replace it is not saved, and Block or Close
+// says so. The lock ends with Close, and with the process.
+func WithDataDir(dir string) Option {
+	return option{"WithDataDir", func(c *config) error {
+		if dir == "" {
+			return errors.New("the path is empty")
+		}
+		c.dataDir = dir
+		return nil
+	}}
+}
+
 // WithListenAddrs sets the addresses to listen on, in the multiaddr notation,
 // overriding the default of every enabled transport on a free port of all IPv4
 // and IPv6 interfaces. Each address must bind, or New fails and says which one
@@ -279,6 +310,28 @@ func WithConnLimits(low, high int) Option {
 	}}
 }
 
+// WithLimits raises or lowers the limits of libp2p's resource manager. What a
+// limit refuses is counted in Status and by WithMetrics, told to the logger the
+// first time (but for Memory), and the error on this side names the limit. On a
+// network of one's own, private and loopback addresses are not limited per IP,
+// as a cluster often stands behind one. Several WithLimits add up, field by
+// field.
+func WithLimits(l Limits) Option {
+	return option{"WithLimits", func(c *config) error {
+		if err := l.check(); err != nil {
+			return err
+		}
+		setIf(&c.limits.Conns, l.Conns)
+		setIf(&c.limits.ConnsPerPeer, l.ConnsPerPeer)
+		setIf(&c.limits.ConnsPerIP, l.ConnsPerIP)
+		setIf(&c.limits.ConnRatePerIP, l.ConnRatePerIP)
+		setIf(&c.limits.Streams, l.Streams)
+		setIf(&c.limits.StreamsPerPeer, l.StreamsPerPeer)
+		setIf(&c.limits.Memory, l.Memory)
+		return nil
+	}}
+}
+
 // WithUserAgent sets the name that the node gives itself towards its peers,
 // overriding the default of "p2pnode" with the module's version if known.
 func WithUserAgent(s string) Option {
@@ -385,6 +438,24 @@ func WithBootstrapAddrs(addresses ...string) Option {
 	}}
 }
 
+// WithPersistentPeers adds peers that the node keeps connected: each is dialled
+// at start and whenever it is lost, again and again with jittered delays that
+// grow from 5 seconds to 10 minutes, and is never trimmed. A connection that
+// stands for less than a minute counts as a failed dial. Unlike bootstrap
+// peers, which are there to enter the network, they are wanted for themselves.
+// AddPersistentPeers and RemovePersistentPeers change them while the node
+// runs, and Status lists them.
+func WithPersistentPeers(peers ...peer.AddrInfo) Option {
+	peers = addrs.Merge(peers...)
+	return option{"WithPersistentPeers", func(c *config) error {
+		if err := checkPeers(peers); err != nil {
+			return err
+		}
+		c.persistent = addrs.Merge(append(slices.Clone(c.persistent), peers...)...)
+		return nil
+	}}
+}
+
 // WithMinPeers sets how many connected peers the node wants at least: below
 // that it dials its bootstrap peers again, and WaitReady waits. It overrides
 // the default of 1 with bootstrap peers, persistent peers or mDNS, and 0
@@ -396,6 +467,37 @@ func WithMinPeers(n int) Option {
 			return fmt.Errorf("%d is negative", n)
 		}
 		c.minPeers = n
+		return nil
+	}}
+}
+
+// WithAllowedPeers adds peers that the node has to do with, overriding the
+// default of all. With it, nobody else is dialled, accepted, relayed for or
+// heard on a topic. Allow and Disallow change it while the node runs. Bootstrap
+// peers, persistent peers and relays that are not among them are an error, and
+// so are peers of WithBlockedPeers.
+func WithAllowedPeers(ids ...peer.ID) Option {
+	ids = slices.Clone(ids)
+	return option{"WithAllowedPeers", func(c *config) error {
+		if err := checkIDs(ids); err != nil {
+			return err
+		}
+		c.allowed = append(slices.Clone(c.allowed), ids...)
+		return nil
+	}}
+}
+
+// WithBlockedPeers adds peers that the node has nothing to do with, for good:
+// they are neither dialled nor accepted, relayed for, or heard on a topic.
+// Block does the same while the node runs, also for a time and for subnets,
+// and Unblock undoes both.
+func WithBlockedPeers(ids ...peer.ID) Option {
+	ids = slices.Clone(ids)
+	return option{"WithBlockedPeers", func(c *config) error {
+		if err := checkIDs(ids); err != nil {
+			return err
+		}
+		c.blocked = append(slices.Clone(c.blocked), ids...)
 		return nil
 	}}
 }

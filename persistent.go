@@ -15,6 +15,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 const (
@@ -30,24 +31,6 @@ const (
 	// that hangs up on everybody would otherwise be dialled without end.
 	persistentStable = time.Minute
 )
-
-// WithPersistentPeers adds peers that the node keeps connected: each is dialled
-// at start and whenever it is lost, again and again with jittered delays that
-// grow from 5 seconds to 10 minutes, and is never trimmed. A connection that
-// stands for less than a minute counts as a failed dial. Unlike bootstrap
-// peers, which are there to enter the network, they are wanted for themselves.
-// AddPersistentPeers and RemovePersistentPeers change them while the node
-// runs, and Status lists them.
-func WithPersistentPeers(peers ...peer.AddrInfo) Option {
-	peers = addrs.Merge(peers...)
-	return option{"WithPersistentPeers", func(c *config) error {
-		if err := checkPeers(peers); err != nil {
-			return err
-		}
-		c.persistent = addrs.Merge(append(slices.Clone(c.persistent), peers...)...)
-		return nil
-	}}
-}
 
 // PersistentStatus describes a persistent peer.
 type PersistentStatus struct {
@@ -70,8 +53,8 @@ type persistentPart struct {
 	opened    func(peer.ID) time.Time // of the oldest connection
 	blocked   func() time.Time        // when the next block of a peer or subnet ends; zero for never
 	keep      func(peer.ID, bool)     // spare a peer from trimming, or no longer
-	change    *signal                 // a peer may have come or gone
-	moved     *signal                 // the network may have changed: do not wait any longer
+	change    *signal.Signal          // a peer may have come or gone
+	moved     *signal.Signal          // the network may have changed: do not wait any longer
 	log       *slog.Logger
 
 	mu    sync.Mutex
@@ -157,7 +140,7 @@ func (p *persistentPart) pursue(ctx context.Context, pp *persistentPeer) {
 	retry := backoff.Backoff{Min: persistentRetryMin, Max: persistentRetryMax}
 	for ctx.Err() == nil {
 		err := p.stay(ctx, pp)
-		moved := p.moved.wait()
+		moved := p.moved.Wait()
 		if err == nil { // it was never connected, or for long
 			retry.Reset()
 			p.note(pp, nil, time.Time{})
@@ -165,7 +148,7 @@ func (p *persistentPart) pursue(ctx context.Context, pp *persistentPeer) {
 		}
 		for err != nil && ctx.Err() == nil {
 			delay := retry.Next()
-			if end := p.blocked(); errors.Is(err, ErrBlocked) && !end.IsZero() {
+			if end := p.blocked(); errors.Is(err, ErrBanned) && !end.IsZero() {
 				delay = min(delay, max(time.Until(end), 0)+persistentAfterBlock)
 			}
 			p.note(pp, err, time.Now().Add(delay))
@@ -173,7 +156,7 @@ func (p *persistentPart) pursue(ctx context.Context, pp *persistentPeer) {
 			if p.pause(ctx, pp, delay, moved) {
 				retry.Reset()
 			}
-			moved = p.moved.wait()
+			moved = p.moved.Wait()
 			err = nil
 			if !p.connected(pp.status.ID) { // it may have dialled this node
 				err = p.attempt(ctx, pp)
@@ -187,7 +170,7 @@ func (p *persistentPart) pursue(ctx context.Context, pp *persistentPeer) {
 func (p *persistentPart) stay(ctx context.Context, pp *persistentPeer) error {
 	var opened time.Time
 	for {
-		change := p.change.wait()
+		change := p.change.Wait()
 		if !p.connected(pp.status.ID) {
 			if stood := time.Since(opened); !opened.IsZero() && stood < persistentStable {
 				return fmt.Errorf("connect to %s: the connection was lost after %v", pp.status.ID, stood.Round(time.Second/10))
@@ -215,7 +198,7 @@ func (p *persistentPart) pause(ctx context.Context, pp *persistentPeer, d time.D
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
-		change := p.change.wait()
+		change := p.change.Wait()
 		if p.connected(pp.status.ID) {
 			return false
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 const (
@@ -86,7 +87,7 @@ type topic struct {
 	events  *pubsub.TopicEventHandler
 	members map[peer.ID]bool // guarded by pubsubPart.linkMu
 	peers   atomic.Int64     // how many members the router can send to
-	came    signal           // peers has grown
+	came    signal.Signal    // peers has grown
 
 	mu   sync.Mutex // serialises changes of feed
 	feed atomic.Pointer[feed]
@@ -227,7 +228,7 @@ func (p *pubsubPart) countLocked(t *topic) {
 		}
 	}
 	if t.peers.Swap(n) < n {
-		t.came.notify()
+		t.came.Notify()
 		p.changed()
 	}
 }
@@ -368,7 +369,7 @@ func (n *Node) awaitTopicPeer(ctx context.Context, t *topic) error {
 	timer := time.NewTimer(publishWait)
 	defer timer.Stop()
 	for {
-		came := t.came.wait()
+		came := t.came.Wait()
 		if t.peers.Load() > 0 {
 			return nil
 		}
@@ -431,13 +432,14 @@ func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
 }
 
 // The rest of pubsub.RawTracer.
-func (tracer) Join(string)                      {}
-func (tracer) Leave(string)                     {}
-func (tracer) Graft(peer.ID, string)            {}
-func (tracer) Prune(peer.ID, string)            {}
-func (tracer) ValidateMessage(*pubsub.Message)  {}
-func (tracer) DeliverMessage(*pubsub.Message)   {}
-func (tracer) DuplicateMessage(*pubsub.Message) {}
-func (tracer) ThrottlePeer(peer.ID)             {}
-func (tracer) RecvRPC(*pubsub.RPC)              {}
-func (tracer) SendRPC(*pubsub.RPC, peer.ID)     {}
+func (tracer) Join(string)                                          {}
+func (tracer) Leave(string)                                         {}
+func (tracer) Graft(peer.ID, string)                                {}
+func (tracer) Prune(peer.ID, string)                                {}
+func (tracer) ValidateMessage(*pubsub.Message)                      {}
+func (tracer) DeliverMessage(*pubsub.Message)                       {}
+func (tracer) DuplicateMessage(*pubsub.Message)                     {}
+func (tracer) ThrottlePeer(peer.ID)                                 {}
+func (tracer) RecvRPC(*pubsub.RPC)                                  {}
+func (tracer) SendRPC(*pubsub.RPC, peer.ID)                         {}
+func (tracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}

@@ -232,10 +232,10 @@ func (r *relayPart) follow(group *lifecycle.Group, h *hostPart) error {
 				for _, p := range r.relays {
 					switch now := r.reserved(h, p.ID); {
 					case now && !held[p.ID]:
-						r.emit(RelayReserved{p.ID})
+						r.emit(EventRelayReserved{p.ID})
 						held[p.ID] = true
 					case !now && held[p.ID]:
-						r.emit(RelayLost{p.ID})
+						r.emit(EventRelayLost{p.ID})
 						held[p.ID] = false
 					}
 				}
@@ -299,7 +299,7 @@ func (t punchTracer) Trace(ev *holepunch.Event) {
 	if !ok {
 		return
 	}
-	result := HolePunched{ID: ev.Remote, Took: end.EllapsedTime}
+	result := EventHolePunched{ID: ev.Remote, Took: end.EllapsedTime}
 	if !end.Success {
 		result.Err = errors.New(strings.ReplaceAll(end.Error, "\n", " "))
 	}

@@ -26,7 +26,7 @@ func reachable(tb testing.TB, n *Node, want bool) {
 		return
 	}
 	for ev := range events {
-		if _, ok := ev.(AddrsChanged); ok && has() == want {
+		if _, ok := ev.(EventAddrsChanged); ok && has() == want {
 			return
 		}
 	}
@@ -94,7 +94,7 @@ func TestTwoRelays(t *testing.T) {
 	r1, r2 := newNode(t, WithRelayService()), newNode(t, WithRelayService())
 	hidden := hiddenNode(t, r1, r2)
 	for ev := range hidden.Events(testContext(t)) {
-		if _, ok := ev.(AddrsChanged); !ok {
+		if _, ok := ev.(EventAddrsChanged); !ok {
 			continue
 		}
 		if s := hidden.Status(); s.Relays[0].Reserved && s.Relays[1].Reserved {

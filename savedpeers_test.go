@@ -30,7 +30,7 @@ func TestSavedPeersBringTheNodeBack(t *testing.T) {
 			n = newNode(t, append(boot, WithDataDir(dir))...)
 			ctx := testContext(t)
 			for {
-				change := n.watch.change.wait()
+				change := n.watch.change.Wait()
 				if n.base.isConnected(other.ID()) {
 					break
 				}
@@ -65,7 +65,7 @@ func TestPitfall74AnnouncedAddressesOfPeersAreSavedWithinLimits(t *testing.T) {
 	other := newNode(t)
 	mustNot(t, other.Connect(testContext(t), peer.AddrInfo{ID: n.ID(), Addrs: n.Host().Addrs()}))
 	ctx := testContext(t)
-	for change := n.watch.change.wait(); !n.base.isConnected(other.ID()); change = n.watch.change.wait() {
+	for change := n.watch.change.Wait(); !n.base.isConnected(other.ID()); change = n.watch.change.Wait() {
 		select {
 		case <-change:
 		case <-ctx.Done():

@@ -314,7 +314,7 @@ func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
 				b := net.NAT(kind).Node(t, opts...)
 				var mu sync.Mutex
 				var reserved, lost, provided, unprovided int
-				var punches []p2pnode.HolePunched
+				var punches []p2pnode.EventHolePunched
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				events := b.Events(ctx)
@@ -322,17 +322,17 @@ func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
 					for ev := range events {
 						mu.Lock()
 						switch ev := ev.(type) {
-						case p2pnode.RelayReserved:
+						case p2pnode.EventRelayReserved:
 							if ev.ID == relay.ID() {
 								reserved++
 							}
-						case p2pnode.RelayLost:
+						case p2pnode.EventRelayLost:
 							lost++
-						case p2pnode.HolePunched:
+						case p2pnode.EventHolePunched:
 							if ev.ID == a.ID() {
 								punches = append(punches, ev)
 							}
-						case p2pnode.Provided:
+						case p2pnode.EventProvided:
 							if ev.Err == nil {
 								provided++
 							} else {

@@ -175,7 +175,7 @@ func (n *Node) WaitReady(ctx context.Context, stages ...Stage) error {
 		if n.closed() {
 			return ErrClosed
 		}
-		change := n.watch.change.wait()
+		change := n.watch.change.Wait()
 		missing := n.missing(stages)
 		if len(missing) == 0 {
 			return nil

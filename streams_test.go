@@ -204,7 +204,7 @@ func TestPitfall37OpenStreamRightAfterConnect(t *testing.T) {
 		mustNot(t, a.Connect(testContext(t), b.AddrInfo()))
 		mustNot(t, echo(t, a, b.ID(), []byte("x")))
 		for ev := range events {
-			if ev, ok := ev.(PeerConnected); ok {
+			if ev, ok := ev.(EventPeerConnected); ok {
 				mustNot(t, echo(t, b, ev.Peer.ID, []byte("x")))
 				break
 			}

@@ -10,6 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 const (
@@ -60,10 +62,10 @@ type checker struct {
 }
 
 // run checks whenever the network may have changed, until ctx ends.
-func (c *checker) run(ctx context.Context, moved *signal) {
+func (c *checker) run(ctx context.Context, moved *signal.Signal) {
 	for ctx.Err() == nil {
 		select {
-		case <-moved.wait():
+		case <-moved.Wait():
 		case <-ctx.Done():
 			return
 		}
@@ -117,10 +119,10 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 
 // watchRecovery calls recovered when there is somebody to talk to after there
 // was nobody, also for the first time.
-func watchRecovery(ctx context.Context, change *signal, connected, reachesDHT func() bool, recovered func()) {
+func watchRecovery(ctx context.Context, change *signal.Signal, connected, reachesDHT func() bool, recovered func()) {
 	alone := true
 	for {
-		changed := change.wait()
+		changed := change.Wait()
 		switch {
 		case !connected():
 			alone = true

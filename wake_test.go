@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 	"github.com/go-p2pnode/p2pnode/internal/simhost"
 )
 
@@ -91,7 +92,7 @@ func TestDeadConnectionsAreClosedAfterANetworkChange(t *testing.T) {
 
 		m.Down()
 		began := time.Now()
-		n.watch.moved.notify()
+		n.watch.moved.Notify()
 		for len(n.Peers()) > 0 {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -117,7 +118,7 @@ func TestLivingConnectionsSurviveANetworkChange(t *testing.T) {
 		conn := n.base.swarm.ConnsToPeer(boot.ID())[0]
 		for range 3 {
 			time.Sleep(checkGap + time.Second)
-			n.watch.moved.notify()
+			n.watch.moved.Notify()
 		}
 		time.Sleep(checkTimeout + time.Second)
 		if conn.IsClosed() {
@@ -184,7 +185,7 @@ func containsPeer(list []peer.AddrInfo, id peer.ID) bool {
 
 func TestRecoveryIsToldOncePerTimeAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var change signal
+		var change signal.Signal
 		var connected, table atomic.Bool
 		var told atomic.Int32
 		ctx, cancel := context.WithCancel(t.Context())
@@ -194,7 +195,7 @@ func TestRecoveryIsToldOncePerTimeAlone(t *testing.T) {
 			t.Helper()
 			connected.Store(isConnected)
 			table.Store(hasTable)
-			change.notify()
+			change.Notify()
 			synctest.Wait()
 			if got := told.Load(); got != want {
 				t.Errorf("told %d times, want %d", got, want)

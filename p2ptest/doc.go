@@ -52,7 +52,7 @@
 //	net.Subscribed("news")       // everybody has heard who is subscribed
 //	net.Meshed("news")           // the meshes hang together: messages reach all
 //	net.Delivered(sub, 3)        // three messages, returned
-//	net.Provided(c)              // somebody holds a provider record
+//	net.EventProvided(c)              // somebody holds a provider record
 //	net.Until("…", func() error) // whatever else
 //
 // The limit is 2 minutes, in virtual time, unless [WithWaitLimit] or

@@ -201,7 +201,7 @@ func ExampleNetwork_Crash() {
 		if err := nodes[1].Provide(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		net.Provided(c)
+		net.EventProvided(c)
 		net.Crash(nodes[0])
 		for provider, err := range nodes[9].FindProviders(t.Context(), c) {
 			fmt.Println(provider.ID == nodes[1].ID(), err)

@@ -113,7 +113,7 @@ func TestWaitsFailWithWhatIsMissingAndTheStatusOfAll(t *testing.T) {
 			w.Delivered(sub, 2)
 		}, []string{`2 messages of "news"`, "there were 1"}},
 		{"Provided", func(tb testing.TB, w p2ptest.Waiter, _, _ *p2pnode.Node) {
-			w.Provided(cidOf(tb, "nobody has it"))
+			w.EventProvided(cidOf(tb, "nobody has it"))
 		}, []string{"provider record of bafk", "nobody holds one"}},
 		{"Until", func(_ testing.TB, w p2ptest.Waiter, _, _ *p2pnode.Node) {
 			w.Until("the end of time", func() error { return errors.New("not yet") })

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -79,13 +80,14 @@ func (t *meshTracer) OnClosedOutboundStream(p peer.ID) {
 }
 
 // The rest of pubsub.RawTracer.
-func (*meshTracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (*meshTracer) ValidateMessage(*pubsub.Message)          {}
-func (*meshTracer) DeliverMessage(*pubsub.Message)           {}
-func (*meshTracer) RejectMessage(*pubsub.Message, string)    {}
-func (*meshTracer) DuplicateMessage(*pubsub.Message)         {}
-func (*meshTracer) ThrottlePeer(peer.ID)                     {}
-func (*meshTracer) RecvRPC(*pubsub.RPC)                      {}
-func (*meshTracer) SendRPC(*pubsub.RPC, peer.ID)             {}
-func (*meshTracer) DropRPC(*pubsub.RPC, peer.ID)             {}
-func (*meshTracer) UndeliverableMessage(*pubsub.Message)     {}
+func (*meshTracer) OnNewOutboundStream(peer.ID, protocol.ID)             {}
+func (*meshTracer) ValidateMessage(*pubsub.Message)                      {}
+func (*meshTracer) DeliverMessage(*pubsub.Message)                       {}
+func (*meshTracer) RejectMessage(*pubsub.Message, string)                {}
+func (*meshTracer) DuplicateMessage(*pubsub.Message)                     {}
+func (*meshTracer) ThrottlePeer(peer.ID)                                 {}
+func (*meshTracer) RecvRPC(*pubsub.RPC)                                  {}
+func (*meshTracer) SendRPC(*pubsub.RPC, peer.ID)                         {}
+func (*meshTracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
+func (*meshTracer) DropRPC(*pubsub.RPC, peer.ID)                         {}
+func (*meshTracer) UndeliverableMessage(*pubsub.Message)                 {}

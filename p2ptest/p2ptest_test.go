@@ -281,7 +281,7 @@ func TestContentIsFoundAfterThirtyPercentCrashed(t *testing.T) {
 		for i := range 5 {
 			c := cidOf(t, fmt.Sprint("content ", i))
 			mustNot(t, provider.Provide(t.Context(), c))
-			if holders := net.Provided(c); len(holders) < 10 {
+			if holders := net.EventProvided(c); len(holders) < 10 {
 				t.Errorf("%d peers hold the record of %s", len(holders), c)
 			}
 			cids = append(cids, c)
@@ -477,7 +477,7 @@ func TestRestartKeepsIdentityAddressAndData(t *testing.T) {
 		net.Ready()
 		c := cidOf(t, "kept")
 		mustNot(t, b.Provide(t.Context(), c))
-		if holders := net.Provided(c); len(holders) != 1 || holders[0] != a.ID() {
+		if holders := net.EventProvided(c); len(holders) != 1 || holders[0] != a.ID() {
 			t.Fatalf("%v hold the record, want %s", holders, a.ID())
 		}
 		net.Crash(a)
@@ -489,7 +489,7 @@ func TestRestartKeepsIdentityAddressAndData(t *testing.T) {
 		if a.ID() != before || net.AddrInfo(a).String() != where.String() || a.AddrInfo().String() != where.String() {
 			t.Errorf("it is %s now, and was %s", a.AddrInfo(), where)
 		}
-		if holders := net.Provided(c); len(holders) != 1 || holders[0] != a.ID() {
+		if holders := net.EventProvided(c); len(holders) != 1 || holders[0] != a.ID() {
 			t.Errorf("%v hold the record after the restart, want %s", holders, a.ID())
 		}
 		net.Within(time.Minute).Connected(a, b)

@@ -321,9 +321,9 @@ func (w Waiter) Delivered(sub *p2pnode.Subscription, n int) []*p2pnode.Message {
 	return list
 }
 
-// Provided waits until somebody other than the provider itself holds a
+// EventProvided waits until somebody other than the provider itself holds a
 // provider record for the CID, and returns who does.
-func (w Waiter) Provided(c cid.Cid) []peer.ID {
+func (w Waiter) EventProvided(c cid.Cid) []peer.ID {
 	w.net.tb.Helper()
 	var holders []peer.ID
 	w.Until(fmt.Sprintf("provider record of %s", c), func() error {

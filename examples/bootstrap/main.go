@@ -116,10 +116,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	for ev := range events { // until ctx ends
 		switch ev := ev.(type) {
-		case p2pnode.PeerConnected:
+		case p2pnode.EventPeerConnected:
 			// Quoted, because peers call themselves what they like.
 			fmt.Fprintf(out, "+ %s %q from %s\n", ev.Peer.ID, ev.Peer.Agent, ev.Peer.Addr)
-		case p2pnode.PeerDisconnected:
+		case p2pnode.EventPeerDisconnected:
 			fmt.Fprintf(out, "- %s\n", ev.ID)
 		case p2pnode.EventsLost:
 			fmt.Fprintf(out, "  (%d events not shown)\n", ev.Count)

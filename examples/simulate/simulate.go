@@ -324,16 +324,17 @@ func (c *copyCounter) DeliverMessage(m *pubsub.Message) {
 func (c *copyCounter) DuplicateMessage(*pubsub.Message) { c.n.Add(1) }
 
 // The rest of pubsub.RawTracer.
-func (*copyCounter) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (*copyCounter) OnClosedOutboundStream(peer.ID)           {}
-func (*copyCounter) Join(string)                              {}
-func (*copyCounter) Leave(string)                             {}
-func (*copyCounter) Graft(peer.ID, string)                    {}
-func (*copyCounter) Prune(peer.ID, string)                    {}
-func (*copyCounter) ValidateMessage(*pubsub.Message)          {}
-func (*copyCounter) RejectMessage(*pubsub.Message, string)    {}
-func (*copyCounter) ThrottlePeer(peer.ID)                     {}
-func (*copyCounter) RecvRPC(*pubsub.RPC)                      {}
-func (*copyCounter) SendRPC(*pubsub.RPC, peer.ID)             {}
-func (*copyCounter) DropRPC(*pubsub.RPC, peer.ID)             {}
-func (*copyCounter) UndeliverableMessage(*pubsub.Message)     {}
+func (*copyCounter) OnNewOutboundStream(peer.ID, protocol.ID)             {}
+func (*copyCounter) OnClosedOutboundStream(peer.ID)                       {}
+func (*copyCounter) Join(string)                                          {}
+func (*copyCounter) Leave(string)                                         {}
+func (*copyCounter) Graft(peer.ID, string)                                {}
+func (*copyCounter) Prune(peer.ID, string)                                {}
+func (*copyCounter) ValidateMessage(*pubsub.Message)                      {}
+func (*copyCounter) RejectMessage(*pubsub.Message, string)                {}
+func (*copyCounter) ThrottlePeer(peer.ID)                                 {}
+func (*copyCounter) RecvRPC(*pubsub.RPC)                                  {}
+func (*copyCounter) SendRPC(*pubsub.RPC, peer.ID)                         {}
+func (*copyCounter) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
+func (*copyCounter) DropRPC(*pubsub.RPC, peer.ID)                         {}
+func (*copyCounter) UndeliverableMessage(*pubsub.Message)                 {}

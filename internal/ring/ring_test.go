@@ -1,0 +1,124 @@
+package ring
+
+import (
+	"sync"
+	"testing"
+)
+
+func TestQueueKeepsOrderAcrossGrowth(t *testing.T) {
+	q := New[int](100)
+	next := 0
+	for i := range 70 {
+		if q.Push(i) {
+			t.Fatalf("element %d dropped another: the queue was not full", i)
+		}
+		if i%3 == 0 { // so that the head moves before the buffer grows
+			if v, _, ok := q.Pop(); !ok || v != next {
+				t.Fatalf("Pop = %d, %t; want %d", v, ok, next)
+			}
+			next++
+		}
+	}
+	for q.Len() > 0 {
+		if v, lost, ok := q.Pop(); !ok || v != next || lost != 0 {
+			t.Fatalf("Pop = %d, %d lost, %t; want %d", v, lost, ok, next)
+		}
+		next++
+	}
+	if next != 70 {
+		t.Fatalf("popped %d elements of 70", next)
+	}
+}
+
+func TestQueueTellsOnceHowManyWereDropped(t *testing.T) {
+	q := New[int](4)
+	dropped := 0
+	for i := range 10 {
+		if q.Push(i) {
+			dropped++
+		}
+	}
+	if dropped != 6 {
+		t.Fatalf("%d drops reported to the writer, want 6", dropped)
+	}
+	if v, lost, _ := q.Pop(); v != 6 || lost != 6 {
+		t.Fatalf("first Pop = %d after %d lost, want 6 after 6", v, lost)
+	}
+	if v, lost, _ := q.Pop(); v != 7 || lost != 0 {
+		t.Fatalf("second Pop = %d after %d lost, want 7 after 0", v, lost)
+	}
+}
+
+func TestQueueWakesEveryReader(t *testing.T) {
+	const readers, each = 4, 100
+	q := New[int](readers * each)
+	var wg sync.WaitGroup
+	taken := make(chan int, readers*each)
+	done := make(chan struct{})
+	for range readers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-q.Wake():
+				case <-done:
+					return
+				}
+				for {
+					v, _, ok := q.Pop()
+					if !ok {
+						break
+					}
+					taken <- v
+				}
+			}
+		})
+	}
+	for i := range readers * each {
+		q.Push(i)
+	}
+	seen := make(map[int]bool)
+	for len(seen) < readers*each {
+		v := <-taken
+		if seen[v] {
+			t.Fatalf("%d was delivered twice", v)
+		}
+		seen[v] = true
+	}
+	close(done)
+	wg.Wait()
+}
+
+func FuzzQueue(f *testing.F) {
+	f.Add(uint8(3), []byte{1, 1, 1, 0, 1, 1, 0, 0})
+	f.Fuzz(func(t *testing.T, capacity uint8, ops []byte) {
+		size := max(int(capacity), 1)
+		q := New[int](size)
+		var want []int
+		var lost uint64
+		for i, op := range ops {
+			if op%2 == 1 {
+				full := len(want) == size
+				if full {
+					want = want[1:]
+					lost++
+				}
+				want = append(want, i)
+				if q.Push(i) != full {
+					t.Fatalf("op %d: Push dropped = %t with %d of %d queued", i, !full, len(want), size)
+				}
+				continue
+			}
+			v, l, ok := q.Pop()
+			if ok != (len(want) > 0) {
+				t.Fatalf("op %d: Pop ok = %t with %d queued", i, ok, len(want))
+			}
+			if !ok {
+				continue
+			}
+			if v != want[0] || l != lost {
+				t.Fatalf("op %d: Pop = %d after %d lost, want %d after %d", i, v, l, want[0], lost)
+			}
+			want, lost = want[1:], 0
+		}
+	})
+}
