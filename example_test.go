@@ -285,6 +285,8 @@ func ExampleLoadOrCreateSwarmKey() {
 		return
 	}
 	defer outside.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // inside waits for the rest of a handshake
+	defer cancel()
 	fmt.Println("without the key:", outside.Connect(ctx, inside.AddrInfo()) == nil)
 	fmt.Println("with a fingerprint:", len(inside.Status().PrivateNetwork) > 0)
 	// Output:

@@ -2,6 +2,7 @@ package p2pnode
 
 import (
 	"context"
+	"flag"
 	"io"
 	"net"
 	"os"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 )
 
 // TestMain fails the suite when a goroutine outlives it.
@@ -18,6 +21,9 @@ func TestMain(m *testing.M) {
 	raced.OneThread()
 	leaktest.Main(m)
 }
+
+// long runs the tests that take minutes at their full size, as .ci/run does.
+var long = flag.Bool("long", false, "run tests at their full size, which takes minutes")
 
 // testTimeout ends a test that waits for something that never comes. It is no
 // assertion about speed.
@@ -28,6 +34,11 @@ const testTimeout = time.Minute
 func loopback() Option {
 	return WithListenAddrs("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws")
 }
+
+// shortDials makes a node give up after half a second on a peer that falls
+// silent in the handshake, as one does that has another private key. Its own
+// limit is 5 seconds.
+var shortDials = WithLibp2pOptions(libp2p.SwarmOpts(swarm.WithDialTimeoutLocal(500 * time.Millisecond)))
 
 // newNode starts a node on loopback with the options after the defaults of
 // the tests, and closes it with the test.

@@ -88,7 +88,7 @@ func TestPrivateNetworkFingerprint(t *testing.T) {
 	tcp := WithListenAddrs("/ip4/127.0.0.1/tcp/0")
 	inside := newNode(t, tcp, WithPrivateNetwork(psk))
 	to := peer.AddrInfo{ID: inside.ID(), Addrs: inside.Host().Addrs()}
-	for name, n := range map[string]*Node{"another key": newNode(t, tcp, WithPrivateNetwork(other)), "no key": newNode(t, tcp)} {
+	for name, n := range map[string]*Node{"another key": newNode(t, tcp, shortDials, WithPrivateNetwork(other)), "no key": newNode(t, tcp, shortDials)} {
 		if err := n.Connect(testContext(t), to); err == nil {
 			t.Errorf("a node with %s got in", name)
 		}
