@@ -20,7 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 const (
@@ -57,13 +57,13 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	if *mdns {
 		opts = append(opts, p2pnode.WithMDNS())
 	}
-	n, err := cli.Start(ctx, fs, opts...)
+	n, err := p2pnode.New(ctx, opts...)
 	var failed *p2pnode.StartError
 	if errors.As(err, &failed) && failed.Step == "mdns" {
 		return fmt.Errorf("%w (where there is no multicast, use -mdns=false and -bootstrap)", err)
 	}
 	if err != nil {
-		return err
+		return cli.Explain(fs, err)
 	}
 	defer n.Close()
 	sub, err := n.Subscribe(ctx, *topic)

@@ -8,14 +8,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 // person is somebody in a room.
 type person struct {
-	*exampletest.Program
+	*clitest.Program
 	t  *testing.T
 	in *io.PipeWriter
 }
@@ -24,7 +24,7 @@ func enter(t *testing.T, args ...string) person {
 	t.Helper()
 	typed, in := io.Pipe()
 	t.Cleanup(func() { in.Close() })
-	p := exampletest.Start(t, func(ctx context.Context, args []string, out io.Writer) error {
+	p := clitest.Start(t, func(ctx context.Context, args []string, out io.Writer) error {
 		return runWith(ctx, args, typed, out)
 	}, args...)
 	return person{p, t, in}
@@ -111,7 +111,7 @@ func TestNobodyIsHere(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	exampletest.Usage(t, func(ctx context.Context, args []string, out io.Writer) error {
+	clitest.Usage(t, func(ctx context.Context, args []string, out io.Writer) error {
 		return runWith(ctx, args, strings.NewReader(""), out)
 	},
 		[]string{"-nick", "-nick", ""},

@@ -18,7 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 const (
@@ -44,7 +44,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	start := func() (*p2pnode.Node, error) {
-		return cli.Start(ctx, fs, p2pnode.WithNetwork(*networkName), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
+		n, err := p2pnode.New(ctx, p2pnode.WithNetwork(*networkName), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
+	return n, cli.Explain(fs, err)
 	}
 	switch {
 	case (*provide == "") == (*fetch == ""):

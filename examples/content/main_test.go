@@ -13,25 +13,25 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 var onLoopback = []string{"-listen", "/ip4/127.0.0.1/tcp/0"}
 
 // provider serves a file and returns the CID and its address.
-func provider(t *testing.T, file string, args ...string) (p *exampletest.Program, cid, addr string) {
+func provider(t *testing.T, file string, args ...string) (p *clitest.Program, cid, addr string) {
 	t.Helper()
-	p = exampletest.Start(t, run, append(append([]string{"-provide", file}, onLoopback...), args...)...)
+	p = clitest.Start(t, run, append(append([]string{"-provide", file}, onLoopback...), args...)...)
 	words := strings.Fields(p.Line("-bootstrap"))
 	return p, words[2], words[6]
 }
 
-func fetcher(t *testing.T, cid, to, addr string, args ...string) *exampletest.Program {
+func fetcher(t *testing.T, cid, to, addr string, args ...string) *clitest.Program {
 	t.Helper()
 	args = append([]string{"-fetch", cid, "-o", to, "-bootstrap", addr}, args...)
-	return exampletest.Start(t, run, append(args, onLoopback...)...)
+	return clitest.Start(t, run, append(args, onLoopback...)...)
 }
 
 func writeFile(t *testing.T, name string, content []byte) string {
@@ -72,7 +72,7 @@ func TestProvideAndFetch(t *testing.T) {
 		t.Errorf("fetched %d bytes, %v; want %d", len(got), err, len(want))
 	}
 	nothingLeft(t, dir)
-	for _, p := range []*exampletest.Program{server, other} {
+	for _, p := range []*clitest.Program{server, other} {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
@@ -162,7 +162,7 @@ func TestUsage(t *testing.T) {
 	const someCID = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
 	dir := t.TempDir()
 	there, missing := writeFile(t, filepath.Join(dir, "there"), nil), filepath.Join(dir, "missing")
-	exampletest.Usage(t, run,
+	clitest.Usage(t, run,
 		[]string{"-provide FILE"},
 		[]string{"-provide FILE", "-provide", there, "-fetch", someCID},
 		[]string{"not a CID", "-fetch", "x", "-o", missing, "-bootstrap", "x"},

@@ -14,7 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 // patience is how long a peer that was found may take to answer.
@@ -35,9 +35,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *namespace == "" || *every <= 0 {
 		return cli.Usagef("discover: -namespace must not be empty and -every must be above 0")
 	}
-	n, err := cli.Start(ctx, fs, p2pnode.WithNetwork(*network), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
+	n, err := p2pnode.New(ctx, p2pnode.WithNetwork(*network), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
 	if err != nil {
-		return err
+		return cli.Explain(fs, err)
 	}
 	var background sync.WaitGroup
 	defer background.Wait()

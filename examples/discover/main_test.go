@@ -5,15 +5,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 // start runs one peer and returns its ID and address.
-func start(t *testing.T, args ...string) (p *exampletest.Program, id, addr string) {
+func start(t *testing.T, args ...string) (p *clitest.Program, id, addr string) {
 	t.Helper()
-	p = exampletest.Start(t, run, append([]string{"-listen", "/ip4/127.0.0.1/tcp/0", "-every", "50ms"}, args...)...)
+	p = clitest.Start(t, run, append([]string{"-listen", "/ip4/127.0.0.1/tcp/0", "-every", "50ms"}, args...)...)
 	words := strings.Fields(p.Line("-bootstrap"))
 	addr = words[4]
 	return p, addr[strings.LastIndex(addr, "/")+1:], addr
@@ -38,12 +38,12 @@ func TestPeersOfOneNamespaceMeet(t *testing.T) {
 	ada.Line("met", eveID)
 	eve.Line("met", adaID)
 
-	for _, p := range []*exampletest.Program{ada, eve, other} {
+	for _, p := range []*clitest.Program{ada, eve, other} {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
 	}
-	for _, p := range []*exampletest.Program{ada, bob, eve} {
+	for _, p := range []*clitest.Program{ada, bob, eve} {
 		if strings.Contains(p.Text(), "met "+otherID) {
 			t.Error("a peer of another namespace was met")
 		}
@@ -58,7 +58,7 @@ func TestPeersOfOneNamespaceMeet(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	exampletest.Usage(t, run,
+	clitest.Usage(t, run,
 		[]string{"-namespace", "-namespace", ""},
 		[]string{"-every", "-every", "-1s"},
 		[]string{"-network: ", "-network", "a b"},

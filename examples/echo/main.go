@@ -14,7 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 const (
@@ -34,9 +34,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if *connect == "" {
-		n, err := cli.Start(ctx, fs, cli.Listen(*listen))
+		n, err := p2pnode.New(ctx, cli.Listen(*listen))
 		if err != nil {
-			return err
+			return cli.Explain(fs, err)
 		}
 		defer n.Close()
 		return serve(ctx, n, out)
@@ -49,9 +49,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(*message) > maxMessage {
 		return cli.Usagef("echo: -message has %d bytes, more than %d", len(*message), maxMessage)
 	}
-	n, err := cli.Start(ctx, fs, p2pnode.WithoutListening())
+	n, err := p2pnode.New(ctx, p2pnode.WithoutListening())
 	if err != nil {
-		return err
+		return cli.Explain(fs, err)
 	}
 	defer n.Close()
 	return ask(ctx, n, server[0], *message, out)

@@ -4,13 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 func TestEcho(t *testing.T) {
-	server := exampletest.Start(t, run, "-listen", "/ip4/127.0.0.1/tcp/0")
+	server := clitest.Start(t, run, "-listen", "/ip4/127.0.0.1/tcp/0")
 	addr := strings.Fields(server.Line("-connect"))[2]
 	for message, want := range map[string]string{
 		"over there":                         `reply: "over there"`,
@@ -18,7 +18,7 @@ func TestEcho(t *testing.T) {
 		"":                                   `reply: ""`,
 		strings.Repeat("long", maxMessage/4): `reply: "` + strings.Repeat("long", maxMessage/4) + `"`,
 	} {
-		client := exampletest.Start(t, run, "-connect", addr, "-message", message)
+		client := clitest.Start(t, run, "-connect", addr, "-message", message)
 		if err := client.Wait(); err != nil {
 			t.Fatal(err)
 		}
@@ -31,19 +31,19 @@ func TestEcho(t *testing.T) {
 }
 
 func TestNobodyThere(t *testing.T) {
-	server := exampletest.Start(t, run, "-listen", "/ip4/127.0.0.1/tcp/0")
+	server := clitest.Start(t, run, "-listen", "/ip4/127.0.0.1/tcp/0")
 	addr := strings.Fields(server.Line("-connect"))[2]
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	client := exampletest.Start(t, run, "-connect", addr)
+	client := clitest.Start(t, run, "-connect", addr)
 	if err := client.Wait(); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("a server that is gone: %v", err)
 	}
 }
 
 func TestUsage(t *testing.T) {
-	exampletest.Usage(t, run,
+	clitest.Usage(t, run,
 		[]string{"-connect", "-connect", "somewhere"},
 		[]string{"-message", "-connect", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUVh8eN5mqvBWTSHSLqAeUHjTMpf1wmHUTBMsEvLZ6V", "-message", strings.Repeat("x", maxMessage+1)},
 		[]string{"no flag", "leftover"},

@@ -13,7 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 func main() { cli.Main(run) }
@@ -48,9 +48,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	// A node with this option has the same peer ID at every start. It is
 	// started here, without opening a port, to show which.
-	n, err := cli.Start(ctx, fs, p2pnode.WithIdentityFile(*file), p2pnode.WithoutListening(), p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())
+	n, err := p2pnode.New(ctx, p2pnode.WithIdentityFile(*file), p2pnode.WithoutListening(), p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())
 	if err != nil {
-		return err
+		return cli.Explain(fs, err)
 	}
 	key := n.Host().Peerstore().PrivKey(n.ID())
 	if err := n.Close(); err != nil {

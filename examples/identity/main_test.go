@@ -7,15 +7,15 @@ import (
 	"testing"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 // finished runs the program to its end.
-func finished(t *testing.T, args ...string) *exampletest.Program {
+func finished(t *testing.T, args ...string) *clitest.Program {
 	t.Helper()
-	p := exampletest.Start(t, run, args...)
+	p := clitest.Start(t, run, args...)
 	if err := p.Wait(); err != nil {
 		t.Fatalf("%q: %v", args, err)
 	}
@@ -38,7 +38,7 @@ func TestAKeyFileIsCreatedAndReused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []*exampletest.Program{created, reused} {
+	for _, p := range []*clitest.Program{created, reused} {
 		if strings.Contains(p.Text(), strings.TrimSpace(string(text))) {
 			t.Error("the private key was shown unasked")
 		}
@@ -79,7 +79,7 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	finished(t, "-file", key)
-	exampletest.Usage(t, run,
+	clitest.Usage(t, run,
 		[]string{"-type", "-type", "x"},
 		[]string{"-type", "-type", "x", "-file", missing},
 		[]string{"of type Ed25519", "-type", "rsa", "-file", key},

@@ -22,7 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 const (
@@ -147,9 +147,9 @@ func readme() string {
 
 // add starts a node and keeps it under a name.
 func (d *demo) add(ctx context.Context, name string, opts ...p2pnode.Option) (*p2pnode.Node, error) {
-	n, err := cli.Start(ctx, d.fs, append([]p2pnode.Option{p2pnode.WithNetwork("quickstart")}, opts...)...)
+	n, err := p2pnode.New(ctx, append([]p2pnode.Option{p2pnode.WithNetwork("quickstart")}, opts...)...)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, cli.Explain(d.fs, err))
 	}
 	d.nodes[name] = n
 	n.Handle(helloProtocol, func(_ context.Context, s network.Stream) error {

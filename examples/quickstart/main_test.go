@@ -8,13 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 func TestQuickstart(t *testing.T) {
-	p := exampletest.Start(t, run)
+	p := clitest.Start(t, run)
 	if err := p.Wait(); err != nil {
 		t.Fatalf("%v, after\n%s", err, p.Text())
 	}
@@ -38,7 +38,7 @@ func TestQuickstartWithOtherFiles(t *testing.T) {
 		if err := os.WriteFile(file, make([]byte, size), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p := exampletest.Start(t, run, file)
+		p := clitest.Start(t, run, file)
 		if err := p.Wait(); err != nil {
 			t.Fatalf("%v, after\n%s", err, p.Text())
 		}
@@ -53,7 +53,7 @@ func TestQuickstartWithOtherFiles(t *testing.T) {
 }
 
 func TestQuickstartInterrupted(t *testing.T) {
-	p := exampletest.Start(t, run)
+	p := clitest.Start(t, run)
 	p.Line("2. ")
 	if err := p.Stop(); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
@@ -68,7 +68,7 @@ func TestUsage(t *testing.T) {
 	if err := os.Truncate(big, maxFile+1); err != nil {
 		t.Fatal(err)
 	}
-	exampletest.Usage(t, run,
+	clitest.Usage(t, run,
 		[]string{"one file", "a", "b"},
 		[]string{"not a file", t.TempDir()},
 		[]string{"not a file", big},
@@ -78,5 +78,5 @@ func TestUsage(t *testing.T) {
 
 func TestNoREADME(t *testing.T) {
 	t.Chdir(t.TempDir())
-	exampletest.Usage(t, run, []string{"no README.md found"})
+	clitest.Usage(t, run, []string{"no README.md found"})
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 const (
@@ -72,7 +72,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 }
 
 func startRelay(ctx context.Context, fs *flag.FlagSet, listen string) (*p2pnode.Node, error) {
-	return cli.Start(ctx, fs, cli.Listen(listen), p2pnode.WithRelayService())
+	n, err := p2pnode.New(ctx, cli.Listen(listen), p2pnode.WithRelayService())
+	return n, cli.Explain(fs, err)
 }
 
 // startListener returns when the reservation stands.
@@ -81,9 +82,9 @@ func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Wr
 	if err != nil {
 		return nil, cli.Usagef("relay: -relay: %v", err)
 	}
-	n, err := cli.Start(ctx, fs, p2pnode.WithoutListening(), p2pnode.WithAutoRelay(relays...))
+	n, err := p2pnode.New(ctx, p2pnode.WithoutListening(), p2pnode.WithAutoRelay(relays...))
 	if err != nil {
-		return nil, err
+		return nil, cli.Explain(fs, err)
 	}
 	n.Handle(greetProtocol, func(_ context.Context, s network.Stream) error {
 		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
@@ -125,9 +126,9 @@ func dial(ctx context.Context, fs *flag.FlagSet, addr string, out io.Writer) err
 		return cli.Usagef("relay: -peer: %v", err)
 	}
 	to := peers[0]
-	n, err := cli.Start(ctx, fs, p2pnode.WithoutListening())
+	n, err := p2pnode.New(ctx, p2pnode.WithoutListening())
 	if err != nil {
-		return err
+		return cli.Explain(fs, err)
 	}
 	defer n.Close()
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -4,13 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 func TestAllInOne(t *testing.T) {
-	p := exampletest.Start(t, run)
+	p := clitest.Start(t, run)
 	if err := p.Wait(); err != nil {
 		t.Fatal(err)
 	}
@@ -21,30 +21,30 @@ func TestAllInOne(t *testing.T) {
 }
 
 func TestThreeRoles(t *testing.T) {
-	relay := exampletest.Start(t, run, "-role", "relay", "-listen", "/ip4/127.0.0.1/tcp/0")
+	relay := clitest.Start(t, run, "-role", "relay", "-listen", "/ip4/127.0.0.1/tcp/0")
 	relayAddr := strings.Fields(relay.Line("-role listen"))[4]
-	listener := exampletest.Start(t, run, "-role", "listen", "-relay", relayAddr)
+	listener := clitest.Start(t, run, "-role", "listen", "-relay", relayAddr)
 	peerAddr := strings.Fields(listener.Line("-role dial"))[4]
-	dialler := exampletest.Start(t, run, "-role", "dial", "-peer", peerAddr)
+	dialler := clitest.Start(t, run, "-role", "dial", "-peer", peerAddr)
 	if err := dialler.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	dialler.Line("connected, relayed: true")
 	listener.Line("came by", "p2p-circuit")
-	for _, p := range []*exampletest.Program{listener, relay} {
+	for _, p := range []*clitest.Program{listener, relay} {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
 	}
 	// The relay is gone: that is said, and with the reason.
-	late := exampletest.Start(t, run, "-role", "listen", "-relay", relayAddr)
+	late := clitest.Start(t, run, "-role", "listen", "-relay", relayAddr)
 	if err := late.Wait(); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("a relay that is gone: %v", err)
 	}
 }
 
 func TestUsage(t *testing.T) {
-	exampletest.Usage(t, run,
+	clitest.Usage(t, run,
 		[]string{"-role", "-role", "king"},
 		[]string{"-relay: ", "-role", "listen"},
 		[]string{"-peer: ", "-role", "dial", "-peer", "x"},

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 )

@@ -16,23 +16,23 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
-	"github.com/go-p2pnode/p2pnode/examples/internal/exampletest"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/clitest"
 )
 
-func TestMain(m *testing.M) { exampletest.Main(m, main) }
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 func TestBootstrapKeepsItsIdentityAndServes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "boot.key")
 	args := []string{"-identity", file, "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0"}
-	first := exampletest.Start(t, run, args...)
+	first := clitest.Start(t, run, args...)
 	id := first.Line("peer ID")
 	if err := first.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	first.Line("stopping")
 
-	server := exampletest.Start(t, run, args...)
+	server := clitest.Start(t, run, args...)
 	if again := server.Line("peer ID"); again != id {
 		t.Errorf("%s became %s", id, again)
 	}
@@ -48,7 +48,7 @@ func TestBootstrapKeepsItsIdentityAndServes(t *testing.T) {
 }
 
 // join is a node as the server's output says to make one, with more options.
-func join(t *testing.T, server *exampletest.Program, opts ...p2pnode.Option) *p2pnode.Node {
+func join(t *testing.T, server *clitest.Program, opts ...p2pnode.Option) *p2pnode.Node {
 	t.Helper()
 	addr := strings.Split(server.Line("WithBootstrapAddrs"), `"`)[1]
 	ctx, cancel := context.WithCancel(context.Background())
@@ -69,7 +69,7 @@ func join(t *testing.T, server *exampletest.Program, opts ...p2pnode.Option) *p2
 }
 
 func TestBootstrapRelays(t *testing.T) {
-	server := exampletest.Start(t, run, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0", "-relay")
+	server := clitest.Start(t, run, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0", "-relay")
 	relay, err := p2pnode.ParsePeers(strings.Split(server.Line("WithBootstrapAddrs"), `"`)[1])
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +96,8 @@ func TestBootstrapEndsOnSIGTERM(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("there is no SIGTERM")
 	}
-	cmd := exampletest.Command(t, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-listen", "/ip4/127.0.0.1/tcp/0")
-	shown := exampletest.Start(t, func(_ context.Context, _ []string, out io.Writer) error {
+	cmd := clitest.Command(t, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-listen", "/ip4/127.0.0.1/tcp/0")
+	shown := clitest.Start(t, func(_ context.Context, _ []string, out io.Writer) error {
 		cmd.Stdout, cmd.Stderr = out, os.Stderr
 		return cmd.Run()
 	})
@@ -113,7 +113,7 @@ func TestBootstrapEndsOnSIGTERM(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "k")
-	exampletest.Usage(t, run,
+	clitest.Usage(t, run,
 		[]string{"-identity"},
 		[]string{"-high: ", "-identity", key, "-low", "10", "-high", "5"},
 		[]string{"-announce: ", "-identity", key, "-announce", "example.com"},
@@ -127,7 +127,7 @@ func TestUsage(t *testing.T) {
 }
 
 func TestBootstrapTellsHowItIs(t *testing.T) {
-	server := exampletest.Start(t, run, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0", "-admin", "127.0.0.1:0")
+	server := clitest.Start(t, run, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0", "-admin", "127.0.0.1:0")
 	base, ok := strings.CutSuffix(strings.Fields(server.Line("admin: http://"))[1], "/health")
 	if !ok {
 		t.Fatal("no address of /health is printed")
@@ -184,20 +184,20 @@ func TestBootstrapTellsHowItIs(t *testing.T) {
 // TestBootstrapServersAreOneNetwork: a second one that is told of the first
 // meets it, and again after a restart without being told.
 func TestBootstrapServersAreOneNetwork(t *testing.T) {
-	first := exampletest.Start(t, run, "-data", t.TempDir(), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0")
+	first := clitest.Start(t, run, "-data", t.TempDir(), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0")
 	id := strings.Fields(first.Line("peer ID"))[2]
 	addr := strings.Split(first.Line("WithBootstrapAddrs"), `"`)[1]
 	args := []string{"-data", t.TempDir(), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0"}
-	second := exampletest.Start(t, run, append(args, "-bootstrap", addr)...)
+	second := clitest.Start(t, run, append(args, "-bootstrap", addr)...)
 	second.Line("+", id)
 	first.Line("+")
 	if err := second.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	first.Line("-")
-	again := exampletest.Start(t, run, args...)
+	again := clitest.Start(t, run, args...)
 	again.Line("+", id)
-	for _, p := range []*exampletest.Program{again, first} {
+	for _, p := range []*clitest.Program{again, first} {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
@@ -207,7 +207,7 @@ func TestBootstrapServersAreOneNetwork(t *testing.T) {
 // TestBootstrapPrivateAndAnnounced: with a key and the addresses it was told.
 func TestBootstrapPrivateAndAnnounced(t *testing.T) {
 	dir := t.TempDir()
-	server := exampletest.Start(t, run, "-data", dir, "-swarm-key", filepath.Join(dir, "swarm.key"), "-network", "test",
+	server := clitest.Start(t, run, "-data", dir, "-swarm-key", filepath.Join(dir, "swarm.key"), "-network", "test",
 		"-listen", "/ip4/127.0.0.1/tcp/0", "-announce", "/dns4/boot.example.com/tcp/4001")
 	server.Line("/dns4/boot.example.com/tcp/4001/p2p/")
 	server.Line("its fingerprint is")

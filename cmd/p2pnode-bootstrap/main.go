@@ -21,7 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
 func main() { cli.Main(run) }
@@ -87,9 +87,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *relay {
 		opts = append(opts, p2pnode.WithRelayService())
 	}
-	n, err := cli.Start(ctx, fs, opts...)
+	n, err := p2pnode.New(ctx, opts...)
 	if err != nil {
-		return err
+		return cli.Explain(fs, err)
 	}
 	defer n.Close() // for when something below fails; otherwise it is closed already
 	if *admin != "" {

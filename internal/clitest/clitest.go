@@ -1,6 +1,6 @@
-// Package exampletest runs example programs in tests, several at once, and
+// Package clitest runs the programs of examples and cmd in tests, several at once, and
 // waits for what they print.
-package exampletest
+package clitest
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-p2pnode/p2pnode/examples/internal/cli"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 )
 

@@ -64,8 +64,8 @@ func TestStartNamesTheFlag(t *testing.T) {
 		for _, name := range []string{"listen", "bootstrap", "identity", "mdns"} {
 			fs.String(name, "", "")
 		}
-		n, err := Start(context.Background(), fs, row.opts...)
-		if err == nil {
+		n, err := p2pnode.New(context.Background(), row.opts...)
+		if err = Explain(fs, err); err == nil {
 			t.Errorf("%s: no error, and %v", row.what, n.Close())
 			continue
 		}

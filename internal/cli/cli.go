@@ -1,4 +1,4 @@
-// Package cli is what the example programs share: a run function that can be
+// Package cli is what the programs of examples and cmd share: a run function that can be
 // tested, one clear line for a mistake in the arguments, and exit codes.
 package cli
 
@@ -56,15 +56,14 @@ func ParseArgs(fs *flag.FlagSet, args []string, out io.Writer, about string) ([]
 	return fs.Args(), nil
 }
 
-// Start starts a node with options that the flags of fs filled in. An option
-// that does not fit is then a mistake in the arguments, and the error names
-// the flag instead of the option.
-func Start(ctx context.Context, fs *flag.FlagSet, opts ...p2pnode.Option) (*p2pnode.Node, error) {
-	n, err := p2pnode.New(ctx, opts...)
-	if err != nil {
-		return nil, blameFlags(fs, err)
+// Explain turns an error of [p2pnode.New] about an option that a flag of fs
+// filled in into a usage mistake that names the flag. Other errors, and nil,
+// stay as they are.
+func Explain(fs *flag.FlagSet, err error) error {
+	if err == nil {
+		return nil
 	}
-	return n, nil
+	return blameFlags(fs, err)
 }
 
 // flagNames are the flags that the examples use for an option.
