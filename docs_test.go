@@ -96,10 +96,10 @@ func tableOf(t *testing.T, file string) []defaultRow {
 	return rows
 }
 
-// The tables of defaults in doc.go and README.md say the same, and what the
+// The tables of defaults in doc.go and docs/defaults.md say the same, and what the
 // code does.
 func TestTablesOfDefaultsEqualTheCode(t *testing.T) {
-	doc, readme := tableOf(t, "doc.go"), tableOf(t, "README.md")
+	doc, readme := tableOf(t, "doc.go"), tableOf(t, "docs/defaults.md")
 	want := codeDefaults()
 	if len(doc) != len(want) {
 		t.Errorf("doc.go has %d defaults, the code %d", len(doc), len(want))
@@ -112,10 +112,32 @@ func TestTablesOfDefaultsEqualTheCode(t *testing.T) {
 			t.Errorf("%s has no reason", row.setting)
 		}
 		if i >= len(readme) || readme[i] != row {
-			t.Errorf("README.md lacks the row %+v at its place", row)
+			t.Errorf("docs/defaults.md lacks the row %+v at its place", row)
 		}
 	}
 	if len(readme) != len(doc) {
-		t.Errorf("README.md has %d defaults, doc.go %d", len(readme), len(doc))
+		t.Errorf("docs/defaults.md has %d defaults, doc.go %d", len(readme), len(doc))
+	}
+}
+
+// The programs in README.md are those of examples, which run in the tests.
+func TestProgramsInTheReadmeAreTheExamples(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	mustNot(t, err)
+	blocks := strings.Split(string(readme), "```go\n")[1:]
+	for i, file := range []string{"examples/hello/main.go", "examples/lan/main.go"} {
+		source, err := os.ReadFile(file)
+		mustNot(t, err)
+		block, _, _ := strings.Cut(blocks[i], "```")
+		for _, line := range []string{"\t", ""} { // indented as in a function, or not
+			indented := line + strings.ReplaceAll(strings.TrimSuffix(block, "\n"), "\n", "\n"+line) + "\n"
+			indented = strings.ReplaceAll(indented, "\n\t\n", "\n\n")
+			if strings.Contains(string(source), indented) {
+				block = ""
+			}
+		}
+		if block != "" {
+			t.Errorf("README.md has a program that is not in %s:\n%s", file, block)
+		}
 	}
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"net"
-	"os"
 	"strings"
 	"testing"
 
@@ -70,7 +68,7 @@ func talk(t *testing.T, bob, ada person) {
 }
 
 func TestChatOnTheLAN(t *testing.T) {
-	needMulticast(t)
+	clitest.NeedMulticast(t)
 	bob := enter(t, "-nick", "bob", "-listen", "/ip4/0.0.0.0/tcp/0")
 	ada := enter(t, "-nick", "ada", "-listen", "/ip4/0.0.0.0/tcp/0")
 	talk(t, bob, ada)
@@ -120,32 +118,4 @@ func TestUsage(t *testing.T) {
 		[]string{"-network: ", "-network", "a b"},
 		[]string{"-mdns: ", "-listen", "/ip4/127.0.0.1/tcp/0/ws"},
 		[]string{"-bootstrap: ", "-bootstrap", "x"})
-}
-
-// needMulticast skips where there is no multicast, and where it would leave
-// this machine: it takes a network namespace with nothing but a loopback
-// interface that does multicast. In CI there must be one.
-func needMulticast(t *testing.T) {
-	t.Helper()
-	ifaces, err := net.Interfaces()
-	if err != nil {
-		t.Fatal(err)
-	}
-	loopback, others := false, false
-	for _, i := range ifaces {
-		switch {
-		case i.Flags&net.FlagUp == 0 || i.Flags&net.FlagMulticast == 0:
-		case i.Flags&net.FlagLoopback != 0:
-			loopback = true
-		default:
-			others = true
-		}
-	}
-	switch {
-	case loopback && !others:
-	case os.Getenv("CI") != "":
-		t.Fatal("no loopback interface for multicast, or others beside it")
-	default:
-		t.Skip("no loopback interface for multicast, or others beside it")
-	}
 }

@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	start := func() (*p2pnode.Node, error) {
 		n, err := p2pnode.New(ctx, p2pnode.WithNetwork(*networkName), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
-	return n, cli.Explain(fs, err)
+		return n, cli.Explain(fs, err)
 	}
 	switch {
 	case (*provide == "") == (*fetch == ""):

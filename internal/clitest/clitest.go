@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -106,6 +107,30 @@ func (p *Program) Line(parts ...string) string {
 	}
 }
 
+// Lines waits until n whole lines contain the text.
+func (p *Program) Lines(n int, text string) {
+	p.t.Helper()
+	for {
+		p.mu.Lock()
+		printed, grown := p.text, p.grown
+		p.mu.Unlock()
+		found := 0
+		for line := range strings.Lines(printed) {
+			if strings.HasSuffix(line, "\n") && strings.Contains(line, text) {
+				found++
+			}
+		}
+		if found >= n {
+			return
+		}
+		select {
+		case <-grown:
+		case <-p.done:
+			p.t.Fatalf("the program ended (%v) with %d of %d lines with %q; it printed:\n%s", p.err, found, n, text, printed)
+		}
+	}
+}
+
 // Wait waits for the program to end by itself.
 func (p *Program) Wait() error {
 	<-p.done
@@ -181,5 +206,33 @@ func Usage(t *testing.T, run Run, rows ...[]string) {
 	stdout, stderr, code = output(t, "-h")
 	if code != 0 || stderr != "" || !strings.Contains(stdout, "Flags of") {
 		t.Errorf("-h: exit code %d, want 0 and help on standard output: %q, %q", code, stdout, stderr)
+	}
+}
+
+// NeedMulticast skips where there is no multicast, and where it would leave
+// this machine: it takes a network namespace with nothing but a loopback
+// interface that does multicast. In CI there must be one.
+func NeedMulticast(t testing.TB) {
+	t.Helper()
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loopback, others := false, false
+	for _, i := range ifaces {
+		switch {
+		case i.Flags&net.FlagUp == 0 || i.Flags&net.FlagMulticast == 0:
+		case i.Flags&net.FlagLoopback != 0:
+			loopback = true
+		default:
+			others = true
+		}
+	}
+	switch {
+	case loopback && !others:
+	case os.Getenv("CI") != "":
+		t.Fatal("no loopback interface for multicast, or others beside it")
+	default:
+		t.Skip("no loopback interface for multicast, or others beside it")
 	}
 }
