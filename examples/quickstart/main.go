@@ -333,8 +333,8 @@ func (d *demo) relay(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := wait(ctx, func() bool { return len(frank.Addrs()) > 0 }); err != nil {
-		return "", fmt.Errorf("waiting for the reservation: %w", err)
+	if err := frank.WaitReady(ctx, p2pnode.StageReachable); err != nil {
+		return "", err
 	}
 	d.say("frank has no port; boot keeps a place for him: %s", short(frank.Addrs()[0].String()))
 	if err := erin.Connect(ctx, frank.AddrInfo()); err != nil {
@@ -369,12 +369,15 @@ func (d *demo) survive(ctx context.Context) (string, error) {
 
 	boot, erin := d.nodes["boot"], d.nodes["erin"]
 	address := boot.AddrInfo()
+	events := erin.Events(ctx)
 	if err := boot.Close(); err != nil {
 		return "", err
 	}
 	// Erin learns of it in a moment, by the end of her connection.
-	if err := wait(ctx, func() bool { _, ok := connection(erin, boot); return !ok }); err != nil {
-		return "", err
+	for ev := range events {
+		if gone, ok := ev.(p2pnode.EventPeerDisconnected); ok && gone.ID == boot.ID() {
+			break
+		}
 	}
 	if err := erin.Connect(ctx, address); err == nil {
 		return "", errors.New("the bootstrap node still answers")
