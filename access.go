@@ -22,31 +22,6 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// validateAccess checks that nobody whom the node is told to meet is shut out.
-func (c *config) validateAccess(fail func(option, format string, args ...any)) {
-	for _, id := range c.allowed {
-		if slices.Contains(c.blocked, id) {
-			fail("WithBlockedPeers", "%s is among the peers of WithAllowedPeers; drop it from one of the two", id)
-		}
-	}
-	bootstrap := "WithBootstrapPeers"
-	if len(c.bootstrap) == 0 {
-		bootstrap = "WithIPFS" // whose peers they are
-	}
-	for option, peers := range map[string][]peer.AddrInfo{
-		bootstrap: c.bootstrapPeers(), "WithPersistentPeers": c.persistent, "WithAutoRelay": c.autoRelays,
-	} {
-		for _, p := range peers {
-			switch {
-			case slices.Contains(c.blocked, p.ID):
-				fail(option, "%s is blocked by WithBlockedPeers; drop it from one of the two", p.ID)
-			case len(c.allowed) > 0 && !slices.Contains(c.allowed, p.ID):
-				fail(option, "%s is not among the peers of WithAllowedPeers; add it there", p.ID)
-			}
-		}
-	}
-}
-
 // accessPart is the one list that decides about peers. It is the host's
 // connection gater, the relay service's filter and gossipsub's blacklist.
 type accessPart struct {

@@ -16,15 +16,19 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/pnet"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
 // config is what the options fill in. It is private to New: a part receives
 // the few values it needs. A field that stays at its zero value is unset.
 type config struct {
+	// given has the names of the options that were given, in order of their
+	// first appearance, whatever their values: a default that is given
+	// explicitly conflicts like any other value.
+	given []string
+
 	network string
 	ipfs    bool
 	psk     pnet.PSK
@@ -103,7 +107,8 @@ func defaultConfig() *config {
 }
 
 // newConfig applies the options in order and checks the result. It returns
-// all problems at once.
+// all problems at once: those of single options first, in the order given,
+// then those between options, in the order of the tables in validate.go.
 func newConfig(opts []Option) (*config, error) {
 	cfg := defaultConfig()
 	var errs []error
@@ -121,163 +126,25 @@ func newConfig(opts []Option) (*config, error) {
 	return cfg, nil
 }
 
-// validateDials checks that the peers which the node is told to dial have an
-// address that it can dial.
-func (c *config) validateDials(fail func(option, format string, args ...any)) {
-	can := func(a ma.Multiaddr) bool {
-		switch kind := addrs.KindOf(a); kind {
-		case addrs.Unknown: // a name that stands for addresses, or somebody's own transport
-			return true
-		case addrs.Circuit:
-			return !c.noRelay
-		default:
-			return slices.Contains(c.enabledTransports(), Transport(kind))
+// has reports whether an option was given.
+func (c *config) has(option string) bool { return slices.Contains(c.given, option) }
+
+// give notes that an option was given. The options that set the same value
+// take each other's place, so only the last of them stands.
+func (c *config) give(option string) {
+	for _, group := range replacing {
+		if slices.Contains(group, option) {
+			c.given = slices.DeleteFunc(c.given, func(o string) bool { return slices.Contains(group, o) })
 		}
 	}
-	for option, peers := range map[string][]peer.AddrInfo{
-		"WithBootstrapPeers": c.bootstrap, "WithPersistentPeers": c.persistent, "WithAutoRelay": c.autoRelays,
-	} {
-		for _, p := range peers {
-			if slices.ContainsFunc(p.Addrs, can) {
-				continue
-			}
-			way := "name another address, or the transport with WithTransports"
-			if c.psk != nil {
-				way = "name a TCP or WebSocket address: the others cannot carry the key of WithPrivateNetwork"
-			}
-			fail(option, "%s has no address that the transports %v can dial, only %v; %s", p.ID, c.enabledTransports(), p.Addrs, way)
-		}
+	if !c.has(option) {
+		c.given = append(c.given, option)
 	}
 }
 
-// validate checks the relations between options. Each option has checked its
-// own value already.
-func (c *config) validate() []error {
-	var errs []error
-	fail := func(option, format string, args ...any) {
-		errs = append(errs, optionErrorf(option, format, args...))
-	}
-
-	if c.ipfs {
-		if c.network != defaultNetwork {
-			fail("WithIPFS", "the public network has its own protocol names, so WithNetwork(%q) cannot apply; drop one of the two (WithNetwork(\"ipfs\") meets kubo and js peers on a network of your own)", c.network)
-		}
-		if c.psk != nil {
-			fail("WithIPFS", "no peer of the public network has your key of WithPrivateNetwork; drop one of the two")
-		}
-	}
-	if c.usesAminoDHT() && len(c.validators) > 0 {
-		fail("WithValidator", "a DHT with the protocol prefix /ipfs accepts /pk and /ipns records only; drop WithValidator, or name a network of your own with WithNetwork")
-	}
-
-	if c.psk != nil {
-		for _, t := range c.transports {
-			if !t.canPrivate() {
-				fail("WithPrivateNetwork", "%s cannot carry a pre-shared key, so WithTransports must not name it; TCP and WebSocket can", t)
-			}
-		}
-		for _, a := range c.listen {
-			if t := Transport(addrs.KindOf(a)); t.known() && !t.canPrivate() {
-				fail("WithPrivateNetwork", "%s cannot carry a pre-shared key, so WithListenAddrs must not name %s; listen on /ip4/0.0.0.0/tcp/<port>, with /ws behind it for WebSocket", t, a)
-			}
-		}
-	}
-	for _, a := range c.listen {
-		t := Transport(addrs.KindOf(a))
-		if c.psk != nil && t.known() && !t.canPrivate() {
-			continue // said above
-		}
-		if !slices.Contains(c.enabledTransports(), t) {
-			fail("WithListenAddrs", "%s needs the transport %s, which is not enabled; add it with WithTransports(%s)", a, t, t.constant())
-		}
-	}
-	if c.noListen {
-		if c.listen != nil {
-			fail("WithoutListening", "WithListenAddrs names addresses to listen on; drop one of the two")
-		}
-		if c.partialListen {
-			fail("WithPartialListen", "there is nothing to listen on with WithoutListening; drop one of the two")
-		}
-		if c.mdns {
-			fail("WithMDNS", "there is no address to announce with WithoutListening; drop one of the two")
-		}
-		if c.portMapping {
-			fail("WithPortMapping", "there is no port to map with WithoutListening; drop one of the two")
-		}
-	}
-
-	if c.mdns && c.listen != nil && !slices.ContainsFunc(c.listen, announcedByMDNS) {
-		fail("WithMDNS", "it announces TCP and QUIC addresses only, and WithListenAddrs names none; add one, such as /ip4/0.0.0.0/tcp/0")
-	}
-
-	if c.noRelay {
-		if c.holePunching {
-			fail("WithHolePunching", "hole punching is arranged over a relayed connection; drop WithoutRelay")
-		}
-		if len(c.autoRelays) > 0 {
-			fail("WithAutoRelay", "a reservation needs the relay client; drop WithoutRelay")
-		}
-		if c.relayService {
-			fail("WithRelayService", "WithoutRelay switches relaying off altogether; drop one of the two")
-		}
-	}
-	if len(c.autoRelays) > 0 && c.reachability == network.ReachabilityPublic {
-		fail("WithAutoRelay", "a node that says it is reachable, with WithReachability(network.ReachabilityPublic), makes no reservations; drop one of the two")
-	}
-
-	if c.noDHT {
-		if c.ipfs {
-			fail("WithoutDHT", "the public network is its DHT; drop WithIPFS or WithoutDHT")
-		}
-		for name, set := range map[string]bool{
-			"WithValidator":  len(c.validators) > 0,
-			"WithDatastore":  c.datastore != nil,
-			"WithDHTOptions": len(c.dhtOptions) > 0,
-			"WithDHTMode":    c.dhtMode != "",
-		} {
-			if set {
-				fail(name, "it configures the DHT that WithoutDHT switches off; drop one of the two")
-			}
-		}
-	}
-	if c.noPubSub {
-		if len(c.pubsubOptions) > 0 {
-			fail("WithPubSubOptions", "it configures the pubsub that WithoutPubSub switches off; drop one of the two")
-		}
-		if c.maxMessageSize != defaultMaxMessageSize {
-			fail("WithMaxMessageSize", "it configures the pubsub that WithoutPubSub switches off; drop one of the two")
-		}
-	}
-	if c.limits.Conns > 0 && c.limits.Conns < 2*c.connHigh {
-		fail("WithLimits", "%d connections in all are less than twice the %d at which WithConnLimits starts to trim: new ones would be refused instead of old ones trimmed; raise the limit, or lower the other one", c.limits.Conns, c.connHigh)
-	}
-	if c.minPeers > c.connHigh {
-		fail("WithMinPeers", "%d peers are more than the %d connections at which WithConnLimits starts to trim; raise the limit or lower the minimum", c.minPeers, c.connHigh)
-	}
-	c.validateAccess(fail)
-	c.validateDials(fail)
-	slices.SortStableFunc(errs, func(a, b error) int { return cmpErrors(a, b) })
-	return errs
-}
-
-// announcedByMDNS reports whether mDNS tells others of an address: it leaves
-// out those that are for browsers.
-func announcedByMDNS(a ma.Multiaddr) bool {
-	k := addrs.KindOf(a)
-	return k == addrs.TCP || k == addrs.QUIC
-}
-
-// cmpErrors orders the findings of validate by option, because some of them
-// come out of a map.
-func cmpErrors(a, b error) int {
-	var x, y *OptionError
-	if errors.As(a, &x) && errors.As(b, &y) && x.Option != y.Option {
-		if x.Option < y.Option {
-			return -1
-		}
-		return 1
-	}
-	return 0
+// replacing are the groups of options that set one value between them.
+var replacing = [][]string{
+	{"WithIdentity", "WithIdentityFile", "WithIdentityString"},
 }
 
 // usesAminoDHT reports whether the DHT speaks /ipfs/kad/1.0.0, for which the
@@ -290,6 +157,19 @@ func (c *config) protocolPrefix() string {
 		return "/ipfs"
 	}
 	return "/" + c.network
+}
+
+// dhtProtocols are the protocols that the DHT speaks: two for the Internet and
+// the LAN where kubo nodes have two, none without a DHT.
+func (c *config) dhtProtocols() []protocol.ID {
+	switch {
+	case c.noDHT:
+		return nil
+	case c.usesAminoDHT():
+		return []protocol.ID{"/ipfs/kad/1.0.0", "/ipfs/lan/kad/1.0.0"}
+	default:
+		return []protocol.ID{protocol.ID(c.protocolPrefix()) + "/kad/1.0.0"}
+	}
 }
 
 // effectiveDHTMode is the mode of WithDHTMode, or else what fits the network.
@@ -344,6 +224,16 @@ func (c *config) effectiveMinPeers() int {
 		return 1
 	}
 	return 0
+}
+
+// effectiveReachability is that of WithReachability, or private with relays:
+// AutoRelay waits for reachability to be known, which on a private network never
+// comes, and who names relays knows it.
+func (c *config) effectiveReachability() network.Reachability {
+	if c.reachability == network.ReachabilityUnknown && len(c.autoRelays) > 0 {
+		return network.ReachabilityPrivate
+	}
+	return c.reachability
 }
 
 // looksForPeers reports whether the node was told where to find others.

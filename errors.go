@@ -44,7 +44,7 @@ var (
 
 // OptionError reports an option whose value, or whose combination with other
 // options, cannot work. New and ValidateOptions return all of them at once,
-// joined: walk them with errors.As on each joined error, or print the whole.
+// joined: [OptionErrors] takes them apart.
 type OptionError struct {
 	Option string // the exported name, such as "WithListenAddrs"
 	Err    error  // what is wrong, which value, and the way out
@@ -54,6 +54,26 @@ func (e *OptionError) Error() string { return e.Option + ": " + e.Err.Error() }
 
 // Unwrap returns Err.
 func (e *OptionError) Unwrap() error { return e.Err }
+
+// OptionErrors returns the option errors in an error of [New], [ValidateOptions]
+// or [Describe], in the order found; nil when there are none. It looks into
+// joined and wrapped errors, also into a [StartError]: some options can be found
+// wrong only when a part starts.
+func OptionErrors(err error) []*OptionError {
+	switch e := err.(type) {
+	case *OptionError:
+		return []*OptionError{e}
+	case interface{ Unwrap() []error }:
+		var list []*OptionError
+		for _, e := range e.Unwrap() {
+			list = append(list, OptionErrors(e)...)
+		}
+		return list
+	case interface{ Unwrap() error }:
+		return OptionErrors(e.Unwrap())
+	}
+	return nil
+}
 
 // StartError is what New returns when a part of the node could not be started.
 // Nothing that New started is left running.

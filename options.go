@@ -36,6 +36,7 @@ type option struct {
 }
 
 func (o option) apply(c *config) error {
+	c.give(o.name)
 	if err := o.set(c); err != nil {
 		return &OptionError{Option: o.name, Err: err}
 	}
