@@ -173,7 +173,7 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 			net.Nodes(tb, 2, p2ptest.Use(p2pnode.WithIdentity(key)))
 		})},
 		{"WithConnLimits", node(p2pnode.WithConnLimits(9, 3))},
-		{"WithDHTMode: it configures the DHT that WithoutDHT switches off", node(p2pnode.WithoutDHT(), p2pnode.WithDHTMode(p2pnode.DHTModeServer))},
+		{"WithDHTMode: ", node(p2pnode.WithoutDHT(), p2pnode.WithDHTMode(p2pnode.DHTModeServer))},
 
 		{"Nodes: 0 nodes", nodes(0)},
 		{"Nodes: -1 nodes", nodes(-1)},
