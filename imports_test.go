@@ -1,0 +1,337 @@
+package p2pnode
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/go-p2pnode/p2pnode"
+
+// A room of nobody but tests.
+const forTests = "for tests alone"
+
+// rooms are the packages of the module and, of it, what each may import, with
+// the reason. A package that is not in it fails TestImports, and so does an
+// import that is not: the walls are moved here, where somebody reads it.
+var rooms = map[string]map[string]string{
+	// The ground imports nothing of ours.
+	"internal/addrs":      {},
+	"internal/atomicfile": {},
+	"internal/backoff":    {},
+	"internal/errs":       {},
+	"internal/lifecycle":  {},
+	"internal/ring":       {},
+	"internal/signal":     {},
+
+	"internal/keyfile":  {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
+	"internal/datadir":  {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
+	"internal/peerfile": {},
+	"internal/limits": {
+		"internal/errs":  "what is refused matches a sentinel",
+		"internal/addrs": "private addresses have limits of their own",
+	},
+	"internal/access": {
+		"internal/errs":  "a banned peer is ErrBanned",
+		"internal/addrs": "the subnet that an address lies in",
+	},
+	"internal/nethost": {
+		"internal/limits":    "the resource manager is one of the host's parts",
+		"internal/addrs":     "transports are chosen by the kind of an address",
+		"internal/errs":      "dialling tells who is banned and what is closed",
+		"internal/lifecycle": "the host's goroutines are awaited",
+	},
+	"internal/relays": {
+		"internal/nethost":   "reservations stand on the host's connections",
+		"internal/signal":    "a reservation that comes or goes is told",
+		"internal/addrs":     "addresses through relays are told apart",
+		"internal/lifecycle": "following the relays is awaited",
+	},
+	"internal/lan": {
+		"internal/nethost": "mDNS announces the addresses of the host's interfaces",
+		"internal/signal":  "it starts again when those change",
+	},
+	"internal/keeper": {
+		"internal/signal":    "rounds begin when something changed",
+		"internal/backoff":   "rounds grow apart",
+		"internal/lifecycle": "dials are awaited",
+		"internal/addrs":     "addresses of one peer are merged",
+		"internal/errs":      "a banned peer is not dialled again",
+	},
+	"internal/connector": {
+		"internal/addrs":     "addresses of one peer are merged",
+		"internal/backoff":   "dials grow apart",
+		"internal/lifecycle": "dials are awaited",
+	},
+	"internal/kad": {
+		"internal/nethost": "the DHT runs on the host",
+		"internal/signal":  "a change of the routing table is told",
+		"internal/errs":    "an empty table is ErrNoPeers",
+	},
+	"internal/gossip": {
+		"internal/ring":      "a subscription drops the oldest message",
+		"internal/signal":    "a change of a topic's peers is told",
+		"internal/lifecycle": "readers of topics are awaited",
+		"internal/errs":      "a publish that reached nobody is ErrNoPeers",
+	},
+	"internal/diag": {}, // it reads its argument and nothing else
+
+	"internal/cli":      {"": "flags and options of the programs in cmd and examples"},
+	"internal/clitest":  {"internal/cli": forTests, "internal/leaktest": forTests},
+	"internal/golden":   {},
+	"internal/leaktest": {},
+	"internal/natlab":   {},
+	"internal/needs":    {},
+	"internal/raced":    {},
+	"internal/simhost":  {},
+
+	// The face, which is every room's only user.
+	"": {
+		"internal/access":    "Ban, Allow",
+		"internal/addrs":     "options check addresses",
+		"internal/connector": "peers that were found are dialled",
+		"internal/datadir":   "WithDataDir",
+		"internal/diag":      "Diagnose",
+		"internal/errs":      "the sentinels",
+		"internal/gossip":    "topics",
+		"internal/kad":       "the DHT",
+		"internal/keeper":    "bootstrap, persistent and saved peers",
+		"internal/keyfile":   "identity and swarm key",
+		"internal/lan":       "WithMDNS",
+		"internal/lifecycle": "New and Close",
+		"internal/limits":    "WithLimits",
+		"internal/nethost":   "the host",
+		"internal/peerfile":  "peers kept over a restart",
+		"internal/relays":    "WithAutoRelay, WithRelayService",
+		"internal/signal":    "waits wake by events",
+		"internal/backoff":   "the engines' delays are in the table of defaults",
+	},
+
+	// The products know the root's exported names.
+	"p2ptest": {
+		"":                 "the nodes",
+		"internal/simhost": "the simulated network, which is the one exception among the products",
+		"internal/raced":   "virtual time under the race detector wants one thread",
+	},
+	"topic":     {"": "the node"},
+	"rpc":       {"": "the node"},
+	"p2phttp":   {"": "the node"},
+	"blocks":    {"": "the node"},
+	"dashboard": {"": "the node"},
+}
+
+// program is what the packages in cmd and examples may import.
+var program = map[string]string{
+	"":             "the node",
+	"p2ptest":      "examples/simulate",
+	"internal/cli": "flags that every program has",
+}
+
+// forbidden are modules that the packages of the library do not use, by the
+// beginning of the import path.
+var forbidden = map[string]string{
+	"github.com/stretchr/testify":   "assertions: package testing is enough, and users would download it",
+	"github.com/google/go-cmp":      "assertions: package testing is enough, and users would download it",
+	"github.com/onsi/":              "assertions: package testing is enough, and users would download it",
+	"github.com/ipfs/go-log":        "logging that is process-wide; a node has a slog.Logger of its own",
+	"go.uber.org/zap":               "logging: log/slog is the standard library's",
+	"github.com/sirupsen/logrus":    "logging: log/slog is the standard library's",
+	"github.com/rs/zerolog":         "logging: log/slog is the standard library's",
+	"github.com/spf13/":             "command lines: package flag is enough, and a library has none",
+	"github.com/urfave/cli":         "command lines: package flag is enough, and a library has none",
+	"github.com/alecthomas/":        "command lines: package flag is enough, and a library has none",
+	"github.com/pkg/errors":         "package errors wraps since Go 1.13",
+	"github.com/hashicorp/go-multi": "errors.Join is the standard library's",
+	"github.com/benbjohnson/clock":  "testing/synctest has virtual time without a clock to pass around",
+	"github.com/ipfs/kubo":          "an application, with its settings and repositories",
+	"log":                           "it logs where nobody asked it to",
+}
+
+// goFile is a parsed file and its directory in the module.
+type goFile struct {
+	dir, name string
+	test      bool
+	*ast.File
+}
+
+// goFiles are the files of the module, parsed.
+func goFiles(t *testing.T) []goFile {
+	t.Helper()
+	fset := token.NewFileSet()
+	var list []goFile
+	mustNot(t, filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		p = filepath.ToSlash(p)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
+			return fs.SkipDir
+		case d.IsDir() || path.Ext(p) != ".go":
+			return nil
+		}
+		f, err := parser.ParseFile(fset, p, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		dir := path.Dir(p)
+		if dir == "." {
+			dir = ""
+		}
+		list = append(list, goFile{dir, p, strings.HasSuffix(p, "_test.go"), f})
+		return nil
+	}))
+	return list
+}
+
+// imports are the import paths of a file.
+func (f goFile) imports() []string {
+	var list []string
+	for _, spec := range f.Imports {
+		p, _ := strconv.Unquote(spec.Path.Value) // it was parsed
+		list = append(list, p)
+	}
+	return list
+}
+
+// ours is an import path without the module's, and whether it is one of the
+// module's packages.
+func ours(importPath string) (string, bool) {
+	if importPath == module {
+		return "", true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+// Every package imports of the module what rooms allows, and nothing else.
+func TestImports(t *testing.T) {
+	for _, f := range goFiles(t) {
+		allowed, known := rooms[f.dir]
+		if strings.HasPrefix(f.dir, "cmd/") || strings.HasPrefix(f.dir, "examples/") {
+			allowed, known = program, true
+		}
+		if !known {
+			t.Errorf("%s: the package is not listed in rooms; add it, with what it may import and why", f.name)
+			continue
+		}
+		library := !strings.HasPrefix(f.dir, "cmd/") && !strings.HasPrefix(f.dir, "examples/")
+		for _, imported := range f.imports() {
+			p, own := ours(imported)
+			switch {
+			case own && f.test:
+				// Tests use more, but no room's tests need a whole node.
+				if _, face := allowed[""]; p == "" && !face && f.dir != "" {
+					t.Errorf("%s imports the root; a room is tested by itself", f.name)
+				}
+			case own && allowed[p] == "":
+				t.Errorf("%s imports %q, which rooms does not allow it; allowed: %q", f.name, p, slices.Sorted(maps.Keys(allowed)))
+			case !own && library:
+				for start, why := range forbidden {
+					if imported == start || strings.HasPrefix(imported, start) && strings.Contains(start, ".") {
+						t.Errorf("%s imports %s: %s", f.name, imported, why)
+					}
+				}
+			}
+		}
+	}
+}
+
+// The table of rooms knows every directory, gives every reason, and has no
+// circle of two.
+func TestRoomsAreComplete(t *testing.T) {
+	entries, err := os.ReadDir("internal")
+	mustNot(t, err)
+	for _, e := range entries {
+		if _, ok := rooms["internal/"+e.Name()]; !ok {
+			t.Errorf("internal/%s is not listed in rooms", e.Name())
+		}
+	}
+	for room, allowed := range rooms {
+		for p, why := range allowed {
+			if why == "" {
+				t.Errorf("%s may import %s, and nobody says why", room, p)
+			}
+			if _, ok := rooms[p]; !ok {
+				t.Errorf("%s may import %s, which is no room", room, p)
+			}
+			if _, back := rooms[p][room]; back {
+				t.Errorf("%s and %s may import each other", room, p)
+			}
+		}
+	}
+}
+
+// What the face must not do, and the files that do it all the same.
+var (
+	startsGoroutines = map[string]string{
+		"bootstrap.go": "a round's dials; goes to internal/keeper",
+		"diagnose.go":  "probes at once; goes to internal/diag",
+		"host.go":      "its close; goes to internal/nethost",
+		"wake.go":      "pings after a sleep; goes to internal/keeper",
+		"content.go":   "asking many peers at once; goes to internal/kad",
+		"relay.go":     "AutoRelay's candidates; goes to internal/relays",
+	}
+	hasMutexes = map[string]string{
+		"access.go":       "goes to internal/access",
+		"bootstrap.go":    "goes to internal/keeper",
+		"content.go":      "goes to internal/kad",
+		"datadir.go":      "the saved peers; goes to internal/keeper",
+		"diagnose.go":     "goes to internal/diag",
+		"events.go":       "the watcher",
+		"limits.go":       "goes to internal/limits",
+		"mdns.go":         "goes to internal/lan",
+		"persistent.go":   "goes to internal/keeper",
+		"pubsub.go":       "goes to internal/gossip",
+		"streams.go":      "goes to internal/gossip",
+		"subscription.go": "goes to internal/gossip",
+	}
+	readsSwarm = map[string]string{
+		"access.go":    "goes to internal/access",
+		"bootstrap.go": "goes to internal/keeper",
+		"connect.go":   "goes to internal/nethost",
+		"host.go":      "goes to internal/nethost",
+	}
+)
+
+// The face starts no goroutine, has no mutex, and does not look into libp2p's
+// swarm: that is what the rooms are for.
+func TestFaceIsFlat(t *testing.T) {
+	for _, f := range goFiles(t) {
+		if f.dir != "" || f.test {
+			continue
+		}
+		refuse := func(found bool, exceptions map[string]string, what string) {
+			_, excepted := exceptions[f.name]
+			switch {
+			case found && !excepted:
+				t.Errorf("%s %s", f.name, what)
+			case excepted && !found:
+				t.Logf("%s no longer %s: drop the exception", f.name, what)
+			}
+		}
+		goes, mutex := false, false
+		ast.Inspect(f.File, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				goes = true
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == "sync" {
+					mutex = mutex || n.Sel.Name == "Mutex" || n.Sel.Name == "RWMutex"
+					goes = goes || n.Sel.Name == "WaitGroup" // which has Go
+				}
+			}
+			return true
+		})
+		refuse(goes, startsGoroutines, "starts a goroutine")
+		refuse(mutex, hasMutexes, "has a mutex")
+		refuse(slices.Contains(f.imports(), "github.com/libp2p/go-libp2p/p2p/net/swarm"), readsSwarm, "reads a libp2p swarm")
+	}
+}
