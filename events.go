@@ -78,6 +78,22 @@ type EventProvided struct {
 	Err  error // nil when another peer holds the record
 }
 
+// EventTopicPeerJoined says that messages to a topic that the node uses reach a
+// peer from now on: it is subscribed, and there is a stream to it. Peers that are
+// there already when the node joins the topic are reported too.
+type EventTopicPeerJoined struct {
+	Topic string
+	ID    peer.ID
+}
+
+// EventTopicPeerLeft says that a peer of EventTopicPeerJoined unsubscribed, or is
+// not connected any more. Nothing is reported when the node itself leaves the
+// topic.
+type EventTopicPeerLeft struct {
+	Topic string
+	ID    peer.ID
+}
+
 // DialFailure is a peer that could not be reached.
 type DialFailure struct {
 	ID  peer.ID
@@ -103,6 +119,8 @@ func (EventRelayReserved) event()       {}
 func (EventRelayLost) event()           {}
 func (EventHolePunched) event()         {}
 func (EventProvided) event()            {}
+func (EventTopicPeerJoined) event()     {}
+func (EventTopicPeerLeft) event()       {}
 
 // eventBuffer is how many events wait for a consumer of Events.
 const eventBuffer = 256

@@ -5,6 +5,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 )
 
 // collector reports a node's figures when they are asked for. Libp2p's own
@@ -48,19 +50,19 @@ var nodeMetrics = []metric{
 		}
 		return float64(held)
 	}},
-	{"pubsub_published_total", "Messages that Publish sent.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.published })},
-	{"pubsub_delivered_total", "Messages that arrived on a subscribed topic, the node's own included.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.delivered })},
-	{"pubsub_dropped_total", "Messages that subscriptions lost because their readers were too slow.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.dropped })},
-	{"pubsub_unsent_total", "Messages that were not sent to a peer because too many waited for it.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.unsent })},
-	{"pubsub_overrun_total", "Messages that arrived and were dropped unchecked because too many came at once.", prometheus.CounterValue, pubsubCount(func(p *pubsubPart) *atomic.Uint64 { return &p.overrun })},
+	{"pubsub_published_total", "Messages that Publish sent.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Published })},
+	{"pubsub_delivered_total", "Messages that arrived on a subscribed topic, the node's own included.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Delivered })},
+	{"pubsub_dropped_total", "Messages that subscriptions lost because their readers were too slow.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Dropped })},
+	{"pubsub_unsent_total", "Messages that were not sent to a peer because too many waited for it.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Unsent })},
+	{"pubsub_overrun_total", "Messages that arrived and were dropped unchecked because too many came at once.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Overrun })},
 }
 
-func pubsubCount(of func(*pubsubPart) *atomic.Uint64) func(*Node) float64 {
+func pubsubCount(of func(gossip.Counts) uint64) func(*Node) float64 {
 	return func(n *Node) float64 {
 		if n.pubsub == nil {
 			return 0
 		}
-		return float64(of(n.pubsub).Load())
+		return float64(of(n.pubsub.Counts()))
 	}
 }
 

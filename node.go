@@ -20,6 +20,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/connector"
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
@@ -46,9 +47,9 @@ type Node struct {
 	base    *hostPart // the host itself
 	host    host.Host // the same, finding unknown peers in the DHT
 	watch   *watcher
-	dht     *dhtPart     // nil without a DHT
-	content *contentPart // nil without a DHT
-	pubsub  *pubsubPart  // nil without pubsub
+	dht     *dhtPart       // nil without a DHT
+	content *contentPart   // nil without a DHT
+	pubsub  *gossip.Router // nil without pubsub
 	streams *streamsPart
 	relay   *relayPart
 	sink    *connector.Connector
@@ -229,12 +230,17 @@ func (n *Node) startPubSub() (err error) {
 	if n.cfg.noPubSub {
 		return nil
 	}
-	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
-	if n.pubsub, err = newPubSub(n.cfg, n.base, group, n.access, n.watch.change.Notify); err != nil {
-		_ = group.Close() // it has started nothing
+	n.pubsub, err = gossip.New(context.WithoutCancel(n.ctx), gossip.Config{
+		Host: n.base, Blacklist: n.access, MaxMessageSize: n.cfg.maxMessageSize,
+		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(),
+		Changed:    n.watch.change.Notify,
+		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
+		PeerLeft:   func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerLeft{Topic: topic, ID: id}) },
+	})
+	if err != nil {
 		return err
 	}
-	n.stack.Push("pubsub", closeBudget, n.pubsub.close)
+	n.stack.Push("pubsub", closeBudget, n.pubsub.Close)
 	return nil
 }
 
@@ -428,12 +434,12 @@ func (n *Node) DHT() routing.Routing {
 }
 
 // PubSub returns the gossipsub router, nil without one. A topic can be joined
-// once in a router: those of Publish and Subscribe are joined already.
+// once in a router: those in use by Publish and Subscribe are joined already.
 func (n *Node) PubSub() *pubsub.PubSub {
 	if n.pubsub == nil {
 		return nil
 	}
-	return n.pubsub.PubSub
+	return n.pubsub.PubSub()
 }
 
 // shortHash names something that cannot stand for itself.

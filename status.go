@@ -57,10 +57,11 @@ type DHTStatus struct {
 	Peers  int     `json:"peers"`  // in the routing table
 }
 
-// TopicStatus describes a joined topic.
+// TopicStatus describes a topic that the node subscribes to, or has published to
+// within the last 30 seconds.
 type TopicStatus struct {
 	Name          string    `json:"name"`
-	Peers         []peer.ID `json:"peers"`         // others known to be subscribed
+	Peers         []peer.ID `json:"peers"`         // others that get what the node publishes
 	Subscriptions int       `json:"subscriptions"` // of this node
 }
 
@@ -93,13 +94,8 @@ func (n *Node) Status() Status {
 		s.DHT = &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.serves(), Peers: n.dht.size()}
 	}
 	if n.pubsub != nil {
-		for _, t := range n.pubsub.all() {
-			ts := TopicStatus{Name: t.name, Peers: t.ListPeers()}
-			slices.Sort(ts.Peers)
-			if f := t.feed.Load(); f != nil {
-				ts.Subscriptions = len(f.subs)
-			}
-			s.Topics = append(s.Topics, ts)
+		for _, t := range n.pubsub.Topics() {
+			s.Topics = append(s.Topics, TopicStatus{Name: t.Name, Peers: t.Peers, Subscriptions: t.Subscriptions})
 		}
 	}
 	if r := n.boot.lastRound(); r != nil {
@@ -265,11 +261,11 @@ func (n *Node) missingFor(s Stage) string {
 		return why
 	default:
 		topic := strings.TrimPrefix(string(s), topicStage)
-		t := n.pubsub.topic(topic)
+		peers, joined := n.pubsub.Reach(topic)
 		switch {
-		case t == nil:
+		case !joined:
 			return "the node has not joined it; call Subscribe or Publish"
-		case t.peers.Load() == 0:
+		case peers == 0:
 			return "nobody else is known to be subscribed"
 		}
 	}

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sync"
-	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 )
 
 // Message is a message that was published to a topic.
@@ -18,6 +18,10 @@ type Message struct {
 	Topic  string
 	Data   []byte // shared with the other subscriptions of the node: do not modify
 	ID     string // unique to the message, not printable
+
+	// Lost is how many messages the subscription dropped just before this one,
+	// because its reader was too slow. Subscription.Dropped is the total.
+	Lost uint64
 }
 
 // SubscribeOption changes one Subscribe.
@@ -36,7 +40,7 @@ func (o subscribeOption) applySubscribe(c *subscribeConfig) error { return o(c) 
 func SubscribeBuffer(n int) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) error {
 		if n < 1 {
-			return fmt.Errorf("SubscribeBuffer: %d messages: at least one must fit", n)
+			return optionErrorf("SubscribeBuffer", "%d messages: at least one must fit", n)
 		}
 		c.buffer = n
 		return nil
@@ -46,28 +50,23 @@ func SubscribeBuffer(n int) SubscribeOption {
 // Subscribe subscribes the node to a topic. Each subscription, also of the
 // same topic, gets every message from then on, the node's own ones included.
 // The ctx bounds the call alone: the subscription lives until its Close or the
-// node's. It returns ErrDisabled without pubsub and ErrClosed after Close.
+// node's. A wrong option is an [OptionError]. It returns [ErrDisabled] without
+// pubsub and [ErrClosed] after Close.
 func (n *Node) Subscribe(ctx context.Context, topic string, opts ...SubscribeOption) (*Subscription, error) {
 	if err := n.needPubSub(); err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("p2pnode: subscribe to %q: %w", topic, err)
-	}
 	cfg := subscribeConfig{buffer: subscriptionBuffer}
+	err := ctx.Err()
 	for _, o := range opts {
-		if o == nil {
-			continue
-		}
-		if err := o.applySubscribe(&cfg); err != nil {
-			return nil, fmt.Errorf("p2pnode: subscribe to %q: %w", topic, err)
+		if o != nil && err == nil {
+			err = o.applySubscribe(&cfg)
 		}
 	}
-	t, err := n.pubsub.join(topic)
 	if err == nil {
-		var s *Subscription
-		if s, err = n.pubsub.subscribe(t, cfg.buffer); err == nil {
-			return s, nil
+		var s *gossip.Subscription
+		if s, err = n.pubsub.Subscribe(ctx, topic, cfg.buffer); err == nil {
+			return &Subscription{s}, nil
 		}
 	}
 	return nil, n.fail(fmt.Errorf("subscribe to %q: %w", topic, err))
@@ -75,103 +74,28 @@ func (n *Node) Subscribe(ctx context.Context, topic string, opts ...SubscribeOpt
 
 // Subscription is one reader of a topic. Its methods are safe for concurrent
 // use; messages read by one caller are not seen by another.
-type Subscription struct {
-	part   *pubsubPart
-	topic  *topic
-	buffer int
-
-	wake chan struct{}
-	done chan struct{}
-	once sync.Once
-
-	mu      sync.Mutex
-	ring    []*Message // guarded by mu; grows up to buffer
-	head, n int        // guarded by mu
-	dropped atomic.Uint64
-}
-
-// push adds a message, at the cost of the oldest one when the buffer is full.
-func (s *Subscription) push(m *Message) {
-	s.mu.Lock()
-	if s.n == len(s.ring) {
-		s.growLocked()
-	}
-	if s.n == len(s.ring) {
-		s.ring[s.head] = nil
-		s.head = (s.head + 1) % len(s.ring)
-		s.n--
-		s.dropped.Add(1)
-		s.part.dropped.Add(1)
-	}
-	s.ring[(s.head+s.n)%len(s.ring)] = m
-	s.n++
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *Subscription) growLocked() {
-	size := min(max(2*len(s.ring), 16), s.buffer)
-	if size == len(s.ring) {
-		return
-	}
-	ring := make([]*Message, size)
-	for i := range s.n {
-		ring[i] = s.ring[(s.head+i)%len(s.ring)]
-	}
-	s.ring, s.head = ring, 0
-}
-
-// pop takes the oldest message; more tells that others are waiting.
-func (s *Subscription) pop() (m *Message, more bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.n == 0 {
-		return nil, false
-	}
-	m = s.ring[s.head]
-	s.ring[s.head] = nil
-	s.head = (s.head + 1) % len(s.ring)
-	s.n--
-	return m, s.n > 0
-}
+type Subscription struct{ sub *gossip.Subscription }
 
 // Topic returns the topic's name.
-func (s *Subscription) Topic() string { return s.topic.name }
+func (s *Subscription) Topic() string { return s.sub.Topic() }
 
 // Dropped returns how many messages this subscription has lost because its
-// reader was too slow. The oldest ones are lost first.
-func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
+// reader was too slow. The oldest ones are lost first. Message.Lost tells of
+// them where they are missing.
+func (s *Subscription) Dropped() uint64 { return s.sub.Dropped() }
 
-// Next waits for the next message. It returns ErrClosed after Close of the
+// Next waits for the next message. It returns [ErrClosed] after Close of the
 // subscription or of the node, and ctx's error when ctx ends first.
 func (s *Subscription) Next(ctx context.Context) (*Message, error) {
-	for {
-		select {
-		case <-s.done:
-			return nil, ErrClosed
-		default:
-		}
-		m, more := s.pop()
-		if m != nil {
-			if more { // another reader may be waiting
-				select {
-				case s.wake <- struct{}{}:
-				default:
-				}
-			}
-			return m, nil
-		}
-		select {
-		case <-s.wake:
-		case <-s.done:
-			return nil, ErrClosed
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	m, lost, err := s.sub.Next(ctx)
+	if err != nil {
+		return nil, err
 	}
+	author := m.ReceivedFrom
+	if string(m.From) != string(author) { // otherwise spare the copy
+		author = m.GetFrom()
+	}
+	return &Message{Author: author, From: m.ReceivedFrom, Topic: s.sub.Topic(), Data: m.Data, ID: m.ID, Lost: lost}, nil
 }
 
 // Messages returns an iterator over the messages. It ends without an error
@@ -191,13 +115,11 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[*Message, error] 
 	}
 }
 
-// Close ends the subscription: calls of Next return ErrClosed. The node leaves
-// the topic with its last subscription. It may be called more than once, and
-// returns nil.
+// Close ends the subscription: calls of Next return [ErrClosed]. The node leaves
+// the topic with its last subscription, unless it has published to it within
+// the last 30 seconds: then it unsubscribes and leaves later. It may be called
+// more than once, and returns nil.
 func (s *Subscription) Close() error {
-	s.once.Do(func() {
-		close(s.done)
-		s.topic.drop(s)
-	})
+	s.sub.Close()
 	return nil
 }

@@ -40,6 +40,14 @@ func (q *Queue[T]) Push(v T) (dropped bool) {
 	return dropped
 }
 
+// Lose counts n elements as dropped that never reached the queue. The next Pop
+// tells of them.
+func (q *Queue[T]) Lose(n uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lost += n
+}
+
 // Pop takes the oldest element. lost is how many elements were dropped just
 // before it, and is told once.
 func (q *Queue[T]) Pop() (v T, lost uint64, ok bool) {

@@ -1,0 +1,243 @@
+// Package gossip runs a gossipsub router and the registry of its topics: many
+// publishers and subscriptions share one upstream topic, which is joined with
+// its first user and left with its last.
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+)
+
+const (
+	// PublishWait is how long Publish waits for the first peer on a topic.
+	PublishWait = 5 * time.Second
+	// Linger is how long a topic stays joined after the last message that was
+	// published to it, when nobody uses it any more: a publisher in a loop does
+	// not join it anew for each message.
+	Linger = 30 * time.Second
+	// MessageOverhead is what a message takes on the wire beside its data:
+	// author, sequence number, signature, key and topic.
+	MessageOverhead = 1 << 10
+	// outboundQueue is how many messages wait for the connection to a peer:
+	// gossipsub's own 32 are less than a burst over a slow link, and what does
+	// not fit is dropped. The messages are shared by the queues of all peers.
+	outboundQueue = 512
+	// validateQueue is how many messages wait for their signatures to be
+	// checked; gossipsub's own 32 are less than a burst.
+	validateQueue = 1024
+	// pumpBuffer is how many messages wait between gossipsub and the pump
+	// that deals them out; the pump never blocks, so this covers a burst.
+	pumpBuffer = 1024
+)
+
+// Config is what a Router needs.
+type Config struct {
+	Host           host.Host
+	Blacklist      pubsub.Blacklist
+	MaxMessageSize int // of a message on the wire, in bytes
+	Options        []pubsub.Option
+	Log            *slog.Logger
+	Closing        <-chan struct{} // ends waiting calls, ahead of Close
+
+	// The callbacks run one after the other in a goroutine of the router's.
+	Changed    func()                         // a topic has one more peer
+	PeerJoined func(topic string, id peer.ID) // from now on messages reach the peer
+	PeerLeft   func(topic string, id peer.ID) // messages reach the peer no longer
+}
+
+// Router is a running gossipsub router. Its methods are safe for concurrent
+// use and return errs.ErrClosed after Close.
+type Router struct {
+	cfg   Config
+	ps    *pubsub.PubSub
+	group *lifecycle.Group
+	wake  chan struct{} // has a token when there is news
+
+	// mu is taken in gossipsub's loop too, which upstream calls wait for:
+	// nothing is called under it.
+	mu     sync.Mutex
+	closed bool                     // guarded by mu
+	topics map[string]*topic        // those joined, being joined or being left; guarded by mu
+	held   map[string]*pubsub.Topic // those that upstream would not close; guarded by mu
+	links  map[peer.ID]bool         // peers that gossipsub has a stream to; guarded by mu
+	news   []news                   // not yet told; guarded by mu
+
+	published, delivered, dropped, unsent, overrun atomic.Uint64
+	unsentLog, overrunLog                          occasion
+}
+
+// Topic describes a joined topic.
+type Topic struct {
+	Name          string
+	Peers         []peer.ID // those that a message reaches, sorted
+	Subscriptions int       // of this node
+}
+
+// Counts are totals since the start.
+type Counts struct {
+	Published uint64 // messages sent by Publish
+	Delivered uint64 // messages that arrived on a subscribed topic
+	Dropped   uint64 // messages that subscriptions lost to slow readers
+	Unsent    uint64 // messages not sent to a peer because too many waited for it
+	Overrun   uint64 // messages dropped unchecked because too many came at once
+}
+
+// New starts gossipsub. The upstream router has no Close: its goroutines end
+// shortly after the Router's Close.
+func New(ctx context.Context, cfg Config) (*Router, error) {
+	r := &Router{
+		cfg: cfg, group: lifecycle.NewGroup(ctx), wake: make(chan struct{}, 1),
+		topics: make(map[string]*topic), held: make(map[string]*pubsub.Topic), links: make(map[peer.ID]bool),
+	}
+	opts := append([]pubsub.Option{
+		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
+		pubsub.WithMaxMessageSize(cfg.MaxMessageSize),
+		// A node's own messages go to every peer on the topic, not only to
+		// its mesh, which stays empty until the next heartbeat: without this
+		// what is published in the first second after a peer came is lost.
+		pubsub.WithFloodPublish(true),
+		pubsub.WithPeerOutboundQueueSize(outboundQueue),
+		pubsub.WithValidateQueueSize(validateQueue),
+		pubsub.WithBlacklist(cfg.Blacklist),
+		pubsub.WithRawTracer(tracer{r}),
+	}, cfg.Options...)
+	var err error
+	if r.ps, err = pubsub.NewGossipSub(r.group.Context(), cfg.Host, opts...); err != nil {
+		return nil, errors.Join(err, r.group.Close())
+	}
+	r.group.Go(r.tell)
+	return r, nil
+}
+
+// Close closes the subscriptions and leaves the topics, so that the neighbours
+// learn of it, and ends the router.
+func (r *Router) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	list := r.sortedLocked()
+	r.mu.Unlock()
+	for _, t := range list {
+		r.evict(t)
+	}
+	return r.group.Close()
+}
+
+// PubSub returns the upstream router.
+func (r *Router) PubSub() *pubsub.PubSub { return r.ps }
+
+// Counts returns the totals.
+func (r *Router) Counts() Counts {
+	return Counts{
+		Published: r.published.Load(), Delivered: r.delivered.Load(), Dropped: r.dropped.Load(),
+		Unsent: r.unsent.Load(), Overrun: r.overrun.Load(),
+	}
+}
+
+// Topics returns the topics that the node uses, sorted by name.
+func (r *Router) Topics() []Topic {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []Topic
+	for _, t := range r.sortedLocked() {
+		if t.leaving {
+			continue
+		}
+		s := Topic{Name: t.name}
+		for id, linked := range t.members {
+			if linked {
+				s.Peers = append(s.Peers, id)
+			}
+		}
+		slices.Sort(s.Peers)
+		if f := t.feed.Load(); f != nil {
+			s.Subscriptions = len(f.subs)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// Reach returns how many peers a message to a topic reaches, and whether the
+// topic is joined at all.
+func (r *Router) Reach(name string) (peers int, joined bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.topics[name]
+	if t == nil || t.leaving {
+		return 0, false
+	}
+	return int(t.peers.Load()), true
+}
+
+func (r *Router) sortedLocked() []*topic {
+	list := slices.Collect(maps.Values(r.topics))
+	slices.SortFunc(list, func(a, b *topic) int { return strings.Compare(a.name, b.name) })
+	return list
+}
+
+// Publish sends data to the peers on a topic and to the node's own
+// subscriptions. Unless now is set it waits for the first peer, for
+// PublishWait at most, and then returns errs.ErrNoPeers. Data that does not fit is
+// errs.ErrTooLarge. It keeps no reference to data.
+func (r *Router) Publish(ctx context.Context, name string, data []byte, now bool) error {
+	if limit := max(r.cfg.MaxMessageSize-MessageOverhead-len(name), 0); len(data) > limit {
+		return fmt.Errorf("%w: %d bytes, limit %d; raise WithMaxMessageSize on every node, or publish where to fetch it", errs.ErrTooLarge, len(data), limit)
+	}
+	t, err := r.acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !now && t.peers.Load() == 0 {
+		if err := r.awaitPeer(ctx, t); err != nil {
+			r.release(t, false)
+			return err
+		}
+	}
+	err = t.up.Publish(ctx, slices.Clone(data))
+	r.release(t, err == nil)
+	if err != nil {
+		return err
+	}
+	r.published.Add(1)
+	return nil
+}
+
+// awaitPeer waits for the first peer on a topic.
+func (r *Router) awaitPeer(ctx context.Context, t *topic) error {
+	timer := time.NewTimer(PublishWait)
+	defer timer.Stop()
+	for {
+		came := t.came.Wait()
+		if t.peers.Load() > 0 {
+			return nil
+		}
+		var why error
+		select {
+		case <-came:
+			continue
+		case <-r.cfg.Closing:
+			return errs.ErrClosed
+		case <-ctx.Done():
+			why = ctx.Err()
+		case <-timer.C:
+			why = fmt.Errorf("waited %v", PublishWait)
+		}
+		return fmt.Errorf("%w on the topic, %d connected (%w); subscribe elsewhere first, or use PublishNow",
+			errs.ErrNoPeers, len(r.cfg.Host.Network().Peers()), why)
+	}
+}

@@ -1,0 +1,106 @@
+package gossip
+
+import (
+	"context"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// news is a peer that can be reached on a topic, or no longer.
+type news struct {
+	topic  string
+	id     peer.ID
+	joined bool
+}
+
+// follow keeps the members of a topic. A peer counts when gossipsub has a
+// stream to it: one that is heard of earlier, by its own stream, would not get
+// what is sent at that moment, and nobody would notice.
+func (r *Router) follow(ctx context.Context, t *topic) {
+	defer close(t.followed)
+	for {
+		ev, err := t.events.NextPeerEvent(ctx)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		var grown bool
+		switch ev.Type {
+		case pubsub.PeerJoin:
+			grown = r.markLocked(t, ev.Peer, r.links[ev.Peer])
+		case pubsub.PeerLeave:
+			r.markLocked(t, ev.Peer, false)
+			delete(t.members, ev.Peer)
+		}
+		r.mu.Unlock()
+		if grown {
+			t.came.Notify()
+		}
+	}
+}
+
+// link notes that gossipsub has, or no longer has, a stream to a peer. It runs
+// in gossipsub's loop.
+func (r *Router) link(id peer.ID, up bool) {
+	var grown []*topic
+	r.mu.Lock()
+	if up {
+		r.links[id] = true
+	} else {
+		delete(r.links, id)
+	}
+	for _, t := range r.topics {
+		if _, member := t.members[id]; member && r.markLocked(t, id, up) {
+			grown = append(grown, t)
+		}
+	}
+	r.mu.Unlock()
+	for _, t := range grown {
+		t.came.Notify()
+	}
+}
+
+// markLocked notes whether messages to a topic reach a peer, and reports
+// whether they newly do.
+func (r *Router) markLocked(t *topic, id peer.ID, linked bool) (grown bool) {
+	was := t.members[id]
+	t.members[id] = linked
+	if was == linked || t.leaving {
+		return false
+	}
+	if linked {
+		t.peers.Add(1)
+	} else {
+		t.peers.Add(-1)
+	}
+	r.news = append(r.news, news{t.name, id, linked})
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	return linked
+}
+
+// tell runs the callbacks, in the order of what happened.
+func (r *Router) tell(ctx context.Context) {
+	for {
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+			return
+		}
+		r.mu.Lock()
+		list := r.news
+		r.news = nil
+		r.mu.Unlock()
+		for _, n := range list {
+			if n.joined {
+				r.cfg.PeerJoined(n.topic, n.id)
+				r.cfg.Changed()
+			} else {
+				r.cfg.PeerLeft(n.topic, n.id)
+			}
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package gossip
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/ring"
+)
+
+// feed is an upstream subscription and those that it feeds. It is replaced as
+// a whole, never changed.
+type feed struct {
+	up     *pubsub.Subscription
+	pumped chan struct{} // closed when the pump has ended
+	subs   []*Subscription
+}
+
+// Subscription is one reader of a topic. Its methods are safe for concurrent
+// use; messages read by one caller are not seen by another.
+type Subscription struct {
+	router  *Router
+	topic   *topic
+	queue   *ring.Queue[*pubsub.Message]
+	dropped atomic.Uint64
+
+	done chan struct{}
+	once sync.Once // closes done
+}
+
+// Subscribe adds a subscription with room for buffer unread messages. The
+// first one of a topic subscribes the node.
+func (r *Router) Subscribe(ctx context.Context, name string, buffer int) (*Subscription, error) {
+	t, err := r.acquire(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	s := &Subscription{router: r, topic: t, queue: ring.New[*pubsub.Message](buffer), done: make(chan struct{})}
+	if err := r.startFeed(ctx, t, s); err != nil {
+		r.release(t, false)
+		return nil, err
+	}
+	return s, nil
+}
+
+func (r *Router) startFeed(ctx context.Context, t *topic, s *Subscription) error {
+	select {
+	case t.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-t.turn }()
+	f := t.feed.Load()
+	if f == nil {
+		up, err := t.up.Subscribe(pubsub.WithBufferSize(pumpBuffer))
+		if err != nil {
+			return err
+		}
+		f = &feed{up: up, pumped: make(chan struct{})}
+		if !r.group.Go(func(ctx context.Context) { r.pump(ctx, t, f.up, f.pumped) }) {
+			up.Cancel()
+			return errs.ErrClosed
+		}
+	}
+	t.feed.Store(&feed{f.up, f.pumped, append(slices.Clip(f.subs), s)})
+	return nil
+}
+
+// drop removes a subscription. The node unsubscribes with its last one.
+func (t *topic) drop(s *Subscription) {
+	t.turn <- struct{}{}
+	defer func() { <-t.turn }()
+	f := t.feed.Load()
+	if f == nil { // the router has closed
+		return
+	}
+	left := slices.DeleteFunc(slices.Clone(f.subs), func(o *Subscription) bool { return o == s })
+	if len(left) > 0 {
+		t.feed.Store(&feed{f.up, f.pumped, left})
+		return
+	}
+	t.feed.Store(nil)
+	f.up.Cancel()
+	<-f.pumped
+}
+
+// stopFeed closes all subscriptions of a topic.
+func (r *Router) stopFeed(t *topic) {
+	t.turn <- struct{}{}
+	defer func() { <-t.turn }()
+	f := t.feed.Swap(nil)
+	if f == nil {
+		return
+	}
+	for _, s := range f.subs {
+		s.once.Do(func() { close(s.done) })
+	}
+	f.up.Cancel()
+	<-f.pumped
+}
+
+// pump deals a topic's messages out to its subscriptions.
+func (r *Router) pump(ctx context.Context, t *topic, up *pubsub.Subscription, pumped chan struct{}) {
+	defer close(pumped)
+	for {
+		m, err := up.Next(ctx)
+		if err != nil {
+			return
+		}
+		f := t.feed.Load()
+		if f == nil || f.up != up {
+			continue
+		}
+		r.delivered.Add(1)
+		for _, s := range f.subs {
+			if s.queue.Push(m) {
+				s.dropped.Add(1)
+				r.dropped.Add(1)
+			}
+		}
+	}
+}
+
+// Topic returns the topic's name.
+func (s *Subscription) Topic() string { return s.topic.name }
+
+// Dropped returns how many messages the subscription has lost because its
+// reader was too slow. The oldest ones are lost first.
+func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
+
+// Next waits for the next message. lost is how many the subscription has lost
+// just before it. It returns errs.ErrClosed after Close of the subscription or
+// the router, and ctx's error when ctx ends first.
+func (s *Subscription) Next(ctx context.Context) (m *pubsub.Message, lost uint64, err error) {
+	for {
+		select {
+		case <-s.done:
+			return nil, 0, errs.ErrClosed
+		default:
+		}
+		if m, lost, ok := s.queue.Pop(); ok {
+			return m, lost, nil
+		}
+		select {
+		case <-s.queue.Wake():
+		case <-s.done:
+			return nil, 0, errs.ErrClosed
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+// Close ends the subscription and returns when the topic is left, if this was
+// its last user. It may be called more than once.
+func (s *Subscription) Close() {
+	s.once.Do(func() {
+		close(s.done)
+		s.topic.drop(s)
+		s.router.release(s.topic, false)
+	})
+}

@@ -1,0 +1,87 @@
+package gossip
+
+import (
+	"sync/atomic"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+// tracer hears from gossipsub what it tells in no other way. It runs in
+// gossipsub's loop and must not wait.
+type tracer struct{ r *Router }
+
+func (d tracer) OnNewOutboundStream(id peer.ID, _ protocol.ID) { d.r.link(id, true) }
+func (d tracer) OnClosedOutboundStream(id peer.ID)             { d.r.link(id, false) }
+
+// UndeliverableMessage counts a message that gossipsub had to drop because a
+// pump was too far behind, for every subscription of the topic.
+func (d tracer) UndeliverableMessage(m *pubsub.Message) {
+	d.r.mu.Lock()
+	t := d.r.topics[m.GetTopic()]
+	d.r.mu.Unlock()
+	if t == nil {
+		return
+	}
+	f := t.feed.Load()
+	if f == nil {
+		return
+	}
+	for _, s := range f.subs {
+		s.queue.Lose(1)
+		s.dropped.Add(1)
+		d.r.dropped.Add(1)
+	}
+}
+
+// RejectMessage counts the messages that were dropped unchecked because too
+// many came at once.
+func (d tracer) RejectMessage(m *pubsub.Message, reason string) {
+	if reason != pubsub.RejectValidationQueueFull && reason != pubsub.RejectValidationThrottled {
+		return
+	}
+	total := d.r.overrun.Add(1)
+	if d.r.overrunLog.now() {
+		d.r.cfg.Log.Warn("messages dropped unchecked: too many came at once", "topic", m.GetTopic(), "from", m.ReceivedFrom, "total", total)
+	}
+}
+
+// DropRPC counts the messages that a peer does not get because it, or the
+// connection to it, is too slow.
+func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
+	n := len(rpc.GetPublish())
+	if n == 0 {
+		return
+	}
+	total := d.r.unsent.Add(uint64(n))
+	if d.r.unsentLog.now() {
+		d.r.cfg.Log.Warn("messages not sent: too many wait for the peer", "peer", id, "total", total)
+	}
+}
+
+// The rest of pubsub.RawTracer.
+func (tracer) Join(string)                                          {}
+func (tracer) Leave(string)                                         {}
+func (tracer) Graft(peer.ID, string)                                {}
+func (tracer) Prune(peer.ID, string)                                {}
+func (tracer) ValidateMessage(*pubsub.Message)                      {}
+func (tracer) DeliverMessage(*pubsub.Message)                       {}
+func (tracer) DuplicateMessage(*pubsub.Message)                     {}
+func (tracer) ThrottlePeer(peer.ID)                                 {}
+func (tracer) RecvRPC(*pubsub.RPC)                                  {}
+func (tracer) SendRPC(*pubsub.RPC, peer.ID)                         {}
+func (tracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
+
+// logEvery spaces the log lines about what peers can bring about as often as
+// they like.
+const logEvery = 10 * time.Second
+
+// occasion is a log line that is due once every logEvery at most.
+type occasion struct{ last atomic.Pointer[time.Time] }
+
+func (o *occasion) now() bool {
+	now, last := time.Now(), o.last.Load()
+	return (last == nil || now.Sub(*last) >= logEvery) && o.last.CompareAndSwap(last, &now)
+}
