@@ -115,3 +115,25 @@ func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
 		}
 	})
 }
+
+// TestATopicIsLeftAfterTheLastMessage: a node that publishes without a
+// subscription keeps the topic for half a minute, and its peers see it go.
+func TestATopicIsLeftAfterTheLastMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		n := net.Node(t)
+		for range 3 {
+			if err := n.Publish(t.Context(), "news", nil, p2pnode.PublishNow()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Second)
+		}
+		if len(n.Status().Topics) != 1 {
+			t.Error("the topic is left between messages 20 s apart")
+		}
+		time.Sleep(11 * time.Second)
+		if list := n.Status().Topics; len(list) != 0 {
+			t.Errorf("31 s after the last message the node has the topics %v", list)
+		}
+	})
+}

@@ -198,7 +198,7 @@ func (r *Router) Publish(ctx context.Context, name string, data []byte, now bool
 	if limit := max(r.cfg.MaxMessageSize-MessageOverhead-len(name), 0); len(data) > limit {
 		return fmt.Errorf("%w: %d bytes, limit %d; raise WithMaxMessageSize on every node, or publish where to fetch it", errs.ErrTooLarge, len(data), limit)
 	}
-	t, err := r.acquire(ctx, name)
+	t, err := r.acquire(name)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ type Subscription struct {
 // Subscribe adds a subscription with room for buffer unread messages. The
 // first one of a topic subscribes the node.
 func (r *Router) Subscribe(ctx context.Context, name string, buffer int) (*Subscription, error) {
-	t, err := r.acquire(ctx, name)
+	t, err := r.acquire(name)
 	if err != nil {
 		return nil, err
 	}

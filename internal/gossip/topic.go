@@ -46,7 +46,7 @@ type topic struct {
 
 // acquire returns the topic with one more user, joining it if needed. Call
 // release afterwards.
-func (r *Router) acquire(ctx context.Context, name string) (*topic, error) {
+func (r *Router) acquire(name string) (*topic, error) {
 	for {
 		r.mu.Lock()
 		if r.closed {
@@ -66,11 +66,7 @@ func (r *Router) acquire(ctx context.Context, name string) (*topic, error) {
 			return t, t.err
 		case t.leaving:
 			r.mu.Unlock()
-			select {
-			case <-t.gone:
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
+			<-t.gone
 		default:
 			t.users++
 			r.mu.Unlock()

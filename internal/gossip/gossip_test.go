@@ -1,0 +1,385 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
+)
+
+func TestMain(m *testing.M) {
+	raced.OneThread()
+	leaktest.Main(m)
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newHost(t *testing.T) host.Host {
+	t.Helper()
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics(), libp2p.DisableRelay())
+	must(t, err)
+	t.Cleanup(func() { must(t, h.Close()) })
+	return h
+}
+
+func newRouter(t *testing.T, h host.Host, set func(*Config)) *Router {
+	t.Helper()
+	cfg := Config{
+		Host: h, Blacklist: pubsub.NewMapBlacklist(), MaxMessageSize: 1 << 20, Log: slog.New(slog.DiscardHandler),
+		Changed: func() {}, PeerJoined: func(string, peer.ID) {}, PeerLeft: func(string, peer.ID) {},
+	}
+	if set != nil {
+		set(&cfg)
+	}
+	r, err := New(context.Background(), cfg)
+	must(t, err)
+	t.Cleanup(func() { must(t, r.Close()) })
+	return r
+}
+
+func connect(t *testing.T, a, b host.Host) {
+	t.Helper()
+	must(t, a.Connect(within(t), peer.AddrInfo{ID: b.ID(), Addrs: b.Addrs()}))
+}
+
+// settled waits until no more goroutines run than want: those that ended are
+// still counted for a moment.
+func settled(t *testing.T, want int) {
+	t.Helper()
+	for range 1_000_000 {
+		if runtime.NumGoroutine() <= want {
+			return
+		}
+		runtime.Gosched()
+	}
+	var dump bytes.Buffer
+	buf := make([]byte, 1<<20)
+	dump.Write(buf[:runtime.Stack(buf, true)])
+	t.Errorf("%d goroutines, at most %d before:\n%s", runtime.NumGoroutine(), want, dump.String())
+}
+
+// leftAlone checks that the router and gossipsub have no topics.
+func leftAlone(t *testing.T, r *Router, names ...string) {
+	t.Helper()
+	r.mu.Lock()
+	topics, held := len(r.topics), len(r.held)
+	r.mu.Unlock()
+	if topics != 0 || held != 0 || len(r.Topics()) != 0 {
+		t.Errorf("%d topics in the registry, %d held", topics, held)
+	}
+	if list := r.ps.GetTopics(); len(list) != 0 {
+		t.Errorf("gossipsub is subscribed to %d topics", len(list))
+	}
+	for _, name := range names { // gossipsub joins a topic only when it is not joined
+		up, err := r.ps.Join(name)
+		if err != nil {
+			t.Errorf("joining %q upstream: %v", name, err)
+			continue
+		}
+		must(t, up.Close())
+	}
+}
+
+func TestAThousandSubscriptionsThatCloseLeaveNothing(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	first, err := r.Subscribe(within(t), "warm up", 1)
+	must(t, err)
+	first.Close()
+	before := runtime.NumGoroutine()
+	var names []string
+	for i := range 1000 {
+		name := fmt.Sprint("t", i)
+		names = append(names, name)
+		s, err := r.Subscribe(within(t), name, 16)
+		must(t, err)
+		if i%2 == 0 { // some are read, some are not
+			must(t, r.Publish(within(t), name, []byte("x"), true))
+			_, _, err := s.Next(within(t))
+			must(t, err)
+			r.mu.Lock()
+			r.topics[name].sent = time.Time{} // as if long ago
+			r.mu.Unlock()
+		}
+		s.Close()
+	}
+	settled(t, before)
+	leftAlone(t, r, names...)
+}
+
+func TestAThousandPublishesToNobodyLeaveNothing(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := runtime.NumGoroutine()
+	var names []string
+	for i := range 1000 {
+		name := fmt.Sprint("t", i)
+		names = append(names, name)
+		if err := r.Publish(ended, name, []byte("x"), false); !errors.Is(err, errs.ErrNoPeers) {
+			t.Fatalf("Publish = %v", err)
+		}
+	}
+	settled(t, before)
+	leftAlone(t, r, names...)
+}
+
+func TestATopicLingersAfterAMessage(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	must(t, r.Publish(within(t), "t", []byte("x"), true))
+	r.mu.Lock()
+	first := r.topics["t"]
+	r.mu.Unlock()
+	if first == nil {
+		t.Fatal("the topic is left at once")
+	}
+	must(t, r.Publish(within(t), "t", []byte("x"), true))
+	r.mu.Lock()
+	if r.topics["t"] != first || first.linger == nil {
+		t.Error("the second message joined the topic anew")
+	}
+	first.sent = time.Now().Add(-Linger)
+	r.mu.Unlock()
+	r.expire(first)
+	leftAlone(t, r, "t")
+	// It is joined again as if for the first time.
+	must(t, r.Publish(within(t), "t", []byte("x"), true))
+}
+
+// Users come while the last one leaves, on one topic: none of them may meet a
+// topic that is half left, and the last one turns the light off.
+func TestLeavingAndJoiningAtOnce(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range 50 {
+				s, err := r.Subscribe(within(t), "t", 1000)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if i%5 == 0 {
+					if err := r.Publish(within(t), "t", []byte("x"), true); err != nil {
+						t.Error(err)
+					}
+					if _, _, err := s.Next(within(t)); err != nil {
+						t.Errorf("the own message does not arrive: %v", err)
+					}
+					r.mu.Lock()
+					r.topics["t"].sent = time.Time{}
+					r.mu.Unlock()
+				}
+				s.Close()
+				if _, _, err := s.Next(within(t)); !errors.Is(err, errs.ErrClosed) {
+					t.Errorf("Next after Close = %v", err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for range 100 {
+				if err := r.Publish(ended, "t", nil, false); !errors.Is(err, errs.ErrNoPeers) {
+					t.Errorf("Publish = %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	r.mu.Lock()
+	left := r.topics["t"] // by the linger timer of one of the messages, if at all
+	r.mu.Unlock()
+	if left != nil {
+		r.expire(left)
+	}
+	leftAlone(t, r, "t")
+}
+
+func TestCloseWhileOthersComeAndGo(t *testing.T) {
+	for range 10 {
+		closing := make(chan struct{})
+		r := newRouter(t, newHost(t), func(c *Config) { c.Closing = closing })
+		started := make(chan struct{}, 8)
+		var wg sync.WaitGroup
+		for i := range 4 {
+			name := fmt.Sprint("t", i%2)
+			wg.Go(func() {
+				defer func() { started <- struct{}{} }()
+				for n := 0; ; n++ {
+					s, err := r.Subscribe(within(t), name, 10)
+					if err != nil {
+						return
+					}
+					if n == 3 {
+						started <- struct{}{}
+						if _, _, err := s.Next(within(t)); !errors.Is(err, errs.ErrClosed) {
+							t.Errorf("Next = %v", err)
+						}
+					}
+					s.Close()
+				}
+			})
+			wg.Go(func() {
+				for r.Publish(within(t), name, nil, false) == nil {
+				}
+			})
+		}
+		for range 4 {
+			<-started
+		}
+		close(closing)
+		must(t, r.Close())
+		wg.Wait()
+		if err := r.Publish(within(t), "t", nil, true); !errors.Is(err, errs.ErrClosed) {
+			t.Errorf("Publish after Close = %v", err)
+		}
+		if _, err := r.Subscribe(within(t), "t", 1); !errors.Is(err, errs.ErrClosed) {
+			t.Errorf("Subscribe after Close = %v", err)
+		}
+	}
+}
+
+// A topic that somebody uses through the upstream router cannot be left, and
+// is still there for the next user.
+func TestATopicInUseUpstreamIsTakenUpAgain(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	s, err := r.Subscribe(within(t), "t", 1)
+	must(t, err)
+	foreign, err := r.ps.Subscribe("t") //nolint:staticcheck // deprecated, and the one way to get there
+	must(t, err)
+	s.Close()
+	s, err = r.Subscribe(within(t), "t", 1)
+	must(t, err)
+	must(t, r.Publish(within(t), "t", []byte("x"), true))
+	_, _, err = s.Next(within(t))
+	must(t, err)
+	foreign.Cancel()
+	s.Close()
+}
+
+func TestLossIsToldInBand(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	slow, err := r.Subscribe(within(t), "t", 10)
+	must(t, err)
+	quick, err := r.Subscribe(within(t), "t", 10)
+	must(t, err)
+	for i := range 25 {
+		must(t, r.Publish(within(t), "t", fmt.Append(nil, i), true))
+		_, lost, err := quick.Next(within(t)) // the pump serves slow first
+		must(t, err)
+		if lost != 0 {
+			t.Errorf("the quick reader lost %d", lost)
+		}
+	}
+	for i := range 10 {
+		m, lost, err := slow.Next(within(t))
+		must(t, err)
+		want := uint64(0)
+		if i == 0 {
+			want = 15
+		}
+		if string(m.Data) != fmt.Sprint(15+i) || lost != want {
+			t.Errorf("message %q after %d lost, want %d after %d", m.Data, lost, 15+i, want)
+		}
+	}
+	if slow.Dropped() != 15 || r.Counts().Dropped != 15 {
+		t.Errorf("dropped: %d and %d", slow.Dropped(), r.Counts().Dropped)
+	}
+	// What gossipsub could not hand over counts as well.
+	(tracer{r}).UndeliverableMessage(upstreamMessage(t, r, quick))
+	must(t, r.Publish(within(t), "t", nil, true))
+	if _, lost, err := slow.Next(within(t)); err != nil || lost != 1 {
+		t.Errorf("%d lost, %v; want 1", lost, err)
+	}
+}
+
+// upstreamMessage returns some message of a topic.
+func upstreamMessage(t *testing.T, r *Router, s *Subscription) *pubsub.Message {
+	t.Helper()
+	must(t, r.Publish(within(t), s.Topic(), nil, true))
+	m, _, err := s.Next(within(t))
+	must(t, err)
+	return m
+}
+
+func TestPeersOfATopicAreTold(t *testing.T) {
+	type told struct {
+		topic  string
+		id     peer.ID
+		joined bool
+	}
+	events := make(chan told, 10)
+	changed := make(chan struct{}, 10)
+	ha, hb := newHost(t), newHost(t)
+	a := newRouter(t, ha, func(c *Config) {
+		c.Changed = func() { changed <- struct{}{} }
+		c.PeerJoined = func(topic string, id peer.ID) { events <- told{topic, id, true} }
+		c.PeerLeft = func(topic string, id peer.ID) { events <- told{topic, id, false} }
+	})
+	b := newRouter(t, hb, nil)
+	sa, err := a.Subscribe(within(t), "t", 1)
+	must(t, err)
+	sb, err := b.Subscribe(within(t), "t", 1)
+	must(t, err)
+	connect(t, ha, hb)
+	next := func(joined bool) {
+		t.Helper()
+		if got, want := <-events, (told{"t", hb.ID(), joined}); got != want {
+			t.Fatalf("told %+v, want %+v", got, want)
+		}
+	}
+	next(true)
+	<-changed
+	if peers, joined := a.Reach("t"); peers != 1 || !joined {
+		t.Errorf("Reach = %d, %t", peers, joined)
+	}
+	sb.Close()
+	next(false)
+	sb, err = b.Subscribe(within(t), "t", 1)
+	must(t, err)
+	next(true)
+	must(t, hb.Network().ClosePeer(ha.ID()))
+	next(false)
+	connect(t, hb, ha)
+	next(true)
+	if list := a.Topics(); len(list) != 1 || len(list[0].Peers) != 1 || list[0].Subscriptions != 1 {
+		t.Errorf("Topics = %+v", list)
+	}
+	// The peers that are there already are told to a node that comes back, and
+	// nobody leaves when it is the node that goes.
+	sa.Close()
+	if _, joined := a.Reach("t"); joined {
+		t.Error("joined after the last subscription has closed")
+	}
+	sa, err = a.Subscribe(within(t), "t", 1)
+	must(t, err)
+	next(true)
+	sa.Close()
+	sb.Close()
+}
