@@ -348,7 +348,7 @@ func TestSeedDecidesIdentitiesAddressesAndPaths(t *testing.T) {
 }
 
 func TestShapesSayWhoKnowsWhom(t *testing.T) {
-	large(t)
+	crowded(t)
 	for _, c := range []struct {
 		name  string
 		shape p2ptest.Shape
@@ -451,7 +451,7 @@ func TestNamesAreThoseOfTheNetworkAlone(t *testing.T) {
 }
 
 func TestChurnKeepsTheNetworkGoing(t *testing.T) {
-	large(t)
+	crowded(t)
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
 		nodes := net.Nodes(t, 10)

@@ -80,14 +80,22 @@ func finds(n *p2pnode.Node, c cid.Cid, provider peer.ID) bool {
 	return false
 }
 
-// large skips a test with more nodes than the race detector stands: it ends
+// crowded skips a test with more nodes than the race detector stands: it ends
 // the process at 8,128 goroutines, and now and then, by a failed check of its
 // own, with far fewer when many come and go. The check script runs these tests
 // without it.
-func large(t *testing.T) {
+func crowded(t *testing.T) {
 	t.Helper()
 	if raced.Detector {
 		t.Skip("too many goroutines for the race detector: run it without -race")
+	}
+}
+
+// slow skips a test that takes more than a second.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes more than a second: run it without -short")
 	}
 }
 
@@ -172,17 +180,19 @@ func TestBandwidthLimitsHowFastDataArrives(t *testing.T) {
 }
 
 func TestPartitionAndHeal(t *testing.T) {
-	large(t)
+	slow(t)
+	crowded(t)
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		net := p2ptest.NewNetwork(t, opts...)
-		nodes := net.Nodes(t, 30)
+		n := size(12, 30)
+		nodes := net.Nodes(t, n)
 		net.Ready()
 		subs := subscribeAll(t, "news", nodes)
 		net.Subscribed("news")
 		net.Meshed("news")
 		publish(t, net, nodes[3], "news", "one world", subs)
 
-		left, right := nodes[:15], nodes[15:]
+		left, right := nodes[:n/2], nodes[n/2:]
 		net.Partition(left, right)
 		for _, a := range left {
 			for _, b := range right {
@@ -190,12 +200,12 @@ func TestPartitionAndHeal(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Second) // heartbeats: each half mends its mesh
-		publish(t, net, left[7], "news", "left", subs[:15])
-		publish(t, net, right[7], "news", "right", subs[15:])
+		publish(t, net, left[5], "news", "left", subs[:n/2])
+		publish(t, net, right[5], "news", "right", subs[n/2:])
 		for _, half := range [][]*p2pnode.Node{left, right} {
 			c := cidOf(t, fmt.Sprint(half[0].ID()))
 			mustNot(t, half[2].Provide(t.Context(), c))
-			if !finds(half[9], c, half[2].ID()) {
+			if !finds(half[4], c, half[2].ID()) {
 				t.Error("content of the same half is not found")
 			}
 		}
@@ -242,7 +252,8 @@ func next(sub *p2pnode.Subscription) *p2pnode.Message {
 }
 
 func TestNewcomerJoinsThroughAnotherPeerAfterTheBootstrapNodeCrashed(t *testing.T) {
-	large(t)
+	slow(t)
+	crowded(t)
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		net := p2ptest.NewNetwork(t, opts...)
 		nodes := net.Nodes(t, 12)
@@ -268,15 +279,17 @@ func TestNewcomerJoinsThroughAnotherPeerAfterTheBootstrapNodeCrashed(t *testing.
 }
 
 func TestContentIsFoundAfterThirtyPercentCrashed(t *testing.T) {
-	large(t)
+	slow(t)
+	crowded(t)
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithNodeOptions(p2pnode.WithConnLimits(32, 96)))
-		nodes := net.Nodes(t, 100, p2ptest.Random(3), p2ptest.Stagger(50*time.Millisecond))
+		count := size(30, 100)
+		nodes := net.Nodes(t, count, p2ptest.Random(3), p2ptest.Stagger(50*time.Millisecond))
 		net.Ready()
 		for _, n := range nodes {
 			net.RoutingTable(n, 20)
 		}
-		provider := nodes[40]
+		provider := nodes[count/3]
 		var cids []cid.Cid
 		for i := range 5 {
 			c := cidOf(t, fmt.Sprint("content ", i))
@@ -291,14 +304,14 @@ func TestContentIsFoundAfterThirtyPercentCrashed(t *testing.T) {
 		for _, i := range net.Rand("crash").Perm(len(nodes)) {
 			switch n := nodes[i]; {
 			case n == provider:
-			case len(crashed) < 30:
+			case len(crashed) < count*3/10:
 				crashed = append(crashed, n)
 			default:
 				left = append(left, n)
 			}
 		}
 		net.Crash(crashed...)
-		for i, n := range left[:20] {
+		for i, n := range left[:size(8, 20)] {
 			if !finds(n, cids[i%len(cids)], provider.ID()) {
 				t.Errorf("node %d does not find it", i)
 			}
@@ -307,7 +320,8 @@ func TestContentIsFoundAfterThirtyPercentCrashed(t *testing.T) {
 }
 
 func TestEveryMessageArrivesInSpiteOfLoss(t *testing.T) {
-	large(t)
+	slow(t)
+	crowded(t)
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		net := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLink(p2ptest.Link{Loss: 0.05, Jitter: 5 * time.Millisecond}))...)
 		nodes := net.Nodes(t, 10)
@@ -440,6 +454,7 @@ func TestNodesBehindOneNATReachEachOther(t *testing.T) {
 }
 
 func TestNodeReconnectsByItselfAfterAnHourOfSuspension(t *testing.T) {
+	slow(t)
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		net := p2ptest.NewNetwork(t, opts...)
 		nodes := net.Nodes(t, 5)

@@ -14,8 +14,20 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// thousand runs the largest network, which takes minutes and gigabytes.
-var thousand = flag.Bool("thousand", false, "run the test with 1,000 nodes")
+// largeFlag runs networks at full size, and those that are only there to be
+// large. thousandFlag runs the largest, which takes minutes and gigabytes.
+var (
+	largeFlag    = flag.Bool("p2ptest.large", false, "test with networks of up to 200 nodes, which takes minutes")
+	thousandFlag = flag.Bool("p2ptest.thousand", false, "test with 1,000 nodes, which takes minutes and 4 GB")
+)
+
+// size is how many nodes a test runs: the full number with -p2ptest.large.
+func size(reduced, full int) int {
+	if *largeFlag {
+		return full
+	}
+	return reduced
+}
 
 // deployment is how many connections a node keeps, as one in production would.
 func deployment() p2pnode.Option { return p2pnode.WithConnLimits(16, 24) }
@@ -74,14 +86,24 @@ func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
 }
 
 func TestTwoHundredNodes(t *testing.T) {
-	large(t)
+	crowded(t)
+	if !*largeFlag {
+		t.Skip("takes a minute or more: run it with -p2ptest.large")
+	}
 	synctest.Test(t, func(t *testing.T) { scenario(t, 200, p2ptest.WithMemoryTransport()) })
 }
 
+// TestTwentyNodes is the scenario at a size for every day.
+func TestTwentyNodes(t *testing.T) {
+	slow(t)
+	crowded(t)
+	synctest.Test(t, func(t *testing.T) { scenario(t, 20, p2ptest.WithMemoryTransport()) })
+}
+
 func TestThousandNodes(t *testing.T) {
-	large(t)
-	if !*thousand {
-		t.Skip("takes minutes and gigabytes: run it with -args -thousand")
+	crowded(t)
+	if !*thousandFlag {
+		t.Skip("takes minutes and gigabytes: run it with -p2ptest.thousand")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(60)) // some more time for less memory
 	synctest.Test(t, func(t *testing.T) { scenario(t, 1000, p2ptest.WithMemoryTransport(), thrifty()) })

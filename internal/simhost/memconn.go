@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -208,7 +209,12 @@ func (c *memConn) AcceptStream() (network.MuxedStream, error) {
 		for i, s := range c.accepted {
 			at, ok := s.nextLocked()
 			if ok && !at.After(now) {
-				c.accepted = append(c.accepted[:i:i], c.accepted[i+1:]...)
+				if i == 0 { // most often: nothing has to move
+					c.accepted[0] = nil
+					c.accepted = c.accepted[1:]
+				} else {
+					c.accepted = slices.Delete(c.accepted, i, i+1)
+				}
 				c.mu.Unlock()
 				return s, nil
 			}
