@@ -1,346 +1,221 @@
 package p2pnode
 
 import (
-	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
-	"github.com/libp2p/go-libp2p/core/control"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/go-p2pnode/p2pnode/internal/access"
 )
 
-// accessPart is the one list that decides about peers. It is the host's
-// connection gater, the relay service's filter and gossipsub's blacklist.
-type accessPart struct {
-	data *dataPart // nil without WithDataDir
-	log  *slog.Logger
-	next connmgr.ConnectionGater // of WithLibp2pOptions; nil without one
-	// shutOut is told of incoming connections that are refused though it is
-	// known whose they are.
-	shutOut func(ma.Multiaddr)
-
-	mu       sync.RWMutex
-	allowed  map[peer.ID]bool       // nil: all; guarded by mu
-	blocked  map[peer.ID]bool       // by WithBlockedPeers, and never saved; guarded by mu
-	peers    map[peer.ID]Block      // by Block; guarded by mu
-	subnets  map[netip.Prefix]Block // guarded by mu
-	saving   sync.Mutex             // one save at a time
-	warnings []string               // set before the node runs
+// Ban shuts out a peer or a subnet: one of the two is set.
+type Ban struct {
+	Peer peer.ID `json:"peer,omitempty"`
+	// Subnet has no bits set beyond its length.
+	Subnet netip.Prefix `json:"subnet,omitzero"`
+	// Until is when the ban ends; zero bans for good.
+	Until time.Time `json:"until,omitzero"`
+	// Reason is up to 500 bytes of printable text.
+	Reason string `json:"reason,omitempty"`
 }
 
-// newAccess builds the list from the options and the data directory.
-func newAccess(cfg *config, data *dataPart, log *slog.Logger) *accessPart {
-	a := &accessPart{
-		data: data, log: log,
-		blocked: make(map[peer.ID]bool), peers: make(map[peer.ID]Block), subnets: make(map[netip.Prefix]Block),
+// BanPeer shuts out a peer, replacing an earlier ban of it: its connections are
+// closed, and until the ban ends it is neither dialled nor accepted, relayed
+// for, or heard on a topic, and it is in no routing table. The ban ends by
+// itself at until, without an event; the zero time bans for good. The reason is
+// up to 500 bytes of printable text, for [Node.Bans], errors and logs. With
+// [WithDataDir] the ban survives a restart.
+//
+// There can be 10,000 bans. The error says what is wrong with the ban, or that
+// it could not be saved, in which case it holds all the same; [ErrClosed] after
+// Close.
+func (n *Node) BanPeer(id peer.ID, until time.Time, reason string) error {
+	if id == n.id {
+		return fmt.Errorf("p2pnode: ban: %s is this node itself", id)
 	}
-	if len(cfg.allowed) > 0 {
-		a.allowed = make(map[peer.ID]bool)
-		for _, id := range cfg.allowed {
-			a.allowed[id] = true
-		}
-	}
-	for _, id := range cfg.blocked {
-		a.blocked[id] = true
-	}
-	if data != nil {
-		err := data.dir.Read(blocksName, func(b []byte) error {
-			list, err := parseBlocks(b)
-			for _, block := range list {
-				a.addLocked(block)
-			}
-			return err
-		})
-		if err != nil {
-			log.Warn("blocks", "err", err)
-			a.warnings = append(a.warnings, "blocks: "+err.Error())
-			// What could be read shall not be lost with the file.
-			if len(a.peers)+len(a.subnets) > 0 {
-				if err := a.save(); err != nil {
-					log.Warn("blocks", "err", err)
-					a.warnings = append(a.warnings, "blocks: "+err.Error())
-				}
-			}
-		}
-	}
-	return a
+	return n.ban(access.Ban{Peer: id, Until: until, Reason: reason})
 }
 
-// save writes the blocks, but for those of the options.
-func (a *accessPart) save() error {
-	if a.data == nil {
+// BanSubnet shuts out all addresses of a subnet, as [Node.BanPeer] shuts out a
+// peer. Bits beyond the prefix's length are dropped. It does not reach those who
+// come through a relay elsewhere, and mutes nobody on topics.
+func (n *Node) BanSubnet(prefix netip.Prefix, until time.Time, reason string) error {
+	return n.ban(access.Ban{Subnet: prefix, Until: until, Reason: reason})
+}
+
+func (n *Node) ban(b access.Ban) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	b = b.Normal()
+	if err := n.access.Add(b); err != nil {
+		return fmt.Errorf("p2pnode: ban: %w", err)
+	}
+	n.log.Info("banned", logged(b)...)
+	n.cutOff()
+	n.watch.emit(EventBanned{Ban: Ban(b)})
+	if err := n.access.Save(); err != nil {
+		return n.fail(fmt.Errorf("ban: it holds, but is not saved: %w", err))
+	}
+	return nil
+}
+
+// UnbanPeer ends the ban of a peer; one of [WithBannedPeers] until the node
+// closes. A peer that is not banned is an error, and so is a list that could not
+// be saved; [ErrClosed] after Close.
+func (n *Node) UnbanPeer(id peer.ID) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	if !n.access.UnbanPeer(id) {
+		return fmt.Errorf("p2pnode: unban: %s is not banned", id)
+	}
+	n.persistent.wake(id)
+	return n.unbanned(access.Ban{Peer: id})
+}
+
+// UnbanSubnet ends the ban of a subnet. One that is not banned, as such, is an
+// error, and so is a list that could not be saved; [ErrClosed] after Close.
+func (n *Node) UnbanSubnet(prefix netip.Prefix) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	if !n.access.UnbanSubnet(prefix) {
+		return fmt.Errorf("p2pnode: unban: %s is not banned", prefix)
+	}
+	n.persistent.wakeAll() // some of them may be there
+	return n.unbanned(access.Ban{Subnet: prefix.Masked()})
+}
+
+func (n *Node) unbanned(b access.Ban) error {
+	n.log.Info("unbanned", logged(b)...)
+	n.watch.emit(EventUnbanned{Peer: b.Peer, Subnet: b.Subnet})
+	if err := n.access.Save(); err != nil {
+		return n.fail(fmt.Errorf("unban: the ban is ended, but that is not saved: %w", err))
+	}
+	return nil
+}
+
+// Bans returns the bans that hold, sorted by peer and subnet; nil after Close.
+func (n *Node) Bans() []Ban {
+	if n.closed() {
 		return nil
 	}
-	a.saving.Lock()
-	defer a.saving.Unlock()
-	a.mu.Lock()
-	list := a.sweepLocked()
-	a.mu.Unlock()
-	text, err := encodeBlocks(list)
-	if err != nil {
+	return bansOf(n.access)
+}
+
+func bansOf(list *access.List) []Ban {
+	var out []Ban
+	for _, b := range list.Bans() {
+		out = append(out, Ban(b))
+	}
+	return out
+}
+
+// Allow adds peers to those of [WithAllowedPeers], until the node closes. It is
+// an error without that option, when all are allowed and Allow would shut out
+// all others, and for a peer that is banned; nobody is added then. It returns
+// [ErrClosed] after Close.
+func (n *Node) Allow(ids ...peer.ID) error {
+	if err := n.changeAllowed("allow", ids, n.access.Allow); err != nil {
 		return err
 	}
-	return a.data.dir.Write(blocksName, text)
-}
-
-// errTooManyBlocks is the error of a block beyond maxBlocks.
-var errTooManyBlocks = fmt.Errorf("there are %d blocks already; block a subnet, or end some with Unblock", maxBlocks)
-
-// add adds a block, or replaces the one of the same peer or subnet.
-func (a *accessPart) add(b Block) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	_, known := a.peers[b.Peer]
-	if b.Peer == "" {
-		_, known = a.subnets[b.Subnet.Masked()]
-	}
-	if !known && len(a.peers)+len(a.subnets) >= maxBlocks && len(a.sweepLocked()) >= maxBlocks {
-		return errTooManyBlocks
-	}
-	a.addLocked(b)
+	n.persistent.wake(ids...)
 	return nil
 }
 
-func (a *accessPart) addLocked(b Block) {
-	if b.Peer != "" {
-		a.peers[b.Peer] = b
-	} else {
-		b.Subnet = b.Subnet.Masked()
-		a.subnets[b.Subnet] = b
+// Disallow removes peers from those of [WithAllowedPeers] and [Node.Allow],
+// until the node closes, and closes their connections. Peers that are not
+// allowed anyway are an error, and so is every call without WithAllowedPeers;
+// nobody is removed then. It returns [ErrClosed] after Close.
+func (n *Node) Disallow(ids ...peer.ID) error {
+	if err := n.changeAllowed("disallow", ids, n.access.Disallow); err != nil {
+		return err
 	}
-}
-
-// allows reports whether the node has to do with a peer.
-func (a *accessPart) allows(id peer.ID) bool { return a.refusal(id) == nil }
-
-// refusal says why the node has nothing to do with a peer, nil when it may.
-func (a *accessPart) refusal(id peer.ID) *refusal {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if a.allowed != nil && !a.allowed[id] {
-		return &refusal{id: id}
-	}
-	if b, ok := a.peers[id]; ok && b.holds(time.Now()) {
-		return &refusal{id: id, block: &b}
-	}
-	if a.blocked[id] {
-		return &refusal{id: id, block: &Block{Peer: id, Reason: byOption}}
-	}
+	n.cutOff()
 	return nil
 }
 
-// byOption is the reason of a block that an option gave.
-const byOption = "WithBlockedPeers"
-
-// refusal is the error of dialling somebody who is shut out. It matches the
-// swarm's own.
-type refusal struct {
-	id    peer.ID
-	block *Block // nil: not allowed
-}
-
-func (r *refusal) Unwrap() error        { return swarm.ErrGaterDisallowedConnection }
-func (r *refusal) Is(target error) bool { return target == ErrBanned }
-
-func (r *refusal) Error() string {
-	if r.block == nil {
-		return "it is not among the peers of WithAllowedPeers; Allow adds it"
+func (n *Node) changeAllowed(what string, ids []peer.ID, change func([]peer.ID) error) error {
+	if n.closed() {
+		return ErrClosed
 	}
-	text := "it is blocked"
-	if !r.block.Until.IsZero() {
-		text += " until " + r.block.Until.Format(time.RFC3339)
+	err := checkIDs(ids)
+	if err == nil {
+		err = change(ids)
 	}
-	if r.block.Reason != "" {
-		text += fmt.Sprintf(" (%s)", r.block.Reason)
-	}
-	return text + "; Unblock ends that"
-}
-
-// allowsAddr reports whether no blocked subnet has the address; of a relayed
-// one it is the relay's that counts.
-func (a *accessPart) allowsAddr(addr ma.Multiaddr) bool {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if len(a.subnets) == 0 {
-		return true
-	}
-	ip, err := manet.ToIP(addr)
 	if err != nil {
-		return true // a name: its addresses are asked about when it is resolved
+		return fmt.Errorf("p2pnode: %s: %w", what, err)
 	}
-	n, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return true
+	return nil
+}
+
+// cutOff closes the connections that the list forbids, and a second later those
+// that had passed the gate just before.
+func (n *Node) cutOff() {
+	cut := func() {
+		for id, err := range n.base.CloseConns(n.access.AllowReserve) {
+			n.log.Debug("closing a forbidden connection", "peer", id, "err", err)
+		}
+		if n.dht != nil {
+			n.dht.drop(func(id peer.ID) bool { return !n.access.Allows(id) || n.allAddrsBanned(id) })
+		}
 	}
-	n = n.Unmap()
-	now := time.Now()
-	for prefix, b := range a.subnets {
-		if prefix.Contains(n) && b.holds(now) {
+	cut()
+	n.group.Go(func(ctx context.Context) {
+		if pauseFor(ctx, time.Second) {
+			cut()
+		}
+	})
+}
+
+// allAddrsBanned reports whether every known address of a peer is in a banned
+// subnet.
+func (n *Node) allAddrsBanned(id peer.ID) bool {
+	known := n.base.KnownAddrs(id)
+	for _, a := range known {
+		if n.access.AllowsAddr(a) {
 			return false
 		}
 	}
-	return true
+	return len(known) > 0
 }
 
-// list returns the blocks that hold, sorted.
-func (a *accessPart) list() []Block {
-	a.mu.Lock()
-	list := a.sweepLocked()
-	for id := range a.blocked {
-		if _, ok := a.peers[id]; !ok {
-			list = append(list, Block{Peer: id, Reason: byOption})
-		}
+// logged is a ban as the attributes of a log line, without the empty ones.
+func logged(b access.Ban) []any {
+	var list []any
+	if b.Peer != "" {
+		list = append(list, "peer", b.Peer)
+	} else {
+		list = append(list, "subnet", b.Subnet)
 	}
-	a.mu.Unlock()
-	slices.SortFunc(list, func(x, y Block) int {
-		return cmp.Or(strings.Compare(string(x.Peer), string(y.Peer)), x.Subnet.Addr().Compare(y.Subnet.Addr()), x.Subnet.Bits()-y.Subnet.Bits())
-	})
+	if !b.Until.IsZero() {
+		list = append(list, "until", b.Until)
+	}
+	if b.Reason != "" {
+		list = append(list, "reason", b.Reason)
+	}
 	return list
 }
 
-// sweepLocked forgets the blocks that have ended and returns the others.
-func (a *accessPart) sweepLocked() []Block {
-	now := time.Now()
-	maps.DeleteFunc(a.peers, func(_ peer.ID, b Block) bool { return !b.holds(now) })
-	maps.DeleteFunc(a.subnets, func(_ netip.Prefix, b Block) bool { return !b.holds(now) })
-	return append(slices.Collect(maps.Values(a.peers)), slices.Collect(maps.Values(a.subnets))...)
+// gater puts the list in front of the application's connection gater.
+func gater(list *access.List) func(connmgr.ConnectionGater) connmgr.ConnectionGater {
+	return func(next connmgr.ConnectionGater) connmgr.ConnectionGater {
+		return access.Gater{List: list, Next: next}
+	}
 }
 
-// nextEnd returns when the next of the blocks ends, zero when none does.
-func (a *accessPart) nextEnd() (end time.Time) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, b := range a.sweepLocked() {
-		if !b.Until.IsZero() && (end.IsZero() || b.Until.Before(end)) {
-			end = b.Until
+// checkNotSelf rejects what only shows when the node's own ID is known.
+func checkNotSelf(peers []peer.AddrInfo, self peer.ID) error {
+	for _, p := range peers {
+		if p.ID == self {
+			return errors.New(p.ID.String() + " is this node's own ID; leave it out")
 		}
-	}
-	return end
-}
-
-// gate makes the list the host's connection gater, in front of one that the
-// application gave.
-func (a *accessPart) gate(cfg *libp2p.Config) error {
-	a.next = cfg.ConnectionGater
-	cfg.ConnectionGater = a
-	return nil
-}
-
-func (a *accessPart) InterceptPeerDial(id peer.ID) bool {
-	return a.allows(id) && (a.next == nil || a.next.InterceptPeerDial(id))
-}
-
-func (a *accessPart) InterceptAddrDial(id peer.ID, addr ma.Multiaddr) bool {
-	return a.allowsAddr(addr) && (a.next == nil || a.next.InterceptAddrDial(id, addr))
-}
-
-func (a *accessPart) InterceptAccept(c network.ConnMultiaddrs) bool {
-	return a.allowsAddr(c.RemoteMultiaddr()) && (a.next == nil || a.next.InterceptAccept(c))
-}
-
-func (a *accessPart) InterceptSecured(dir network.Direction, id peer.ID, c network.ConnMultiaddrs) bool {
-	ok := a.allows(id) && a.allowsAddr(c.RemoteMultiaddr()) && (a.next == nil || a.next.InterceptSecured(dir, id, c))
-	if !ok && dir == network.DirInbound {
-		a.shutOut(c.RemoteMultiaddr())
-	}
-	return ok
-}
-
-func (a *accessPart) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
-	if !a.allows(c.RemotePeer()) || !a.allowsAddr(c.RemoteMultiaddr()) {
-		return false, 0
-	}
-	if a.next == nil {
-		return true, 0
-	}
-	return a.next.InterceptUpgraded(c)
-}
-
-// AllowReserve and AllowConnect are the relay service's questions.
-func (a *accessPart) AllowReserve(id peer.ID, addr ma.Multiaddr) bool {
-	return a.allows(id) && a.allowsAddr(addr)
-}
-
-func (a *accessPart) AllowConnect(src peer.ID, addr ma.Multiaddr, dst peer.ID) bool {
-	return a.allows(src) && a.allowsAddr(addr) && a.allows(dst)
-}
-
-// Add and Contains are gossipsub's: messages of these authors are dropped
-// whoever passes them on.
-func (a *accessPart) Add(peer.ID) bool         { return false } // Block is the way
-func (a *accessPart) Contains(id peer.ID) bool { return !a.allows(id) }
-
-// remove ends a block and reports whether there was one.
-func (a *accessPart) remove(b Block) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.sweepLocked()
-	if b.Peer == "" {
-		prefix := b.Subnet.Masked()
-		_, known := a.subnets[prefix]
-		delete(a.subnets, prefix)
-		return known
-	}
-	_, known := a.peers[b.Peer]
-	known = known || a.blocked[b.Peer]
-	delete(a.peers, b.Peer)
-	delete(a.blocked, b.Peer)
-	return known
-}
-
-func (a *accessPart) disallow(ids []peer.ID) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.allowed == nil {
-		return errors.New("everybody is allowed; give WithAllowedPeers to allow some alone, or use Block")
-	}
-	for _, id := range ids {
-		if !a.allowed[id] {
-			return fmt.Errorf("%s is not allowed anyway", id)
-		}
-	}
-	for _, id := range ids {
-		delete(a.allowed, id)
-	}
-	return nil
-}
-
-// allowedList returns who is allowed, sorted; nil when all are.
-func (a *accessPart) allowedList() []peer.ID {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if a.allowed == nil {
-		return nil
-	}
-	return slices.Sorted(maps.Keys(a.allowed))
-}
-
-func (a *accessPart) allow(ids []peer.ID) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.allowed == nil {
-		return errors.New("everybody is allowed; give WithAllowedPeers to allow some alone")
-	}
-	for _, id := range ids {
-		if b, ok := a.peers[id]; ok && b.holds(time.Now()) || a.blocked[id] {
-			return fmt.Errorf("%s is blocked; end that with Unblock", id)
-		}
-	}
-	for _, id := range ids {
-		a.allowed[id] = true
 	}
 	return nil
 }

@@ -23,9 +23,24 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-func block(t *testing.T, n *p2pnode.Node, b p2pnode.Block) {
+// ban bans what a Ban names, and unban ends that.
+func ban(n *p2pnode.Node, b p2pnode.Ban) error {
+	if b.Peer != "" {
+		return n.BanPeer(b.Peer, b.Until, b.Reason)
+	}
+	return n.BanSubnet(b.Subnet, b.Until, b.Reason)
+}
+
+func unban(n *p2pnode.Node, b p2pnode.Ban) error {
+	if b.Peer != "" {
+		return n.UnbanPeer(b.Peer)
+	}
+	return n.UnbanSubnet(b.Subnet)
+}
+
+func mustBan(t *testing.T, n *p2pnode.Node, b p2pnode.Ban) {
 	t.Helper()
-	if err := n.Block(b); err != nil {
+	if err := ban(n, b); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -41,7 +56,7 @@ func cannotMeet(t *testing.T, net *p2ptest.Network, a, b *p2pnode.Node) {
 	net.Disconnected(a, b)
 }
 
-func TestPitfall33BlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
+func TestPitfall33BannedPeerIsCutOffUntilTheBanEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		nodes := net.Nodes(t, 3, p2ptest.Ring())
@@ -61,10 +76,10 @@ func TestPitfall33BlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		events := a.Events(ctx)
-		block(t, a, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
+		mustBan(t, a, p2pnode.Ban{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
 		for ev := range events {
-			if b, ok := ev.(p2pnode.Blocked); ok {
-				if b.Block.Peer != bad.ID() || b.Block.Reason != "spam" {
+			if b, ok := ev.(p2pnode.EventBanned); ok {
+				if b.Ban.Peer != bad.ID() || b.Ban.Reason != "spam" {
 					t.Errorf("the event has %+v", b)
 				}
 				break
@@ -72,8 +87,8 @@ func TestPitfall33BlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
 		}
 		net.Within(5*time.Second).Disconnected(a, bad)
 		cannotMeet(t, net, a, bad)
-		if got := a.Status(); got.DHT.Peers != 1 || len(got.Blocks) != 1 {
-			t.Errorf("%d peers are in the table, %v are blocked", got.DHT.Peers, got.Blocks)
+		if got := a.Status(); got.DHT.Peers != 1 || len(got.Bans) != 1 {
+			t.Errorf("%d peers are in the table, %v are banned", got.DHT.Peers, got.Bans)
 		}
 		// What it publishes arrives by way of the third node, and is dropped.
 		net.Connected(bad, third)
@@ -89,16 +104,16 @@ func TestPitfall33BlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
 		}
 
 		time.Sleep(time.Hour)
-		if list := a.Blocks(); len(list) != 0 {
+		if list := a.Bans(); len(list) != 0 {
 			t.Errorf("%v are blocked after the end", list)
 		}
 		if err := a.Connect(t.Context(), net.AddrInfo(bad)); err != nil {
 			t.Error(err)
 		}
 
-		block(t, a, p2pnode.Block{Peer: bad.ID()})
+		mustBan(t, a, p2pnode.Ban{Peer: bad.ID()})
 		net.Within(5*time.Second).Disconnected(a, bad)
-		if err := a.Unblock(p2pnode.Block{Peer: bad.ID()}); err != nil {
+		if err := a.UnbanPeer(bad.ID()); err != nil {
 			t.Error(err)
 		}
 		if err := a.Connect(t.Context(), net.AddrInfo(bad)); err != nil {
@@ -107,21 +122,21 @@ func TestPitfall33BlockedPeerIsCutOffUntilTheBlockEnds(t *testing.T) {
 	})
 }
 
-func TestBlockedSubnet(t *testing.T) {
+func TestBannedSubnet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		nodes := net.Nodes(t, 3, p2ptest.Use(p2pnode.WithoutDHT()))
 		net.Ready()
 		a, inside, outside := nodes[0], nodes[1], nodes[2]
 		prefix := netip.PrefixFrom(net.Addr(inside), 24)
-		block(t, a, p2pnode.Block{Subnet: prefix, Reason: "abuse"})
+		mustBan(t, a, p2pnode.Ban{Subnet: prefix, Reason: "abuse"})
 		net.Within(5*time.Second).Disconnected(a, inside)
 		cannotMeet(t, net, a, inside)
 		net.Connected(a, outside)
-		if list := a.Blocks(); len(list) != 1 || list[0].Subnet != prefix.Masked() {
-			t.Errorf("%v are blocked", list)
+		if list := a.Bans(); len(list) != 1 || list[0].Subnet != prefix.Masked() {
+			t.Errorf("%v are banned", list)
 		}
-		if err := a.Unblock(p2pnode.Block{Subnet: prefix}); err != nil {
+		if err := a.UnbanSubnet(prefix); err != nil {
 			t.Error(err)
 		}
 		net.Within(time.Minute).Connected(a, inside) // by its bootstrap loop
@@ -194,7 +209,7 @@ func TestRelayServiceKeepsToTheList(t *testing.T) {
 		if err := caller.Connect(t.Context(), where); err != nil {
 			t.Fatal(err)
 		}
-		block(t, relay, p2pnode.Block{Peer: hidden.ID()})
+		mustBan(t, relay, p2pnode.Ban{Peer: hidden.ID()})
 		net.Within(time.Minute).Disconnected(relay, hidden)
 		other := net.NAT(p2ptest.Symmetric).Node(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -209,19 +224,19 @@ func TestRelayServiceKeepsToTheList(t *testing.T) {
 	})
 }
 
-func TestBlocksSurviveARestart(t *testing.T) {
+func TestBansSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		bad, worse := net.Node(t), net.Node(t)
-		n := net.Node(t, p2pnode.WithDataDir(dir), p2pnode.WithBlockedPeers(worse.ID()))
+		n := net.Node(t, p2pnode.WithDataDir(dir), p2pnode.WithBannedPeers(worse.ID()))
 		odd := time.FixedZone("odd", 30*3600) // which JSON cannot tell
-		block(t, n, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour).In(odd), Reason: "spam"})
-		block(t, n, p2pnode.Block{Subnet: netip.MustParsePrefix("192.0.2.0/24")})
-		before := n.Blocks()
+		mustBan(t, n, p2pnode.Ban{Peer: bad.ID(), Until: time.Now().Add(time.Hour).In(odd), Reason: "spam"})
+		mustBan(t, n, p2pnode.Ban{Subnet: netip.MustParsePrefix("192.0.2.0/24")})
+		before := n.Bans()
 		net.Crash(n)
 		n = net.Restart(n)
-		after := n.Blocks()
+		after := n.Bans()
 		if len(before) != 3 || len(after) != 3 {
 			t.Fatalf("%v before, %v after the restart", before, after)
 		}
@@ -233,25 +248,25 @@ func TestBlocksSurviveARestart(t *testing.T) {
 		cannotMeet(t, net, n, bad)
 		time.Sleep(time.Hour)
 		n = net.Restart(n)
-		if list := n.Blocks(); len(list) != 2 {
+		if list := n.Bans(); len(list) != 2 {
 			t.Errorf("%v are blocked after the end of one", list)
 		}
 
 		// One that an option repeats stays when the option goes.
-		block(t, n, p2pnode.Block{Peer: worse.ID(), Reason: "again"})
-		block(t, n, p2pnode.Block{Subnet: netip.MustParsePrefix("198.51.100.0/24")})
+		mustBan(t, n, p2pnode.Ban{Peer: worse.ID(), Reason: "again"})
+		mustBan(t, n, p2pnode.Ban{Subnet: netip.MustParsePrefix("198.51.100.0/24")})
 		n = net.Restart(n)
-		if list := n.Blocks(); len(list) != 3 || list[0].Reason+list[1].Reason+list[2].Reason != "again" {
-			t.Errorf("%v are blocked", list)
+		if list := n.Bans(); len(list) != 3 || list[0].Reason+list[1].Reason+list[2].Reason != "again" {
+			t.Errorf("%v are banned", list)
 		}
-		for _, b := range n.Blocks() {
+		for _, b := range n.Bans() {
 			if b.Peer == worse.ID() {
-				if err := n.Unblock(p2pnode.Block{Peer: worse.ID()}); err != nil {
+				if err := n.UnbanPeer(worse.ID()); err != nil {
 					t.Error(err)
 				}
 			}
 		}
-		if err := n.Unblock(p2pnode.Block{Peer: worse.ID()}); err == nil {
+		if err := n.UnbanPeer(worse.ID()); err == nil {
 			t.Error("a block is ended twice")
 		}
 
@@ -259,7 +274,7 @@ func TestBlocksSurviveARestart(t *testing.T) {
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
-		file := filepath.Join(dir, "blocks")
+		file := filepath.Join(dir, "bans")
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -269,11 +284,11 @@ func TestBlocksSurviveARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		n = net.Restart(n)
-		if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "blocks") || !strings.Contains(w[0], "set aside") {
+		if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "bans") || !strings.Contains(w[0], "set aside") {
 			t.Errorf("warnings: %q", w)
 		}
-		if list := n.Blocks(); len(list) != 1 || list[0].Peer != worse.ID() {
-			t.Errorf("%v are blocked", list)
+		if list := n.Bans(); len(list) != 1 || list[0].Peer != worse.ID() {
+			t.Errorf("%v are banned", list)
 		}
 	})
 }
@@ -286,15 +301,15 @@ func TestAccessListsThatContradict(t *testing.T) {
 		option, says string
 		opts         []p2pnode.Option
 	}{
-		{"WithBlockedPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithAllowedPeers(a.ID), p2pnode.WithBlockedPeers(a.ID)}},
-		{"WithBootstrapPeers", "WithBlockedPeers", []p2pnode.Option{p2pnode.WithBootstrapPeers(a), p2pnode.WithBlockedPeers(a.ID)}},
+		{"WithBannedPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithAllowedPeers(a.ID), p2pnode.WithBannedPeers(a.ID)}},
+		{"WithBootstrapPeers", "WithBannedPeers", []p2pnode.Option{p2pnode.WithBootstrapPeers(a), p2pnode.WithBannedPeers(a.ID)}},
 		{"WithBootstrapPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithBootstrapPeers(a), p2pnode.WithAllowedPeers(b.ID)}},
 		{"WithPersistentPeers", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithPersistentPeers(a), p2pnode.WithAllowedPeers(b.ID)}},
-		{"WithAutoRelay", "WithBlockedPeers", []p2pnode.Option{p2pnode.WithAutoRelay(a), p2pnode.WithBlockedPeers(a.ID)}},
+		{"WithAutoRelay", "WithBannedPeers", []p2pnode.Option{p2pnode.WithAutoRelay(a), p2pnode.WithBannedPeers(a.ID)}},
 		{"WithIPFS", "WithAllowedPeers", []p2pnode.Option{p2pnode.WithIPFS(), p2pnode.WithAllowedPeers(a.ID)}},
-		{"WithIPFS", "WithBlockedPeers", []p2pnode.Option{p2pnode.WithIPFS(), p2pnode.WithBlockedPeers(dht.GetDefaultBootstrapPeerAddrInfos()[0].ID)}},
+		{"WithIPFS", "WithBannedPeers", []p2pnode.Option{p2pnode.WithIPFS(), p2pnode.WithBannedPeers(dht.GetDefaultBootstrapPeerAddrInfos()[0].ID)}},
 		{"WithAllowedPeers", "peer.Decode", []p2pnode.Option{p2pnode.WithAllowedPeers(peer.ID(a.ID.String()))}},
-		{"WithBlockedPeers", "peer.Decode", []p2pnode.Option{p2pnode.WithBlockedPeers(peer.ID(a.ID.String()))}},
+		{"WithBannedPeers", "peer.Decode", []p2pnode.Option{p2pnode.WithBannedPeers(peer.ID(a.ID.String()))}},
 	} {
 		err := p2pnode.ValidateOptions(c.opts...)
 		var option *p2pnode.OptionError
@@ -304,16 +319,15 @@ func TestAccessListsThatContradict(t *testing.T) {
 	}
 }
 
-func TestBadBlocks(t *testing.T) {
+func TestBadBans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		n, other := net.Node(t), net.Node(t)
-		for what, b := range map[string]p2pnode.Block{
+		for what, b := range map[string]p2pnode.Ban{
 			"nothing":       {},
-			"two things":    {Peer: other.ID(), Subnet: netip.MustParsePrefix("192.0.2.0/24")},
 			"the past":      {Peer: other.ID(), Until: time.Now()},
 			"itself":        {Peer: n.ID()},
-			"half a subnet": {Peer: other.ID(), Subnet: netip.PrefixFrom(netip.MustParseAddr("192.0.2.1"), 99)},
+			"half a subnet": {Subnet: netip.PrefixFrom(netip.MustParseAddr("192.0.2.1"), 99)},
 			"IPv4 in IPv6":  {Subnet: netip.MustParsePrefix("::ffff:192.0.2.0/120")},
 			"no peer ID":    {Peer: "nonsense"},
 			"a long reason": {Peer: other.ID(), Reason: strings.Repeat("x", 501)},
@@ -321,25 +335,25 @@ func TestBadBlocks(t *testing.T) {
 			"two lines":     {Peer: other.ID(), Reason: "a\nb"},
 			"a far year":    {Peer: other.ID(), Until: time.Unix(1<<50, 0)},
 		} {
-			if err := n.Block(b); err == nil {
+			if err := ban(n, b); err == nil {
 				t.Errorf("%s: no error", what)
 			}
 		}
-		if err := n.Unblock(p2pnode.Block{Peer: other.ID()}); err == nil {
-			t.Error("a block that does not exist is ended")
+		if err := n.UnbanPeer(other.ID()); err == nil {
+			t.Error("a ban that does not exist is ended")
 		}
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
 		for what, err := range map[string]error{
-			"Block": n.Block(p2pnode.Block{Peer: other.ID()}), "Unblock": n.Unblock(p2pnode.Block{}), "Allow": n.Allow(other.ID()), "Disallow": n.Disallow(other.ID()),
+			"BanPeer": n.BanPeer(other.ID(), time.Time{}, ""), "UnbanPeer": n.UnbanPeer(""), "Allow": n.Allow(other.ID()), "Disallow": n.Disallow(other.ID()),
 		} {
 			if !errors.Is(err, p2pnode.ErrClosed) {
 				t.Errorf("%s after Close: %v", what, err)
 			}
 		}
-		if list := n.Blocks(); list != nil {
-			t.Errorf("%v are blocked after Close", list)
+		if list := n.Bans(); list != nil {
+			t.Errorf("%v are banned after Close", list)
 		}
 	})
 }
@@ -358,9 +372,9 @@ func TestShutOutPeersAreSaidToBe(t *testing.T) {
 				}
 			}
 		}
-		block(t, n, p2pnode.Block{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
+		mustBan(t, n, p2pnode.Ban{Peer: bad.ID(), Until: time.Now().Add(time.Hour), Reason: "spam"})
 		err := n.Connect(t.Context(), bad.AddrInfo())
-		says(err, "blocked until "+time.Now().Add(time.Hour).Format(time.RFC3339), "spam", "Unblock")
+		says(err, "banned until "+time.Now().Add(time.Hour).Format(time.RFC3339), "spam", "UnbanPeer")
 		if !errors.Is(err, swarm.ErrGaterDisallowedConnection) || !errors.Is(err, p2pnode.ErrBanned) {
 			t.Errorf("%v is no error of the gater, or not ErrBanned", err)
 		}
@@ -375,12 +389,12 @@ func TestShutOutPeersAreSaidToBe(t *testing.T) {
 		}
 		says(strict.Connect(t.Context(), bad.AddrInfo()), "WithAllowedPeers", "Allow")
 		says(strict.AddPersistentPeers(bad.AddrInfo()), "WithAllowedPeers", "Allow")
-		block(t, strict, p2pnode.Block{Peer: bad.ID()})
-		says(strict.Allow(bad.ID()), "is blocked", "Unblock")
+		mustBan(t, strict, p2pnode.Ban{Peer: bad.ID()})
+		says(strict.Allow(bad.ID()), "is banned", "UnbanPeer")
 
-		block(t, n, p2pnode.Block{Subnet: netip.PrefixFrom(net.Addr(strict), 24)})
+		mustBan(t, n, p2pnode.Ban{Subnet: netip.PrefixFrom(net.Addr(strict), 24)})
 		err = n.Connect(t.Context(), strict.AddrInfo())
-		says(err, "subnet is blocked", "Blocks")
+		says(err, "subnet is banned", "Bans")
 		if !errors.Is(err, p2pnode.ErrBanned) {
 			t.Errorf("%v is not ErrBanned", err)
 		}
@@ -395,17 +409,17 @@ func TestShutOutPeersAreSaidToBe(t *testing.T) {
 		}
 		// The other side learns why it is not let in.
 		err = bad.Connect(t.Context(), n.AddrInfo())
-		if err == nil || !strings.Contains(err.Error(), "blocked this node") {
+		if err == nil || !strings.Contains(err.Error(), "banned this node") {
 			t.Errorf("the blocked peer is told %v", err)
 		}
 	})
 }
 
-func TestOwnIDAmongTheBlockedPeersIsAnError(t *testing.T) {
+func TestOwnIDAmongTheBannedPeersIsAnError(t *testing.T) {
 	key := must(p2pnode.GenerateKey(p2pnode.KeyEd25519))
-	_, err := p2pnode.New(t.Context(), p2pnode.WithIdentity(key), p2pnode.WithBlockedPeers(must(p2pnode.PeerID(key))), p2pnode.WithoutListening())
+	_, err := p2pnode.New(t.Context(), p2pnode.WithIdentity(key), p2pnode.WithBannedPeers(must(p2pnode.PeerID(key))), p2pnode.WithoutListening())
 	var option *p2pnode.OptionError
-	if !errors.As(err, &option) || option.Option != "WithBlockedPeers" {
+	if !errors.As(err, &option) || option.Option != "WithBannedPeers" {
 		t.Errorf("%v", err)
 	}
 }
@@ -424,8 +438,8 @@ func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
 			}
 		}
 		net.Connected(n, boot)
-		block(t, n, p2pnode.Block{Peer: friend.ID()})
-		if err := n.Unblock(p2pnode.Block{Peer: friend.ID()}); err != nil {
+		mustBan(t, n, p2pnode.Ban{Peer: friend.ID()})
+		if err := n.UnbanPeer(friend.ID()); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.Connect(t.Context(), friend.AddrInfo()); err != nil {
@@ -434,7 +448,7 @@ func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
-		again := net.Node(t, append(opts, p2pnode.WithBlockedPeers(bad.ID()))...)
+		again := net.Node(t, append(opts, p2pnode.WithBannedPeers(bad.ID()))...)
 		net.Within(time.Minute).Connected(again, friend)
 		time.Sleep(time.Minute)
 		for _, f := range again.Status().Bootstrap.Failed {
@@ -455,7 +469,7 @@ func TestGaterOfTheApplicationIsAskedToo(t *testing.T) {
 		if err := own.BlockPeer(first.ID()); err != nil {
 			t.Fatal(err)
 		}
-		n := net.Node(t, p2pnode.WithLibp2pOptions(libp2p.ConnectionGater(own)), p2pnode.WithBlockedPeers(second.ID()))
+		n := net.Node(t, p2pnode.WithLibp2pOptions(libp2p.ConnectionGater(own)), p2pnode.WithBannedPeers(second.ID()))
 		cannotMeet(t, net, n, first)
 		cannotMeet(t, net, n, second)
 		if err := n.Connect(t.Context(), third.AddrInfo()); err != nil || n.Host().Network().Connectedness(third.ID()) != network.Connected {

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"time"
 
+	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
@@ -41,34 +44,34 @@ func newRaw() (_ *rawNode, err error) {
 		return nil, err
 	}
 	cfg := defaultConfig()
-	limits, err := newResourceManager(cfg, newRefusals(cfg.logger)) // the same limits
+	manager, err := limits.New(limits.Config{Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: cfg.logger}) // the same limits
 	if err != nil {
 		return nil, err
 	}
-	conns, err := connmgr.NewConnManager(cfg.connLow, cfg.connHigh, connmgr.WithGracePeriod(connGrace))
+	conns, err := connmgr.NewConnManager(cfg.connLow, cfg.connHigh, connmgr.WithGracePeriod(20*time.Second))
 	if err != nil {
 		return nil, err
 	}
 	h, err := libp2p.New(
 		libp2p.Identity(key),
 		libp2p.UserAgent("raw"),
-		libp2p.ResourceManager(limits),
+		libp2p.ResourceManager(manager),
 		libp2p.ConnectionManager(conns),
 		libp2p.NoTransports,
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Transport(quic.NewTransport),
 		libp2p.Transport(websocket.New),
-		libp2p.Security(noise.ID, noise.New),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(noise.ID, noise.New),
 		libp2p.EnableRelay(),
 		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws"),
-		noUpstreamMetrics,
+		nethost.NoMetrics,
 	)
 	if err != nil {
 		return nil, err
 	}
 	n := &rawNode{host: h}
-	if n.dht, err = dht.New(h, dht.Mode(dht.ModeAutoServer), dht.ProtocolPrefix("/p2pnode"), dht.Validator(validators(cfg, &hostPart{Host: h}))); err != nil {
+	if n.dht, err = dht.New(h, dht.Mode(dht.ModeAutoServer), dht.ProtocolPrefix("/p2pnode"), dht.Validator(validators(cfg, h))); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -12,12 +12,10 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	ma "github.com/multiformats/go-multiaddr"
-	madns "github.com/multiformats/go-multiaddr-dns"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
@@ -364,7 +362,7 @@ func (b *bootstrapper) attempt(ctx context.Context, p peer.AddrInfo, t *try, lim
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		begun := time.Now()
-		if t.err = b.dial(ctx, p); t.err == nil || errors.Is(t.err, errLostAtOnce) {
+		if t.err = b.dial(ctx, p); t.err == nil || errors.Is(t.err, nethost.ErrLostAtOnce) {
 			t.took = max(time.Since(begun), 1) // 0 means never
 		}
 	})
@@ -420,30 +418,4 @@ func (b *bootstrapper) complaint() string {
 		return fmt.Sprintf("; in the last bootstrap round %d of %d peers failed: %s",
 			len(r.Failed), len(r.Failed)+len(r.Connected), strings.Join(why, "; "))
 	}
-}
-
-// nameless says that a bootstrap peer's name resolves to nothing, which the
-// swarm calls having no good address.
-func nameless(err error, list []ma.Multiaddr) error {
-	var names []string
-	for _, a := range list {
-		if !madns.Matches(a) {
-			return err // it has other addresses
-		}
-		names = append(names, a.String())
-	}
-	if !errors.Is(err, swarm.ErrNoGoodAddresses) {
-		return err
-	}
-	return fmt.Errorf("%w: %s resolves to nothing that can be dialled; check WithBootstrapAddrs and the DNS", err, strings.Join(names, ", "))
-}
-
-// checkBootstrap rejects what only shows when the node's own ID is known.
-func checkBootstrap(peers []peer.AddrInfo, self peer.ID, option string) error {
-	for _, p := range peers {
-		if p.ID == self {
-			return optionErrorf(option, "%s is this node's own ID; leave it out", p.ID)
-		}
-	}
-	return nil
 }

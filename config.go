@@ -19,6 +19,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/lan"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // config is what the options fill in. It is private to New: a part receives
@@ -56,7 +60,7 @@ type config struct {
 	bootstrap  []peer.AddrInfo
 	persistent []peer.AddrInfo
 	allowed    []peer.ID // nil: all
-	blocked    []peer.ID
+	banned     []peer.ID
 	minPeers   int // -1: derived
 
 	mdns        bool
@@ -96,7 +100,7 @@ const (
 func defaultConfig() *config {
 	return &config{
 		network:        defaultNetwork,
-		security:       []Security{SecurityNoise, SecurityTLS},
+		security:       []Security{SecurityTLS, SecurityNoise},
 		connLow:        defaultConnLow,
 		connHigh:       defaultConnHigh,
 		userAgent:      defaultUserAgent(),
@@ -214,6 +218,24 @@ func (c *config) listenAddrs() (list []ma.Multiaddr, defaults bool) {
 	return list, true
 }
 
+// transportKinds are the enabled transports as the host names them.
+func (c *config) transportKinds() []addrs.Kind {
+	var kinds []addrs.Kind
+	for _, t := range c.enabledTransports() {
+		kinds = append(kinds, addrs.Kind(t))
+	}
+	return kinds
+}
+
+// securityProtocols are those of WithSecurity as the host names them.
+func (c *config) securityProtocols() []nethost.Security {
+	var list []nethost.Security
+	for _, s := range c.security {
+		list = append(list, nethost.Security(s))
+	}
+	return list
+}
+
 // effectiveMinPeers is the minimum of WithMinPeers: by default one, when there
 // is somebody to look for.
 func (c *config) effectiveMinPeers() int {
@@ -261,7 +283,7 @@ func (c *config) mdnsServiceName() string {
 	case c.mdnsService != "":
 		return c.mdnsService
 	case c.ipfs:
-		return standardMDNSService
+		return lan.StandardService
 	case plainLabel.MatchString(c.network):
 		return fmt.Sprintf("_p2pnode-%s._udp", c.network)
 	default:

@@ -85,7 +85,7 @@ func TestPitfall45ProvideThatNobodyHolds(t *testing.T) {
 	ready(t, n)
 	// From now on the other peer resets every DHT stream.
 	raw.Host().SetStreamHandler("/ipfs/kad/1.0.0", func(s network.Stream) { _ = s.Reset() })
-	for _, c := range n.base.swarm.ConnsToPeer(info.ID) {
+	for _, c := range swarmOf(n).ConnsToPeer(info.ID) {
 		for _, s := range c.GetStreams() {
 			_ = s.Reset()
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 
+	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/datadir"
 	"github.com/go-p2pnode/p2pnode/internal/peerfile"
 )
@@ -23,6 +24,14 @@ type dataPart struct {
 	written []byte     // what was saved last, nil before; guarded by saving
 	mu      sync.Mutex
 	peers   []peerfile.Peer // replaced, never changed; guarded by mu
+}
+
+// store is where the parts keep their files; nil without a data directory.
+func (d *dataPart) store() access.Store {
+	if d == nil {
+		return nil
+	}
+	return d.dir
 }
 
 // startDataDir opens the directory first of all, so that its lock is released

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The identity of the data directory outlives the node, gives way to one that
@@ -76,14 +77,14 @@ func TestDataDirReadOnly(t *testing.T) {
 	wantDataDirError(t, err, dir)
 }
 
-// TestBlocksThatCannotBeReadNowStay: a file that is not damaged, but whose
+// TestBansThatCannotBeReadNowStay: a file that is not damaged, but whose
 // owner is another, is neither renamed nor replaced.
-func TestBlocksThatCannotBeReadNowStay(t *testing.T) {
+func TestBansThatCannotBeReadNowStay(t *testing.T) {
 	dir := t.TempDir()
 	n := newNode(t, WithDataDir(dir))
-	mustNot(t, n.Block(Block{Peer: somePeer("1").ID}))
+	mustNot(t, n.BanPeer(somePeer("1").ID, time.Time{}, ""))
 	mustNot(t, n.Close())
-	file := filepath.Join(dir, blocksName)
+	file := filepath.Join(dir, "bans")
 	before, err := os.ReadFile(file)
 	mustNot(t, err)
 	mustNot(t, os.Chmod(file, 0))
@@ -104,7 +105,7 @@ func TestBlocksThatCannotBeReadNowStay(t *testing.T) {
 	if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "left as it is") {
 		t.Errorf("warnings: %q", w)
 	}
-	if err := n.Block(Block{Peer: somePeer("1").ID}); err == nil || !strings.Contains(err.Error(), "move it away") {
+	if err := n.BanPeer(somePeer("1").ID, time.Time{}, ""); err == nil || !strings.Contains(err.Error(), "move it away") {
 		t.Errorf("saving over it: %v", err)
 	}
 	mustNot(t, n.Close())

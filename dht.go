@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/ipfs/boxo/ipns"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p-kad-dht/dual"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/routing"
-	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 )
 
 var dhtModes = map[DHTMode]dht.ModeOpt{
@@ -29,7 +30,7 @@ var dhtModes = map[DHTMode]dht.ModeOpt{
 // for the Internet and the LAN, on the public IPFS network.
 type dhtPart struct {
 	routing.Routing
-	host      *hostPart
+	host      *nethost.Host
 	tables    []*dht.IpfsDHT // the Internet's before the LAN's
 	protocols []protocol.ID  // those served in server mode
 	stop      func() error
@@ -37,7 +38,7 @@ type dhtPart struct {
 
 // newDHT builds the DHT. changed is called whenever a routing table gains or
 // loses a peer.
-func newDHT(cfg *config, h *hostPart, changed func()) (*dhtPart, error) {
+func newDHT(cfg *config, h *nethost.Host, changed func()) (*dhtPart, error) {
 	opts := []dht.Option{dht.Mode(dhtModes[cfg.effectiveDHTMode()])}
 	if cfg.datastore != nil {
 		opts = append(opts, dht.Datastore(cfg.datastore))
@@ -86,7 +87,7 @@ func newDHT(cfg *config, h *hostPart, changed func()) (*dhtPart, error) {
 
 // validators are those for public keys and IPNS names, which every libp2p
 // network knows, and the application's.
-func validators(cfg *config, h *hostPart) record.NamespacedValidator {
+func validators(cfg *config, h host.Host) record.NamespacedValidator {
 	v := record.NamespacedValidator{
 		"pk":   record.PublicKeyValidator{},
 		"ipns": ipns.Validator{KeyBook: h.Peerstore()},
@@ -115,7 +116,7 @@ func (d *dhtPart) size() int {
 // table: those that are gone stay in it for a while.
 func (d *dhtPart) connected() bool {
 	for _, t := range d.tables {
-		if slices.ContainsFunc(t.RoutingTable().ListPeers(), d.host.isConnected) {
+		if slices.ContainsFunc(t.RoutingTable().ListPeers(), d.host.Connected) {
 			return true
 		}
 	}
@@ -149,6 +150,17 @@ func (d *dhtPart) refresh() {
 	}
 }
 
+// drop removes peers from the routing tables.
+func (d *dhtPart) drop(which func(peer.ID) bool) {
+	for _, t := range d.tables {
+		for _, id := range t.RoutingTable().ListPeers() {
+			if which(id) {
+				t.RoutingTable().RemovePeer(id)
+			}
+		}
+	}
+}
+
 func (d *dhtPart) close() error { return d.stop() }
 
 // needDHT is the guard of the methods that use the DHT.
@@ -179,13 +191,13 @@ func (n *Node) lookupError(what string, err error) error {
 func (n *Node) emptyTable() string {
 	why := "the routing table is empty"
 	switch {
-	case !n.cfg.looksForPeers() && len(n.base.swarm.Peers()) == 0:
+	case !n.cfg.looksForPeers() && n.base.PeerCount() == 0:
 		return why + " and nothing says where to find peers; give WithBootstrapPeers or WithMDNS, or call Connect"
-	case len(n.base.swarm.Peers()) == 0:
+	case n.base.PeerCount() == 0:
 		return why + " because no peer is connected" + n.boot.complaint()
 	default:
 		return fmt.Sprintf("%s though %d peers are connected: none of them serves the DHT protocol %v; check that WithNetwork is the same everywhere and that not all are DHT clients",
-			why, len(n.base.swarm.Peers()), n.dht.protocols)
+			why, n.base.PeerCount(), n.dht.protocols)
 	}
 }
 
@@ -220,8 +232,8 @@ func (f finder) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error)
 
 func (n *Node) findPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	known := func() peer.AddrInfo { return n.base.Peerstore().PeerInfo(id) }
-	n.base.awaitIdentify(ctx, id)
-	if n.base.isConnected(id) && len(known().Addrs) > 0 {
+	n.base.AwaitIdentify(ctx, id)
+	if n.base.Connected(id) && len(known().Addrs) > 0 {
 		return known(), nil
 	}
 	ai, err := n.dht.FindPeer(ctx, id)
@@ -229,7 +241,7 @@ func (n *Node) findPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 	case err == nil && len(ai.Addrs) == 0:
 		// The lookup may have ended because the peer has just connected to
 		// us; its addresses arrive with identify.
-		n.base.awaitIdentify(ctx, id)
+		n.base.AwaitIdentify(ctx, id)
 		ai = known()
 	case errors.Is(err, routing.ErrNotFound):
 		// The DHT (v0.42) says so too when it was told the addresses of the
@@ -243,22 +255,6 @@ func (n *Node) findPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 		return peer.AddrInfo{}, routing.ErrNotFound
 	}
 	return ai, nil
-}
-
-// awaitIdentify waits until the connections to a peer are identified: before
-// that its addresses and protocols are not known.
-func (h *hostPart) awaitIdentify(ctx context.Context, id peer.ID) {
-	ids, ok := h.Host.(interface{ IDService() identify.IDService })
-	if !ok {
-		return
-	}
-	for _, c := range h.swarm.ConnsToPeer(id) {
-		select {
-		case <-ids.IDService().IdentifyWait(c):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // PutValue stores a record in the DHT under a key like /pk/… or

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/ipfs/boxo/ipns"
 	"github.com/ipfs/boxo/path"
 	"github.com/ipfs/go-cid"
@@ -121,7 +122,7 @@ func TestPitfall05FindPeerHasAddresses(t *testing.T) {
 			defer close(gone)
 			_ = b.Connect(testContext(t), a.AddrInfo())
 		}()
-		mustNot(t, waitFor(t, func() bool { return a.base.isConnected(b.ID()) }))
+		mustNot(t, waitFor(t, func() bool { return a.base.Connected(b.ID()) }))
 		ai, err := a.FindPeer(testContext(t), b.ID())
 		if err == nil && len(ai.Addrs) == 0 {
 			t.Error("found without an address")
@@ -261,7 +262,7 @@ func TestIPFSRunsBothDHTs(t *testing.T) {
 // WithNetwork("ipfs").
 func rawPeer(tb testing.TB) (*dht.IpfsDHT, peer.AddrInfo) {
 	tb.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), noUpstreamMetrics)
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), nethost.NoMetrics)
 	mustNot(tb, err)
 	d, err := dht.New(h, dht.Mode(dht.ModeServer), dht.ProtocolPrefix("/ipfs"))
 	mustNot(tb, err)

@@ -3,11 +3,10 @@ package p2pnode
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -15,14 +14,14 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // FindingKind names what Diagnose can find.
@@ -89,7 +88,7 @@ func (n *Node) Diagnose(ctx context.Context) ([]Finding, error) {
 	bound, done := n.bind(ctx)
 	defer done()
 	boots := n.cfg.bootstrapPeers()
-	udpBlocked := n.base.udpBlocked() // before the dials, which make the swarm forget it
+	udpBlocked := n.base.UDPBlocked() // before the dials, which make the swarm forget it
 	failed := n.dialWanted(bound)
 	if n.closed() {
 		return nil, ErrClosed
@@ -117,7 +116,7 @@ func (f *findings) add(kind FindingKind, is bool, do, format string, args ...any
 
 // peers finds out why there are none, or too few.
 func (f *findings) peers(n *Node, failed map[peer.ID]DialFailure) {
-	peers := len(n.base.swarm.Peers())
+	peers := n.base.PeerCount()
 	boots := n.cfg.bootstrapPeers()
 	var bootFailures, friendFailures, all []DialFailure
 	for _, p := range boots {
@@ -156,7 +155,8 @@ func (f *findings) peers(n *Node, failed map[peer.ID]DialFailure) {
 		"%d are connected, of at least %d", peers, n.cfg.effectiveMinPeers())
 
 	const compare = "compare Status().PrivateNetwork on both sides; it is made from the key of WithPrivateNetwork"
-	broken, lately := n.refused.broken(diagnoseLately)
+	handshakes := n.handshakes()
+	broken, lately := handshakes.Failed, !handshakes.Last.IsZero() && time.Since(handshakes.Last) < diagnoseLately
 	switch {
 	case n.cfg.psk != nil && garbled:
 		f.add(FindingNetworkKey, true, compare,
@@ -175,10 +175,10 @@ func (f *findings) peers(n *Node, failed map[peer.ID]DialFailure) {
 
 // network finds out what others cannot do with this node.
 func (f *findings) network(n *Node, boots []peer.AddrInfo, udpBlocked bool) {
-	peers := n.base.swarm.Peers()
+	peers := n.base.PeerIDs()
 	reach := n.watch.reachability()
 	announced := n.base.Addrs()
-	f.add(FindingLoopback, len(n.base.listenAddrs()) > 0 && all(announced, manet.IsIPLoopback) && !all(infoAddrs(boots), manet.IsIPLoopback),
+	f.add(FindingLoopback, len(n.base.ListenAddrs()) > 0 && all(announced, manet.IsIPLoopback) && !all(infoAddrs(boots), manet.IsIPLoopback),
 		"listen on other addresses with WithListenAddrs, such as /ip4/0.0.0.0/tcp/4001",
 		"the node announces %v, which only this machine can dial", announced)
 
@@ -198,7 +198,7 @@ func (f *findings) network(n *Node, boots []peer.AddrInfo, udpBlocked bool) {
 		"let UDP through the firewall, or name TCP and WebSocket alone with WithTransports",
 		"95 of 100 dials over UDP have failed, and QUIC needs it; the peers may also be gone")
 
-	f.add(FindingNATNoRelay, reach == network.ReachabilityPrivate && len(n.cfg.autoRelays) == 0,
+	f.add(FindingNATNoRelay, reach == network.ReachabilityPrivate && len(n.relay.Relays()) == 0,
 		"name relays with WithAutoRelay, and add WithHolePunching, or forward a port and announce it with WithAnnounceAddrs",
 		"others cannot dial this node, and no relay keeps a place for it")
 	var missing []string
@@ -207,7 +207,7 @@ func (f *findings) network(n *Node, boots []peer.AddrInfo, udpBlocked bool) {
 			missing = append(missing, fmt.Sprintf("%s: %s", r.ID, r.Missing))
 		}
 	}
-	f.add(FindingNoPlace, len(missing) > 0 && len(missing) == len(n.cfg.autoRelays),
+	f.add(FindingNoPlace, len(missing) > 0 && len(missing) == len(n.relay.Relays()),
 		"check the addresses of WithAutoRelay, and that those peers run a relay (WithRelayService) with room",
 		"no relay keeps a place for this node, so that others cannot reach it: %s", strings.Join(missing, "; "))
 }
@@ -219,7 +219,7 @@ func (f *findings) machine(n *Node, failed map[peer.ID]DialFailure) {
 	if id, from := notYetValid(failed); id != "" {
 		f.add(FindingClock, true, setClock,
 			"the certificate of %s holds from %s on, and this machine's clock says %s", id, from, now)
-	} else if ahead, who := n.clockBehind(n.base.swarm.Peers()); ahead > clockSlack {
+	} else if ahead, who := n.clockBehind(n.base.PeerIDs()); ahead > clockSlack {
 		f.add(FindingClock, true, setClock,
 			"%s signed its addresses %v in the future of this machine's clock, which says %s", who, ahead.Round(time.Second), now)
 	}
@@ -229,18 +229,14 @@ func (f *findings) machine(n *Node, failed map[peer.ID]DialFailure) {
 			fmt.Sprintf("raise it (ulimit -n %d), or lower WithConnLimits", 2*need),
 			"the process may open %d files, and %d connections need up to %d", limit, n.cfg.connHigh, need)
 	}
-	if n.refused.since(diagnoseLately) {
-		var list []string
-		count := n.refused.byLimit()
-		for _, field := range slices.Sorted(maps.Keys(count)) {
-			list = append(list, fmt.Sprintf("%s %d", field, count[field]))
-		}
+	if n.limits != nil && !n.limits.LastRefusal().IsZero() && time.Since(n.limits.LastRefusal()) < diagnoseLately {
+		counts, _ := json.Marshal(Refused(n.limits.Counts())) // it has numbers alone
 		f.add(FindingRefused, true, "raise them with WithLimits, those of files with ulimit -n, or find out who opens so many",
-			"since the start, and lately too: %s", strings.Join(list, ", "))
+			"since the start, and lately too: %s", counts)
 	}
 	warnings := n.warnings()
 	f.add(FindingDamaged, len(warnings) > 0,
-		"look at the files that were set aside or left; blocks that were lost can be made again with Block",
+		"look at the files that were set aside or left; bans that were lost can be made again with BanPeer and BanSubnet",
 		"%s", strings.Join(warnings, "; "))
 }
 
@@ -249,11 +245,8 @@ func (f *findings) machine(n *Node, failed map[peer.ID]DialFailure) {
 func (n *Node) noneSpeaksDHT(peers []peer.ID) bool {
 	told := false
 	for _, id := range peers {
-		protos, err := n.base.Peerstore().GetProtocols(id)
-		if err != nil || len(protos) == 0 {
-			continue
-		}
-		told = true
+		protos := n.base.Protocols(id)
+		told = told || len(protos) > 0
 		if slices.ContainsFunc(protos, func(p protocol.ID) bool { return slices.Contains(n.dht.protocols, p) }) {
 			return false
 		}
@@ -270,7 +263,7 @@ func (n *Node) dialWanted(ctx context.Context) map[peer.ID]DialFailure {
 	failed := make(map[peer.ID]DialFailure)
 	var dials sync.WaitGroup
 	for _, p := range addrs.Merge(append(slices.Clone(n.cfg.bootstrapPeers()), n.persistent.infos()...)...) {
-		if n.base.connectedFor(p.ID, settled) {
+		if n.base.ConnectedFor(p.ID, settled) {
 			continue
 		}
 		dials.Add(1)
@@ -278,11 +271,11 @@ func (n *Node) dialWanted(ctx context.Context) map[peer.ID]DialFailure {
 			defer dials.Done()
 			if err := n.dialAndAsk(ctx, p); err != nil {
 				if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-					err = errNoAnswer
+					err = &nethost.ConnectError{ID: p.ID, Err: errNoAnswer}
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				failed[p.ID] = DialFailure{p.ID, nameless(&connectError{p.ID, err}, p.Addrs)}
+				failed[p.ID] = DialFailure{p.ID, err}
 			}
 		})
 		if !started { // closing
@@ -298,17 +291,16 @@ var errNoAnswer = errors.New("no answer in the time that there was")
 // dialAndAsk connects to a peer and waits for a sign of life: one that shuts
 // this node out hangs up some time after the handshake.
 func (n *Node) dialAndAsk(ctx context.Context, p peer.AddrInfo) error {
-	err := n.connect(ctx, p)
-	if n.base.isConnected(p.ID) { // it may have dialled this node
-		ctx := network.WithAllowLimitedConn(network.WithNoDial(ctx, "p2pnode: diagnose"), "p2pnode: diagnose")
-		r, ok := <-ping.Ping(ctx, n.base, p.ID) // not ok: ctx has ended
+	err := n.dialer.Connect(ctx, p)
+	if n.base.Connected(p.ID) { // it may have dialled this node
+		_, asked := n.base.Ping(ctx, p.ID)
 		var unsupported multistream.ErrNotSupported[protocol.ID]
-		if ok && (r.Error == nil || errors.As(r.Error, &unsupported)) {
+		if asked == nil || errors.As(asked, &unsupported) {
 			return nil
 		}
 	}
 	if err == nil {
-		err = errLostAtOnce
+		err = &nethost.ConnectError{ID: p.ID, Err: nethost.ErrLostAtOnce}
 	}
 	return err
 }
@@ -367,26 +359,14 @@ func notYetValid(list map[peer.ID]DialFailure) (id peer.ID, from string) {
 // machine's clock: they carry the time of their making. With several peers, two
 // have to say so, for one may be lying.
 func (n *Node) clockBehind(peers []peer.ID) (ahead time.Duration, who peer.ID) {
-	book, ok := peerstore.GetCertifiedAddrBook(n.base.Peerstore())
-	if !ok {
-		return 0, ""
-	}
 	type sign struct {
 		ahead time.Duration
 		who   peer.ID
 	}
 	var signs []sign
 	for _, id := range peers {
-		envelope := book.GetPeerRecord(id)
-		if envelope == nil {
-			continue
-		}
-		rec, err := envelope.Record()
-		if err != nil {
-			continue
-		}
-		if r, ok := rec.(*peer.PeerRecord); ok && r.Seq <= math.MaxInt64 {
-			if d := time.Until(time.Unix(0, int64(r.Seq))); d < clockNonsense {
+		if at, ok := n.base.SignedAt(id); ok {
+			if d := time.Until(at); d < clockNonsense {
 				signs = append(signs, sign{d, id})
 			}
 		}
@@ -419,13 +399,16 @@ func infoAddrs(list []peer.AddrInfo) []ma.Multiaddr {
 	return out
 }
 
-// udpBlocked reports whether dials over UDP fail: the swarm has given UDP up, or
-// had, and was made to forget it with nothing gained.
-func (h *hostPart) udpBlocked() bool {
-	for _, b := range h.blackHoles {
-		if b.Name == "UDP" && b.State().String() == "Blocked" {
-			return true
-		}
+func (n *Node) handshakes() limits.Handshakes {
+	if n.limits == nil {
+		return limits.Handshakes{}
 	}
-	return h.udpGivenUp.Load()
+	return n.limits.Handshakes()
+}
+
+func (n *Node) refusedCounts() limits.Counts {
+	if n.limits == nil {
+		return limits.Counts{}
+	}
+	return n.limits.Counts()
 }

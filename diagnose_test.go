@@ -130,14 +130,14 @@ func TestDiagnoseBootstrapPeerThatHangsUp(t *testing.T) {
 			boot := net.Node(t)
 			n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
 			net.Ready(n)
-			block(t, boot, p2pnode.Block{Peer: n.ID()})
+			mustBan(t, boot, p2pnode.Ban{Peer: n.ID()})
 			time.Sleep(2 * time.Second)
 			// Also while one of the connections stands that the bootstrap loop
 			// makes again and again.
 			for i := range 40 {
 				time.Sleep(time.Duration(i) * 17 * time.Millisecond)
 				text := finds(t, n, p2pnode.FindingNoBootstrap)
-				if !strings.Contains(text, "lost again at once: the peer may have blocked this node") && !strings.Contains(text, "the other side has blocked this node") {
+				if !strings.Contains(text, "banned this node") {
 					t.Error(text)
 				}
 			}
@@ -224,7 +224,7 @@ func TestDiagnoseNoReservation(t *testing.T) {
 func TestRelayThatIsFullSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
-		relay := net.Node(t, p2pnode.WithRelayService(p2pnode.RelayLimits{Reservations: 1}))
+		relay := net.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Reservations: 1}))
 		opts := []p2pnode.Option{p2pnode.WithAutoRelay(relay.AddrInfo())}
 		first := net.NAT(p2ptest.Symmetric).Node(t, opts...)
 		if err := first.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
@@ -248,7 +248,7 @@ func TestDiagnoseLimitsRefuse(t *testing.T) {
 			_ = nat.Node(t).Connect(ctx, n.AddrInfo()) // the second is refused
 			cancel()
 		}
-		says(t, finds(t, n, p2pnode.FindingRefused), "ConnsPerIP", "WithLimits")
+		says(t, finds(t, n, p2pnode.FindingRefused), "connsPerIP", "WithLimits")
 		time.Sleep(11 * time.Minute)
 		finds(t, n) // it is long ago
 	})
@@ -261,7 +261,7 @@ func TestDiagnoseDamagedFiles(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		n := p2ptest.NewNetwork(t).Node(t, p2pnode.WithDataDir(dir))
-		says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingDamaged), "blocks.damaged-1", "Block")
+		says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingDamaged), "blocks.damaged-1", "BanPeer")
 	})
 }
 
@@ -390,7 +390,8 @@ func TestDiagnoseClockFarBehind(t *testing.T) {
 	says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingClock), "holds from "+later.UTC().Format(time.RFC3339)+" on", "set this machine's clock")
 }
 
-func TestDiagnoseUDPBlocked(t *testing.T) {
+// Dials that fail blame no firewall while a connection over UDP stands.
+func TestDiagnoseDeadPeersAreNoFirewall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		boot, dead := net.Node(t), net.Node(t)
@@ -405,7 +406,7 @@ func TestDiagnoseUDPBlocked(t *testing.T) {
 			}
 			cancel()
 		}
-		says(t, finds(t, n, p2pnode.FindingUDPBlocked), "firewall", "WithTransports")
+		finds(t, n) // a connection over UDP stands: no firewall is in the way
 	})
 }
 
@@ -495,7 +496,7 @@ func TestPeersThatAreShutOutHaveTheRightKey(t *testing.T) {
 	key := p2pnode.WithPrivateNetwork(psk)
 	boot := overTCP(t, key)
 	n := overTCP(t, key)
-	block(t, boot, p2pnode.Block{Peer: n.ID()})
+	mustBan(t, boot, p2pnode.Ban{Peer: n.ID()})
 	for range 3 {
 		if err := n.Connect(t.Context(), boot.AddrInfo()); err == nil {
 			t.Fatal("connected to who has blocked it")

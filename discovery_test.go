@@ -9,7 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/discovery/routing"
 )
 
-func peersOf(tb testing.TB, n *Node, namespace string) []peer.ID {
+func membersOf(tb testing.TB, n *Node, namespace string) []peer.ID {
 	tb.Helper()
 	var ids []peer.ID
 	for p, err := range n.FindPeers(testContext(tb), namespace) {
@@ -23,10 +23,10 @@ func TestRendezvous(t *testing.T) {
 	_, others := star(t, 3)
 	mustNot(t, others[0].Advertise(testContext(t), "room"))
 	mustNot(t, others[1].Advertise(testContext(t), "another room"))
-	if got := peersOf(t, others[2], "room"); len(got) != 1 || got[0] != others[0].ID() {
+	if got := membersOf(t, others[2], "room"); len(got) != 1 || got[0] != others[0].ID() {
 		t.Errorf("in the room: %v", got)
 	}
-	if got := peersOf(t, others[0], "room"); len(got) != 0 {
+	if got := membersOf(t, others[0], "room"); len(got) != 0 {
 		t.Errorf("it found itself: %v", got)
 	}
 	if err := others[0].Advertise(testContext(t), ""); err == nil {
@@ -53,7 +53,7 @@ func TestPitfall04AdvertiseGoesOn(t *testing.T) {
 	if err != nil && !errors.Is(err, ErrNoPeers) {
 		t.Fatal(err)
 	}
-	mustNot(t, waitFor(t, func() bool { return len(peersOf(t, late, "room")) == 1 }))
+	mustNot(t, waitFor(t, func() bool { return len(membersOf(t, late, "room")) == 1 }))
 }
 
 func TestAdvertiseEndsWithItsContext(t *testing.T) {
@@ -83,7 +83,7 @@ func TestMeetsAHandAssembledRendezvous(t *testing.T) {
 	}
 	_, err = rendezvous.Advertise(ctx, "from them")
 	mustNot(t, err)
-	if got := peersOf(t, n, "from them"); len(got) != 1 || got[0] != info.ID {
+	if got := membersOf(t, n, "from them"); len(got) != 1 || got[0] != info.ID {
 		t.Errorf("found %v", got)
 	}
 }

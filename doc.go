@@ -41,7 +41,7 @@
 //	data directory       | none                          | nothing is written to disk unasked                                      | WithDataDir
 //	network              | p2pnode                       | a new node joins no public network                                      | WithNetwork
 //	transports           | tcp, quic, websocket          | the three that every implementation speaks                              | WithTransports
-//	security             | noise, tls                    | Noise is what every implementation speaks, TLS 1.3 the alternative      | WithSecurity
+//	security             | tls, noise                    | TLS first, as in libp2p: with AES in hardware it costs half the CPU     | WithSecurity
 //	listen addresses     | all interfaces, any free port | IPv4 and IPv6, one per transport: reachable without configuration       | WithListenAddrs
 //	connection limits    | 160, 192                      | trimmed to the first above the second, as in libp2p                     | WithConnLimits
 //	DHT mode             | auto-server                   | serves also where reachability is never found out, as on a LAN          | WithDHTMode

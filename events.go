@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
@@ -94,6 +96,17 @@ type EventTopicPeerLeft struct {
 	ID    peer.ID
 }
 
+// EventBanned reports that a peer or a subnet was banned.
+type EventBanned struct{ Ban Ban }
+
+// EventUnbanned reports that a ban was ended by UnbanPeer or UnbanSubnet: that
+// of the one of the two fields that is set. A ban that ends by itself sends
+// none.
+type EventUnbanned struct {
+	Peer   peer.ID
+	Subnet netip.Prefix
+}
+
 // DialFailure is a peer that could not be reached.
 type DialFailure struct {
 	ID  peer.ID
@@ -121,6 +134,8 @@ func (EventHolePunched) event()         {}
 func (EventProvided) event()            {}
 func (EventTopicPeerJoined) event()     {}
 func (EventTopicPeerLeft) event()       {}
+func (EventBanned) event()              {}
+func (EventUnbanned) event()            {}
 
 // eventBuffer is how many events wait for a consumer of Events.
 const eventBuffer = 256
@@ -151,7 +166,7 @@ func (n *Node) Events(ctx context.Context) iter.Seq[Event] {
 // wakes whoever waits for a change of state.
 type watcher struct {
 	log   *slog.Logger
-	host  *hostPart
+	host  *nethost.Host
 	addrs func() []ma.Multiaddr
 
 	change signal.Signal // something that WaitReady or bootstrap looks at may be different
@@ -165,7 +180,7 @@ type watcher struct {
 }
 
 // newWatcher subscribes at once, before anything can happen on the host.
-func newWatcher(group *lifecycle.Group, h *hostPart, addrs func() []ma.Multiaddr, log *slog.Logger) (*watcher, error) {
+func newWatcher(group *lifecycle.Group, h *nethost.Host, addrs func() []ma.Multiaddr, log *slog.Logger) (*watcher, error) {
 	w := &watcher{
 		log: log, host: h, addrs: addrs,
 		subs: make(map[*eventSub]struct{}), announced: make(map[peer.ID]bool),
@@ -222,7 +237,8 @@ func (w *watcher) handle(ev any) {
 // peerHere announces a peer after its identification, so that whoever acts on
 // the event can open streams.
 func (w *watcher) peerHere(id peer.ID) {
-	p, ok := w.host.peer(id)
+	known, ok := w.host.Peer(id)
+	p := peerOf(known)
 	w.mu.Lock()
 	news := ok && !w.announced[id]
 	if news {

@@ -28,7 +28,7 @@ func TestPitfall72PeerEvents(t *testing.T) {
 	mustNot(t, err)
 	mustNot(t, a.Connect(testContext(t), b.AddrInfo()))
 	// A second connection.
-	_, err = b.base.swarm.DialPeer(network.WithForceDirectDial(testContext(t), "test"), a.ID())
+	_, err = swarmOf(b).DialPeer(network.WithForceDirectDial(testContext(t), "test"), a.ID())
 	mustNot(t, err)
 	mustNot(t, b.Close())
 	here, gone := 0, 0

@@ -59,7 +59,7 @@ func ExampleNew() {
 func ExampleValidateOptions() {
 	err := p2pnode.ValidateOptions(p2pnode.WithoutRelay(), p2pnode.WithHolePunching())
 	fmt.Println(err)
-	// Output: WithHolePunching: hole punching is arranged over a relayed connection; drop WithoutRelay
+	// Output: WithHolePunching: hole punching is arranged over a relayed connection with WithoutRelay; drop one of the two
 }
 
 func ExampleParsePeers() {
@@ -294,20 +294,20 @@ func ExampleLoadOrCreateSwarmKey() {
 	// with a fingerprint: true
 }
 
-func ExampleNode_Block() {
+func ExampleNode_BanPeer() {
 	ctx := context.Background()
 	a, b := two(ctx)
 	defer a.Close()
 	defer b.Close()
-	if err := a.Block(p2pnode.Block{Peer: b.ID(), Until: time.Now().Add(time.Hour), Reason: "sends garbage"}); err != nil {
+	if err := a.BanPeer(b.ID(), time.Now().Add(time.Hour), "sends garbage"); err != nil {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println("blocked:", len(a.Blocks()), a.Blocks()[0].Reason)
+	fmt.Println("banned:", len(a.Bans()), a.Bans()[0].Reason)
 	err := a.Connect(ctx, b.AddrInfo())
-	fmt.Println(strings.Contains(err.Error(), "(sends garbage); Unblock ends that"))
+	fmt.Println(strings.Contains(err.Error(), "(sends garbage); UnbanPeer ends that"))
 	// Output:
-	// blocked: 1 sends garbage
+	// banned: 1 sends garbage
 	// true
 }
 

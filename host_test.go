@@ -2,7 +2,6 @@ package p2pnode
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,11 +9,10 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -42,7 +40,7 @@ func TestSecurityProtocols(t *testing.T) {
 	tcp := WithListenAddrs("/ip4/127.0.0.1/tcp/0")
 	for _, s := range []Security{SecurityNoise, SecurityTLS} {
 		a, _ := pair(t, tcp, WithSecurity(s))
-		if got := a.base.swarm.Conns()[0].ConnState().Security; !strings.Contains(string(got), string(s)) {
+		if got := swarmOf(a).Conns()[0].ConnState().Security; !strings.Contains(string(got), string(s)) {
 			t.Errorf("secured by %s, want %s", got, s)
 		}
 	}
@@ -87,7 +85,7 @@ func TestPitfall34BusyPortIsAnError(t *testing.T) {
 	mustNot(t, err)
 	defer mustClose(t, udp)
 	node := newNode(t, WithListenAddrs("/ip4/127.0.0.1/tcp/0"))
-	nodePort, err := node.base.listenAddrs()[0].ValueForProtocol(ma.P_TCP)
+	nodePort, err := node.base.ListenAddrs()[0].ValueForProtocol(ma.P_TCP)
 	mustNot(t, err)
 	for name, addr := range map[string]string{
 		"TCP port of a program":       fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", plain.Addr().(*net.TCPAddr).Port),
@@ -147,7 +145,7 @@ func TestPitfall57ManyPeersBehindOnePrivateAddress(t *testing.T) {
 	cfg, err := newConfig(nil)
 	mustNot(t, err)
 	for addr, want := range map[string]bool{"10.1.2.3": true, "192.168.1.1": true, "172.20.0.1": true, "100.64.1.1": true, "8.8.8.8": false} {
-		m, err := newResourceManager(cfg, newRefusals(cfg.logger))
+		m, err := limits.New(limits.Config{Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: cfg.logger})
 		mustNot(t, err)
 		from := ma.StringCast("/ip4/" + addr + "/tcp/1")
 		opened := 0
@@ -168,7 +166,7 @@ func TestPitfall57ManyPeersBehindOnePrivateAddress(t *testing.T) {
 func TestPitfall71TrimmingComesBeforeRefusing(t *testing.T) {
 	cfg, err := newConfig([]Option{WithConnLimits(5000, 6000)})
 	mustNot(t, err)
-	m, err := newResourceManager(cfg, newRefusals(cfg.logger))
+	m, err := limits.New(limits.Config{Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: cfg.logger})
 	mustNot(t, err)
 	defer m.Close()
 	mustNot(t, m.ViewSystem(func(s network.ResourceScope) error {
@@ -289,48 +287,4 @@ func TestConnectByIDThroughTheDHT(t *testing.T) {
 	c := newNode(t, via(boot))
 	ready(t, c)
 	mustNot(t, echo(t, c, b.ID(), []byte("x")))
-}
-
-// backingOff is a host whose swarm refuses the first dials because another has
-// failed in the meantime.
-type backingOff struct {
-	host.Host
-	left int
-}
-
-func (h *backingOff) Connect(ctx context.Context, p peer.AddrInfo) error {
-	if h.left--; h.left >= 0 {
-		return &swarm.DialError{Peer: p.ID, Cause: swarm.ErrDialBackoff}
-	}
-	return h.Host.Connect(ctx, p)
-}
-
-// A dial is not refused because another one at the same time has failed, which
-// would hide why (pitfall 66); and it is not tried for ever.
-func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
-	n, other := newNode(t), newNode(t)
-	n.host = &backingOff{n.host, 3}
-	mustNot(t, n.Connect(testContext(t), other.AddrInfo()))
-	mustNot(t, n.base.swarm.ClosePeer(other.ID()))
-	h := &backingOff{n.host, 1000}
-	n.host = h
-	if err := n.Connect(testContext(t), other.AddrInfo()); !errors.Is(err, swarm.ErrDialBackoff) || h.left < 900 {
-		t.Errorf("%v after %d dials", err, 1000-h.left)
-	}
-}
-
-// What the other side gives for a reason in numbers is told in words.
-func TestReasonsOfTheOtherSide(t *testing.T) {
-	for code, says := range map[network.ConnErrorCode]string{
-		network.ConnGated: "blocked this node", network.ConnResourceLimitExceeded: "a limit of the other side",
-		network.ConnRateLimited: "a limit of the other side", network.ConnGarbageCollected: "too many connections", network.ConnShutdown: "",
-	} {
-		err := fmt.Errorf("dial: %w", &network.ConnError{Remote: true, ErrorCode: code})
-		if got := remoteReason(err); says == "" && got != "" || !strings.Contains(got, says) {
-			t.Errorf("%#x: %q", code, got)
-		}
-		if got := remoteReason(&network.ConnError{ErrorCode: code}); got != "" {
-			t.Errorf("%#x by this side: %q", code, got)
-		}
-	}
 }

@@ -85,14 +85,15 @@ var rooms = map[string]map[string]string{
 	},
 	"internal/diag": {}, // it reads its argument and nothing else
 
-	"internal/cli":      {"": "flags and options of the programs in cmd and examples"},
-	"internal/clitest":  {"internal/cli": forTests, "internal/leaktest": forTests},
-	"internal/golden":   {},
-	"internal/leaktest": {},
-	"internal/natlab":   {},
-	"internal/needs":    {},
-	"internal/raced":    {},
-	"internal/simhost":  {},
+	"internal/cli":              {"": "flags and options of the programs in cmd and examples"},
+	"internal/nethost/hosttest": {"internal/nethost": forTests, "internal/limits": forTests, "internal/addrs": forTests},
+	"internal/clitest":          {"internal/cli": forTests, "internal/leaktest": forTests},
+	"internal/golden":           {},
+	"internal/leaktest":         {},
+	"internal/natlab":           {},
+	"internal/needs":            {},
+	"internal/raced":            {},
+	"internal/simhost":          {},
 
 	// The face, which is every room's only user.
 	"": {

@@ -42,9 +42,9 @@ func killOptions(dir string) []Option {
 
 // killContent is what the i-th save writes: a block and a saved peer, both of
 // which say which save it was.
-func killContent(id peer.ID, i int) (Block, peerfile.Peer) {
+func killContent(id peer.ID, i int) (Ban, peerfile.Peer) {
 	addr := ma.StringCast(fmt.Sprintf("/ip4/192.0.2.1/tcp/%d", i+1))
-	return Block{Peer: id, Reason: fmt.Sprint("save ", i)}, peerfile.Peer{ID: id, Seen: time.Now().UTC(), Addrs: []ma.Multiaddr{addr}}
+	return Ban{Peer: id, Reason: fmt.Sprint("save ", i)}, peerfile.Peer{ID: id, Seen: time.Now().UTC(), Addrs: []ma.Multiaddr{addr}}
 }
 
 // checkKilled checks that what a killed process had saved last is there, or
@@ -54,7 +54,7 @@ func checkKilled(t *testing.T, n *Node, id peer.ID, last int) {
 	var blocked, saved bool
 	for _, i := range []int{last, last + 1} {
 		block, p := killContent(id, i)
-		for _, b := range n.Blocks() {
+		for _, b := range n.Bans() {
 			blocked = blocked || b.Peer == id && b.Reason == block.Reason
 		}
 		for _, s := range n.data.saved(n.id) {
@@ -62,7 +62,7 @@ func checkKilled(t *testing.T, n *Node, id peer.ID, last int) {
 		}
 	}
 	if !blocked || !saved {
-		t.Fatalf("save %d was the last; its block is there: %v, its peer: %v; there are %v and %v", last, blocked, saved, n.Blocks(), n.data.saved(n.id))
+		t.Fatalf("save %d was the last; its block is there: %v, its peer: %v; there are %v and %v", last, blocked, saved, n.Bans(), n.data.saved(n.id))
 	}
 }
 
@@ -82,7 +82,7 @@ func TestKilledNode(t *testing.T) {
 	fmt.Println("ready", n.ID(), other)
 	for i := 0; i < 60_000; i++ {
 		block, saved := killContent(other, i)
-		mustNot(t, n.Block(block))
+		mustNot(t, n.BanPeer(block.Peer, block.Until, block.Reason))
 		text, err := peerfile.Encode([]peerfile.Peer{saved})
 		mustNot(t, err)
 		mustNot(t, n.data.dir.Write(peersName, text))

@@ -40,7 +40,7 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 		if err == nil || opened != 16 || !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), "WithLimits(Limits{StreamsPerPeer: …})") {
 			t.Errorf("%d streams, then %v", opened, err)
 		}
-		if got := n.Status().Refused; len(got) != 1 || got["StreamsPerPeer"] != 1 {
+		if got := n.Status().Refused; got != (p2pnode.Refused{StreamsPerPeer: 1}) {
 			t.Errorf("%v are counted as refused", got)
 		}
 	})
@@ -84,7 +84,7 @@ func TestMemoryBeyondTheLimitIsRefusedByName(t *testing.T) {
 	if err == nil || opened < 10 || !strings.Contains(err.Error(), "WithLimits(Limits{Memory: …})") {
 		t.Errorf("%d streams, then %v", opened, err)
 	}
-	if n.Status().Refused["Memory"] == 0 {
+	if n.Status().Refused.Memory == 0 {
 		t.Error("it is not counted")
 	}
 }
@@ -104,7 +104,7 @@ func TestConnectionsBeyondTheLimitOfAnAddressAreRefusedByName(t *testing.T) {
 			cancel()
 		}
 		time.Sleep(time.Second)
-		if got := len(n.Peers()); got != 3 || n.Status().Refused["ConnsPerIP"] < 2 {
+		if got := len(n.Peers()); got != 3 || n.Status().Refused.ConnsPerIP < 2 {
 			t.Errorf("%d of 5 peers behind one address are connected (%d thought so), %v refused", got, in, n.Status().Refused)
 		}
 	})

@@ -52,6 +52,9 @@ func newNode(tb testing.TB, opts ...Option) *Node {
 	return n
 }
 
+// swarmOf is the swarm of a node, for tests that reach below the library.
+func swarmOf(n *Node) *swarm.Swarm { return n.base.Network().(*swarm.Swarm) }
+
 func mustClose(tb testing.TB, c io.Closer) {
 	tb.Helper()
 	if err := c.Close(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
@@ -59,7 +60,7 @@ func (f foundFunc) HandlePeerFound(ai peer.AddrInfo) { f(ai) }
 // The standard service name meets other implementations.
 func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
 	needMulticast(t)
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"), noUpstreamMetrics)
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"), nethost.NoMetrics)
 	mustNot(t, err)
 	defer h.Close()
 	found := make(chan peer.AddrInfo, 16)
@@ -71,7 +72,7 @@ func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
 	}))
 	mustNot(t, s.Start())
 	defer s.Close()
-	n := newNode(t, allInterfaces, WithMDNS("_p2p._udp"), WithoutDHT())
+	n := newNode(t, allInterfaces, WithMDNSService("_p2p._udp"), WithoutDHT())
 	mustNot(t, n.WaitReady(testContext(t))) // it has connected to h
 	ctx := testContext(t)
 	for {
@@ -83,29 +84,5 @@ func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
 		case <-ctx.Done():
 			t.Fatal("the other side has not found the node")
 		}
-	}
-}
-
-// The service follows a change of the listening addresses (pitfall 69).
-func TestPitfall69MDNSFollowsAddresses(t *testing.T) {
-	needMulticast(t)
-	n := newNode(t, WithListenAddrs("/ip4/0.0.0.0/tcp/0"), WithMDNS())
-	m := &mdnsPart{host: n.base, service: "_p2pnode-follow._udp", found: func(peer.AddrInfo) {}, log: n.log}
-	mustNot(t, m.start())
-	before := m.running
-	mustNot(t, m.update())
-	if m.running != before {
-		t.Error("restarted without a change")
-	}
-	mustNot(t, n.base.swarm.AddListenAddr(ma4("/ip4/0.0.0.0/tcp/0")))
-	mustNot(t, m.update())
-	if m.running == before {
-		t.Error("not restarted with another address")
-	}
-	mustNot(t, m.close())
-	mustNot(t, n.base.swarm.AddListenAddr(ma4("/ip4/0.0.0.0/tcp/0")))
-	mustNot(t, m.update())
-	if m.running != nil {
-		t.Error("restarted after its close")
 	}
 }

@@ -25,13 +25,10 @@ type metric struct {
 }
 
 var nodeMetrics = []metric{
-	{"peers", "Connected peers.", prometheus.GaugeValue, func(n *Node) float64 { return float64(len(n.base.swarm.Peers())) }},
-	{"connections", "Open connections, of which a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(len(n.base.swarm.Conns())) }},
-	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.refused.total()) }},
-	{"handshakes_failed_total", "Incoming connections that ended before it was known whose they are.", prometheus.CounterValue, func(n *Node) float64 {
-		failed, _ := n.refused.broken(0)
-		return float64(failed)
-	}},
+	{"peers", "Connected peers.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.PeerCount()) }},
+	{"connections", "Open connections, of which a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.ConnCount()) }},
+	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.refusedCounts().Total()) }},
+	{"handshakes_failed_total", "Incoming connections that ended before it was known whose they are.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.handshakes().Failed) }},
 	{"received_bytes_total", "Bytes received in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalIn) }},
 	{"sent_bytes_total", "Bytes sent in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalOut) }},
 	{"dht_routing_table_peers", "Peers in the DHT's routing table.", prometheus.GaugeValue, func(n *Node) float64 {
@@ -43,8 +40,8 @@ var nodeMetrics = []metric{
 	{"bootstrap_rounds_total", "Rounds of dialling the bootstrap peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
 	{"relay_reservations", "Reservations that stand at the relays of WithAutoRelay.", prometheus.GaugeValue, func(n *Node) float64 {
 		held := 0
-		for _, r := range n.cfg.autoRelays {
-			if n.relay.reserved(n.base, r.ID) {
+		for _, r := range n.relay.Relays() {
+			if n.relay.Reserved(r.ID) {
 				held++
 			}
 		}

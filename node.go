@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -14,14 +15,20 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/metrics"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
 	routedhost "github.com/libp2p/go-libp2p/p2p/host/routed"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/connector"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
+	"github.com/go-p2pnode/p2pnode/internal/lan"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/relays"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
@@ -43,21 +50,22 @@ type Node struct {
 	stack  lifecycle.Stack  // the one list of what to close, in reverse
 	group  *lifecycle.Group // goroutines that belong to no part
 
-	data    *dataPart // nil without a data directory
-	base    *hostPart // the host itself
+	data    *dataPart       // nil without a data directory
+	limits  *limits.Manager // nil when WithLibp2pOptions brings a resource manager
+	base    *nethost.Host   // the host itself
+	dialer  nethost.Dialer
 	host    host.Host // the same, finding unknown peers in the DHT
 	watch   *watcher
 	dht     *dhtPart       // nil without a DHT
 	content *contentPart   // nil without a DHT
 	pubsub  *gossip.Router // nil without pubsub
 	streams *streamsPart
-	relay   *relayPart
+	relay   *relays.Client
 	sink    *connector.Connector
 	boot    *bootstrapper // nil without bootstrap peers
 
 	persistent *persistentPart
-	access     *accessPart
-	refused    *refusals
+	access     *access.List
 
 	recovered signal.Signal // there is somebody to talk to, after there was nobody
 
@@ -111,6 +119,13 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	n.group = lifecycle.NewGroup(n.ctx)
 	n.stack.Push("goroutines", closeBudget, n.group.Close)
+	started := false
+	defer func() {
+		if !started { // a phase failed, or a callback of the caller's panicked
+			n.cancel()
+			_ = n.stack.Close() // a failed phase has reported its result
+		}
+	}()
 	for _, p := range n.phases() {
 		err := ctx.Err()
 		if err == nil {
@@ -121,12 +136,10 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 		}
 		if err != nil {
 			n.cancel()
-			if closeErr := n.stack.Close(); closeErr != nil {
-				n.log.Warn("undoing a failed start", "err", closeErr)
-			}
-			return nil, &StartError{Step: p.name, Err: err}
+			return nil, &StartError{Step: p.name, Err: errors.Join(err, n.stack.Close())}
 		}
 	}
+	started = true
 	if n.log.Enabled(ctx, slog.LevelInfo) { // the addresses are not for free
 		n.log.Info("node started", "id", n.id, "addrs", n.Addrs())
 	}
@@ -171,37 +184,64 @@ func (n *Node) startIdentity() (err error) {
 	if n.id, err = PeerID(n.key); err != nil {
 		return err
 	}
-	if slices.Contains(n.cfg.blocked, n.id) {
-		return optionErrorf("WithBlockedPeers", "%s is this node's own ID; leave it out", n.id)
+	if slices.Contains(n.cfg.banned, n.id) {
+		return optionErrorf("WithBannedPeers", "%s is this node's own ID; leave it out", n.id)
 	}
-	if err := checkBootstrap(n.cfg.bootstrap, n.id, "WithBootstrapPeers"); err != nil {
-		return err
+	// One list of bootstrap peers must do for all of them.
+	for option, list := range map[string]*[]peer.AddrInfo{
+		"WithBootstrapPeers": &n.cfg.bootstrap, "WithPersistentPeers": &n.cfg.persistent, "WithAutoRelay": &n.cfg.autoRelays,
+	} {
+		others := slices.DeleteFunc(slices.Clone(*list), func(p peer.AddrInfo) bool { return p.ID == n.id })
+		if len(others) < len(*list) {
+			n.log.Info("leaving out this node's own ID", "option", option)
+			*list = others
+		}
 	}
-	if err := checkBootstrap(n.cfg.persistent, n.id, "WithPersistentPeers"); err != nil {
-		return err
-	}
-	return checkBootstrap(n.cfg.autoRelays, n.id, "WithAutoRelay")
+	return nil
 }
 
 func (n *Node) startHost() (err error) {
-	n.access = newAccess(n.cfg, n.data, n.log)
-	n.relay = newRelay(n.cfg, n.log)
-	n.relay.emit = func(ev Event) { n.watch.emit(ev) }
-	opts := n.relay.options(n.cfg)
-	n.refused = newRefusals(n.log)
-	n.access.shutOut = n.refused.shutOut
-	if n.cfg.metrics != nil {
+	cfg := n.cfg
+	n.access = access.New(access.Config{
+		Allowed: cfg.allowed, Banned: cfg.banned, Store: n.data.store(), Now: time.Now, Log: n.log,
+	})
+	n.relay = relays.New(relays.Config{
+		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce,
+		Reachability: cfg.reachability, HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
+		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{id}) },
+		Lost:     func(id peer.ID) { n.watch.emit(EventRelayLost{id}) },
+		Punched: func(id peer.ID, took time.Duration, err error) {
+			n.watch.emit(EventHolePunched{ID: id, Took: took, Err: err})
+		},
+		Log: n.log,
+	})
+	services := n.relay.Options()
+	if cfg.metrics != nil {
 		n.bandwidth = metrics.NewBandwidthCounter()
-		opts = append(opts, libp2p.BandwidthReporter(n.bandwidth))
+		services = append(services, libp2p.BandwidthReporter(n.bandwidth))
 	}
-	if n.base, err = newHost(n.cfg, n.key, opts, n.relay.addrsFactory, n.access.gate, n.refused); err != nil {
+	n.base, err = nethost.New(nethost.Config{
+		Key: n.key, UserAgent: cfg.userAgent,
+		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
+		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh,
+		NewLimits: func() (network.ResourceManager, error) {
+			n.limits, err = limits.New(limits.Config{
+				Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: n.log,
+			})
+			return n.limits, err
+		},
+		AddrsFactory: n.relay.Announce, Gater: gater(n.access),
+		Services: services, Options: cfg.libp2pOptions,
+	})
+	if err != nil {
 		return err
 	}
 	n.stack.Push("host", closeBudget, func() error {
-		n.relay.settle()
-		return n.base.close()
+		n.relay.Settle()
+		return n.base.Close()
 	})
 	n.host = n.base
+	n.dialer = nethost.Dialer{Host: n.base, Via: n.base, Refusal: n.access.Refusal}
 	return nil
 }
 
@@ -222,6 +262,7 @@ func (n *Node) startDHT() (err error) {
 	}
 	n.stack.Push("dht", closeBudget, n.dht.close)
 	n.host = routedhost.Wrap(n.base, finder(n.findPeer))
+	n.dialer.Via = n.host
 	n.content = &contentPart{self: n.id, dht: n.dht, table: &n.watch.change, found: n.findPeer}
 	return nil
 }
@@ -231,7 +272,7 @@ func (n *Node) startPubSub() (err error) {
 		return nil
 	}
 	n.pubsub, err = gossip.New(context.WithoutCancel(n.ctx), gossip.Config{
-		Host: n.base, Blacklist: n.access, MaxMessageSize: n.cfg.maxMessageSize,
+		Host: n.base, Blacklist: access.Blacklist{List: n.access}, MaxMessageSize: n.cfg.maxMessageSize,
 		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(),
 		Changed:    n.watch.change.Notify,
 		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
@@ -252,27 +293,25 @@ func (n *Node) startStreams() error {
 
 func (n *Node) startRelay() error {
 	if n.cfg.relayService {
-		service, err := startRelayService(n.cfg, n.base, n.access)
+		service, err := relays.Serve(n.base, relays.Limits(n.cfg.relayLimits), n.access, !n.cfg.ipfs)
 		if err != nil {
 			return err
 		}
 		n.stack.Push("relay service", closeBudget, service.Close)
 	}
-	if len(n.cfg.autoRelays) > 0 {
-		if err := n.relay.follow(n.group, n.base); err != nil {
-			return err
-		}
+	if n.relay.Enabled() {
+		return n.relay.Follow(n.group, n.base)
 	}
 	return nil
 }
 
 func (n *Node) startDiscovery() error {
 	n.sink = connector.New(n.group, connector.Config{
-		Self: n.id, Dial: n.connect, Connected: n.base.isConnected, Log: n.log,
+		Self: n.id, Dial: n.dialer.Connect, Connected: n.base.Connected, Log: n.log,
 	})
 	n.watch.onLost(func(id peer.ID) {
 		n.sink.Lost(id)
-		n.relay.lost(id)
+		n.relay.Disconnected(id)
 	})
 	return nil
 }
@@ -294,14 +333,14 @@ func (n *Node) startMetrics() error {
 
 func (n *Node) startListening() error {
 	list, _ := n.cfg.listenAddrs()
-	n.listenErrors = n.base.listen(list)
-	for _, e := range n.listenErrors {
-		n.log.Warn("not listening", "addr", e.Addr, "err", e.Err)
+	for _, f := range n.base.Listen(list) {
+		n.log.Warn("not listening", "addr", f.Addr, "err", f.Err)
+		n.listenErrors = append(n.listenErrors, &ListenError{Addr: f.Addr, Err: f.Err})
 	}
 	if err := checkListening(n.cfg, n.listenErrors); err != nil {
 		return err
 	}
-	n.relay.open(n.base)
+	n.relay.Open(n.base)
 	return nil
 }
 
@@ -309,22 +348,19 @@ func (n *Node) startMDNS() error {
 	if !n.cfg.mdns {
 		return nil
 	}
-	m := &mdnsPart{
-		host: n.base, service: n.cfg.mdnsServiceName(), log: n.log,
-		found: func(ai peer.AddrInfo) { n.sink.Found(ai, "mdns") },
-	}
-	if err := m.start(); err != nil {
+	m, err := lan.Start(n.base, n.cfg.mdnsServiceName(), func(ai peer.AddrInfo) { n.sink.Found(ai, "mdns") }, n.log)
+	if err != nil {
 		return err
 	}
-	n.stack.Push("mdns", closeBudget, m.close)
-	n.group.Go(func(ctx context.Context) { m.follow(ctx, &n.watch.moved) })
+	n.stack.Push("mdns", closeBudget, m.Close)
+	n.group.Go(func(ctx context.Context) { m.Follow(ctx, &n.watch.moved) })
 	return nil
 }
 
 func (n *Node) startBootstrap() error {
 	peers := n.cfg.bootstrapPeers()
 	saved := func() []peer.AddrInfo {
-		return slices.DeleteFunc(n.data.saved(n.id), func(p peer.AddrInfo) bool { return !n.access.allows(p.ID) })
+		return slices.DeleteFunc(n.data.saved(n.id), func(p peer.AddrInfo) bool { return !n.access.Allows(p.ID) })
 	}
 	enough := n.hasEnough
 	if len(peers) == 0 {
@@ -332,18 +368,13 @@ func (n *Node) startBootstrap() error {
 			return nil
 		}
 		if n.cfg.minPeers < 0 {
-			enough = func() bool { return len(n.base.swarm.Peers()) > 0 && n.hasEnough() }
+			enough = func() bool { return n.base.PeerCount() > 0 && n.hasEnough() }
 		}
 	}
 	n.boot = &bootstrapper{
-		peers: peers, dial: func(ctx context.Context, p peer.AddrInfo) error {
-			if err := n.connect(ctx, p); err != nil {
-				return nameless(&connectError{p.ID, err}, p.Addrs)
-			}
-			return nil
-		},
-		keep:      n.base.keepForBootstrap,
-		connected: n.base.isConnected, count: func() int { return len(n.base.swarm.Peers()) }, enough: enough, saved: saved, refresh: func() {},
+		peers: peers, dial: n.dialer.Connect,
+		keep:      func(id peer.ID, on bool) { n.base.Protect(id, "p2pnode-bootstrap", on) },
+		connected: n.base.Connected, count: n.base.PeerCount, enough: enough, saved: saved, refresh: func() {},
 		content: n.cfg.minPeers == 0,
 		change:  &n.watch.change, moved: &n.watch.moved, log: n.log,
 		report: func(r BootstrapRound) {
@@ -375,7 +406,7 @@ func (n *Node) startRecovery() error {
 	}
 	n.group.Go(func(ctx context.Context) {
 		watchRecovery(ctx, &n.watch.change,
-			func() bool { return len(n.base.swarm.Peers()) > 0 },
+			func() bool { return n.base.PeerCount() > 0 },
 			func() bool { return n.dht.connected() },
 			func() {
 				n.recovered.Notify()

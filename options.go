@@ -22,6 +22,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // Option configures a Node. Options apply in the order given. One that "sets"
@@ -277,7 +279,8 @@ func WithTransports(transports ...Transport) Option {
 }
 
 // WithSecurity sets the security protocols of TCP and WebSocket connections in
-// order of preference, overriding the default of Noise and then TLS 1.3.
+// order of preference, overriding the default of TLS 1.3 and then Noise, which is
+// libp2p's own.
 func WithSecurity(protocols ...Security) Option {
 	protocols = slices.Clone(protocols)
 	return option{"WithSecurity", func(c *config) error {
@@ -303,8 +306,8 @@ func WithSecurity(protocols ...Security) Option {
 // are spared.
 func WithConnLimits(low, high int) Option {
 	return option{"WithConnLimits", func(c *config) error {
-		if low <= 0 || high <= low || high > maxLimit {
-			return fmt.Errorf("low %d and high %d: they must be 0 < low < high <= %d", low, high, maxLimit)
+		if low <= 0 || high <= low || high > limits.Max {
+			return fmt.Errorf("low %d and high %d: they must be 0 < low < high <= %d", low, high, limits.Max)
 		}
 		c.connLow, c.connHigh = low, high
 		return nil
@@ -319,16 +322,10 @@ func WithConnLimits(low, high int) Option {
 // field.
 func WithLimits(l Limits) Option {
 	return option{"WithLimits", func(c *config) error {
-		if err := l.check(); err != nil {
+		if err := limits.Limits(l).Check(); err != nil {
 			return err
 		}
-		setIf(&c.limits.Conns, l.Conns)
-		setIf(&c.limits.ConnsPerPeer, l.ConnsPerPeer)
-		setIf(&c.limits.ConnsPerIP, l.ConnsPerIP)
-		setIf(&c.limits.ConnRatePerIP, l.ConnRatePerIP)
-		setIf(&c.limits.Streams, l.Streams)
-		setIf(&c.limits.StreamsPerPeer, l.StreamsPerPeer)
-		setIf(&c.limits.Memory, l.Memory)
+		c.limits = Limits(limits.Limits(l).Or(limits.Limits(c.limits)))
 		return nil
 	}}
 }
@@ -476,7 +473,7 @@ func WithMinPeers(n int) Option {
 // default of all. With it, nobody else is dialled, accepted, relayed for or
 // heard on a topic. Allow and Disallow change it while the node runs. Bootstrap
 // peers, persistent peers and relays that are not among them are an error, and
-// so are peers of WithBlockedPeers.
+// so are peers of WithBannedPeers.
 func WithAllowedPeers(ids ...peer.ID) Option {
 	ids = slices.Clone(ids)
 	return option{"WithAllowedPeers", func(c *config) error {
@@ -488,40 +485,42 @@ func WithAllowedPeers(ids ...peer.ID) Option {
 	}}
 }
 
-// WithBlockedPeers adds peers that the node has nothing to do with, for good:
+// WithBannedPeers adds peers that the node has nothing to do with, for good:
 // they are neither dialled nor accepted, relayed for, or heard on a topic.
-// Block does the same while the node runs, also for a time and for subnets,
-// and Unblock undoes both.
-func WithBlockedPeers(ids ...peer.ID) Option {
+// [Node.BanPeer] does the same while the node runs, also for a time, and
+// [Node.UnbanPeer] ends both.
+func WithBannedPeers(ids ...peer.ID) Option {
 	ids = slices.Clone(ids)
-	return option{"WithBlockedPeers", func(c *config) error {
+	return option{"WithBannedPeers", func(c *config) error {
 		if err := checkIDs(ids); err != nil {
 			return err
 		}
-		c.blocked = append(slices.Clone(c.blocked), ids...)
+		c.banned = append(slices.Clone(c.banned), ids...)
 		return nil
 	}}
 }
 
 // WithMDNS finds the peers of the network on the LAN and is found by them, by
-// multicast DNS. Off by default, because it tells everybody on the LAN that
-// the node is there. The service name comes from WithNetwork unless one is
-// given; "_p2p._udp" is what other implementations use. A failure to start is
-// an error from New. Specification:
+// multicast DNS. Off by default, because it tells everybody on the LAN that the
+// node is there. The service name comes from [WithNetwork]; [WithMDNSService]
+// sets another. A failure to start is an error from [New]. Specification:
 // github.com/libp2p/specs/blob/master/discovery/mdns.md.
-func WithMDNS(service ...string) Option {
-	service = slices.Clone(service)
+func WithMDNS() Option {
 	return option{"WithMDNS", func(c *config) error {
-		switch {
-		case len(service) > 1:
-			return fmt.Errorf("%d service names given, at most one is possible", len(service))
-		case len(service) == 1 && !mdnsName.MatchString(service[0]):
-			return fmt.Errorf("%q is not a service name: it looks like \"_myapp._udp\", at most 63 characters before the dot", service[0])
+		c.mdns = true
+		return nil
+	}}
+}
+
+// WithMDNSService is [WithMDNS] with a service name of its own, such as
+// "_myapp._udp", overriding the default that comes from [WithNetwork].
+// "_p2p._udp" is what other implementations use.
+func WithMDNSService(name string) Option {
+	return option{"WithMDNSService", func(c *config) error {
+		if !mdnsName.MatchString(name) {
+			return fmt.Errorf("%q is not a service name: it looks like \"_myapp._udp\", at most 63 characters before the dot", name)
 		}
-		c.mdns, c.mdnsService = true, ""
-		if len(service) == 1 {
-			c.mdnsService = service[0]
-		}
+		c.mdns, c.mdnsService = true, name
 		return nil
 	}}
 }
@@ -554,18 +553,20 @@ func WithAutoRelay(relays ...peer.AddrInfo) Option {
 }
 
 // WithRelayService lets others reserve a place at this node and be reached
-// through it, at once and whatever the node's own reachability. Off by
-// default, because it spends the node's bandwidth on others.
-func WithRelayService(limits ...RelayLimits) Option {
-	limits = slices.Clone(limits)
+// through it, at once and whatever the node's own reachability. Off by default,
+// because it spends the node's bandwidth on others. [WithRelayLimits] bounds
+// that.
+func WithRelayService() Option {
 	return option{"WithRelayService", func(c *config) error {
-		if len(limits) > 1 {
-			return fmt.Errorf("%d sets of limits given, at most one is possible", len(limits))
-		}
-		var l RelayLimits
-		if len(limits) == 1 {
-			l = limits[0]
-		}
+		c.relayService = true
+		return nil
+	}}
+}
+
+// WithRelayLimits is [WithRelayService] with limits of its own, overriding
+// libp2p's defaults, which [RelayLimits] names.
+func WithRelayLimits(l RelayLimits) Option {
+	return option{"WithRelayLimits", func(c *config) error {
 		if err := l.check(); err != nil {
 			return err
 		}
@@ -655,11 +656,30 @@ func WithMetrics(reg prometheus.Registerer) Option {
 	}}
 }
 
-// WithLibp2pOptions adds options for libp2p.New. They apply after the node's
-// own ones; what they replace is theirs to get right.
+// WithLibp2pOptions adds options for libp2p.New, for what has no option here.
+// What they set takes the place of the node's own part: transports (those of
+// the same protocol), security, connection manager, peerstore, resource
+// manager (then [WithLimits] is a conflict). An address factory is applied to
+// the listening addresses before the announced ones are chosen, and a
+// connection gater is asked after the list of bans. Libp2p closes what it is
+// given when the node closes. Identity, listen addresses and the key of a
+// private network have options here, and are an error in this one.
 func WithLibp2pOptions(opts ...libp2p.Option) Option {
 	opts = slices.Clone(opts)
 	return option{"WithLibp2pOptions", func(c *config) error {
+		theirs, err := nethost.Probe(opts)
+		switch {
+		case err != nil:
+			return err
+		case theirs.PeerKey != nil:
+			return errors.New("the identity of a node is set by WithIdentity, WithIdentityFile or WithDataDir, not by libp2p.Identity")
+		case len(theirs.ListenAddrs) > 0:
+			return errors.New("the addresses to listen on are set by WithListenAddrs, not by libp2p.ListenAddrs")
+		case theirs.PSK != nil:
+			return errors.New("the key of a private network is set by WithPrivateNetwork, not by libp2p.PrivateNetwork")
+		case theirs.EnableAutoRelay:
+			return errors.New("reservations at relays are set by WithAutoRelay, not by libp2p.EnableAutoRelay")
+		}
 		c.libp2pOptions = append(c.libp2pOptions, opts...)
 		return nil
 	}}

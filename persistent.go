@@ -287,16 +287,11 @@ func (p *persistentPart) complaint() string {
 
 func (n *Node) startPersistent() error {
 	n.persistent = &persistentPart{
-		group: n.group, connected: n.base.isConnected, keep: n.base.keepPersistent,
-		opened: n.base.opened, blocked: n.access.nextEnd,
+		group: n.group, connected: n.base.Connected, keep: func(id peer.ID, on bool) { n.base.Protect(id, "p2pnode-persistent", on) },
+		opened: n.base.OpenedAt, blocked: n.access.NextEnd,
 		change: &n.watch.change, moved: &n.watch.moved, log: n.log,
 		peers: make(map[peer.ID]*persistentPeer),
-		dial: func(ctx context.Context, p peer.AddrInfo) error {
-			if err := n.connect(ctx, p); err != nil {
-				return &connectError{p.ID, err}
-			}
-			return nil
-		},
+		dial:  n.dialer.Connect,
 	}
 	for _, p := range n.cfg.persistent {
 		n.persistent.add(p)
@@ -314,13 +309,8 @@ func (n *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
 		return ErrClosed
 	}
 	peers = addrs.Merge(peers...)
-	if err := errors.Join(checkPeers(peers), checkBootstrap(peers, n.id, "AddPersistentPeers")); err != nil {
+	if err := n.checkWanted(peers); err != nil {
 		return fmt.Errorf("p2pnode: add persistent peers: %w", err)
-	}
-	for _, p := range peers {
-		if r := n.access.refusal(p.ID); r != nil {
-			return fmt.Errorf("p2pnode: add persistent peers: %s: %w", p.ID, r)
-		}
 	}
 	for _, p := range peers {
 		if !n.persistent.add(p) {

@@ -121,10 +121,10 @@ func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
 		friend := net.Node(t)
 		n := net.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()))
-		for _, b := range []p2pnode.Block{{Peer: friend.ID()}, {Subnet: netip.PrefixFrom(net.Addr(friend), 24)}} {
+		for _, b := range []p2pnode.Ban{{Peer: friend.ID()}, {Subnet: netip.PrefixFrom(net.Addr(friend), 24)}} {
 			net.Connected(n, friend)
 			b.Until = time.Now().Add(3 * time.Hour)
-			if err := n.Block(b); err != nil {
+			if err := ban(n, b); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Until(b.Until))
@@ -132,11 +132,11 @@ func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
 
 			// Or when it is ended.
 			b.Until = time.Time{}
-			if err := n.Block(b); err != nil {
+			if err := ban(n, b); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(3 * time.Hour)
-			if err := n.Unblock(b); err != nil {
+			if err := unban(n, b); err != nil {
 				t.Fatal(err)
 			}
 			net.Within(2*time.Second).Connected(n, friend)
@@ -149,7 +149,7 @@ func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
 func TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd(t *testing.T) {
 	for name, hangUp := range map[string]func(friend, n *p2pnode.Node){
 		"blocked": func(friend, n *p2pnode.Node) {
-			if err := friend.Block(p2pnode.Block{Peer: n.ID()}); err != nil {
+			if err := friend.BanPeer(n.ID(), time.Time{}, ""); err != nil {
 				panic(err)
 			}
 		},
@@ -282,21 +282,4 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
-}
-
-func TestOwnIDAmongThePersistentPeersIsAnError(t *testing.T) {
-	key, err := p2pnode.GenerateKey(p2pnode.KeyEd25519)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := p2pnode.PeerID(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self := must(p2pnode.ParsePeers("/ip4/192.0.2.1/tcp/1/p2p/" + id.String()))
-	_, err = p2pnode.New(t.Context(), p2pnode.WithIdentity(key), p2pnode.WithPersistentPeers(self...), p2pnode.WithoutListening())
-	var option *p2pnode.OptionError
-	if !errors.As(err, &option) || option.Option != "WithPersistentPeers" {
-		t.Errorf("%v", err)
-	}
 }

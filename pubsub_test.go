@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 )
@@ -243,7 +244,7 @@ func TestMessagesIterator(t *testing.T) {
 // delivered (pitfall 20).
 func TestPitfall20PubSubSignsAndMeetsAHandAssembledPeer(t *testing.T) {
 	raw := func(policy pubsub.MessageSignaturePolicy) (*pubsub.Topic, *pubsub.Subscription, libp2pHost) {
-		h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), noUpstreamMetrics)
+		h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), nethost.NoMetrics)
 		mustNot(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		ps, err := pubsub.NewGossipSub(ctx, h, pubsub.WithMessageSignaturePolicy(policy), pubsub.WithFloodPublish(true))

@@ -2,13 +2,11 @@ package p2pnode
 
 import (
 	"bytes"
-	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
@@ -78,7 +76,7 @@ func TestRelayThatRestartsIsUsedAgain(t *testing.T) {
 		return n
 	}
 	first := start("/ip4/127.0.0.1/tcp/0")
-	addr := first.base.listenAddrs()[0].String()
+	addr := first.base.ListenAddrs()[0].String()
 	hidden := hiddenNode(t, first)
 	reachable(t, hidden, true)
 	mustNot(t, first.Close())
@@ -118,15 +116,15 @@ func TestPitfall29RelayLimits(t *testing.T) {
 	if err := echo(t, dialler, tight.ID(), large); err == nil {
 		t.Error("1 MiB went over a relay that allows 128 KiB")
 	}
-	free := hiddenNode(t, newNode(t, WithRelayService(RelayLimits{Unlimited: true})))
+	free := hiddenNode(t, newNode(t, WithRelayLimits(RelayLimits{Unlimited: true})))
 	reachable(t, free, true)
 	mustNot(t, dialler.Connect(testContext(t), free.AddrInfo()))
 	mustNot(t, echo(t, dialler, free.ID(), large))
 
-	full := newNode(t, WithRelayService(RelayLimits{Reservations: 1}))
+	full := newNode(t, WithRelayLimits(RelayLimits{Reservations: 1}))
 	reachable(t, hiddenNode(t, full), true)
 	second := hiddenNode(t, full)
-	mustNot(t, waitFor(t, func() bool { return second.base.direct(full.ID()) }))
+	mustNot(t, waitFor(t, func() bool { return second.base.Direct(full.ID()) }))
 	if second.Status().Relays[0].Reserved {
 		t.Error("a relay for one took two")
 	}
@@ -142,31 +140,6 @@ func TestWithoutRelayRefusesRelayedAddresses(t *testing.T) {
 	}
 }
 
-// What the options about relays and NATs ask of libp2p. Port mapping is not
-// tried for real: it would talk to the router.
-func TestRelayAndNATOptionsReachLibp2p(t *testing.T) {
-	apply := func(opts ...Option) *libp2p.Config {
-		cfg, err := newConfig(opts)
-		mustNot(t, err)
-		var lc libp2p.Config
-		mustNot(t, lc.Apply(append(hostOptions(cfg, someKey(t)), newRelay(cfg, cfg.logger).options(cfg)...)...))
-		return &lc
-	}
-	private, public := network.ReachabilityPrivate, network.ReachabilityPublic
-	if c := apply(); !c.Relay || c.EnableAutoRelay || c.EnableHolePunching || c.NATManager != nil || c.ForceReachability != nil || c.EnableRelayService {
-		t.Errorf("by default: %+v", c)
-	}
-	if c := apply(WithPortMapping(), WithHolePunching(), WithReachability(public)); c.NATManager == nil || !c.EnableHolePunching || *c.ForceReachability != public {
-		t.Error("port mapping, hole punching or reachability do not arrive")
-	}
-	if c := apply(WithAutoRelay(somePeer("1"))); !c.EnableAutoRelay || *c.ForceReachability != private {
-		t.Error("reservations do not arrive")
-	}
-	if c := apply(WithoutRelay()); c.Relay || !c.RelayCustom {
-		t.Error("the relay client is on")
-	}
-}
-
 func TestReachabilityIsToldAndShown(t *testing.T) {
 	for r, text := range map[network.Reachability]string{network.ReachabilityPublic: "Public", network.ReachabilityPrivate: "Private"} {
 		n := newNode(t, WithReachability(r), WithHolePunching())
@@ -174,17 +147,17 @@ func TestReachabilityIsToldAndShown(t *testing.T) {
 	}
 }
 
-func TestRelayOfOneself(t *testing.T) {
+// One list of relays or bootstrap peers does for all of them: a node leaves
+// itself out.
+func TestANodeLeavesItselfOut(t *testing.T) {
 	key := someKey(t)
 	id, err := PeerID(key)
 	mustNot(t, err)
 	me := peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}}
-	for name, opt := range map[string]Option{"WithAutoRelay": WithAutoRelay(me), "WithBootstrapPeers": WithBootstrapPeers(me)} {
-		_, err := New(testContext(t), loopback(), WithIdentity(key), opt)
-		var oe *OptionError
-		if !errors.As(err, &oe) || oe.Option != name {
-			t.Errorf("%s with the own ID: %v", name, err)
-		}
+	other := somePeer("1")
+	n := newNode(t, WithIdentity(key), WithAutoRelay(me, other), WithBootstrapPeers(me, other), WithPersistentPeers(me, other))
+	if s := n.Status(); len(s.Relays) != 1 || s.Relays[0].ID != other.ID || len(s.Persistent) != 1 || s.Persistent[0].ID != other.ID || len(n.cfg.bootstrap) != 1 {
+		t.Errorf("%+v, %+v, %v", s.Relays, s.Persistent, n.cfg.bootstrap)
 	}
 }
 

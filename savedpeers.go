@@ -7,13 +7,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/peerfile"
 )
 
@@ -61,7 +61,7 @@ func (d *dataPart) saved(self peer.ID) []peer.AddrInfo {
 }
 
 // savePeers adds the good ones of the connected peers and writes the file.
-func (d *dataPart) savePeers(now time.Time, h *hostPart, after time.Duration) error {
+func (d *dataPart) savePeers(now time.Time, h *nethost.Host, after time.Duration) error {
 	d.saving.Lock()
 	defer d.saving.Unlock()
 	fresh := goodPeers(now, h, after)
@@ -85,9 +85,9 @@ func (d *dataPart) savePeers(now time.Time, h *hostPart, after time.Duration) er
 
 // goodPeers are the peers that were connected directly for a while, and at
 // which addresses they can be dialled.
-func goodPeers(now time.Time, h *hostPart, after time.Duration) []peerfile.Peer {
+func goodPeers(now time.Time, h *nethost.Host, after time.Duration) []peerfile.Peer {
 	var list []peerfile.Peer
-	for _, id := range h.swarm.Peers() {
+	for _, id := range h.PeerIDs() {
 		p := peerfile.Peer{ID: id, Seen: now.UTC().Round(0)}
 		add := func(a ma.Multiaddr) {
 			if !addrs.IsCircuit(a) && !rotates(a) && !ma.Contains(p.Addrs, a) && len(p.Addrs) < peerfile.MaxAddrs && len(a.Bytes()) <= peerfile.MaxAddrSize {
@@ -95,24 +95,24 @@ func goodPeers(now time.Time, h *hostPart, after time.Duration) []peerfile.Peer 
 			}
 		}
 		long := false
-		for _, c := range h.swarm.ConnsToPeer(id) {
+		for _, c := range h.Conns(id) {
 			// Not by Limited: a relay may have no limits.
-			if addrs.IsCircuit(c.RemoteMultiaddr()) || now.Sub(c.Stat().Opened) < after {
+			if c.Relayed || now.Sub(c.Opened) < after {
 				continue
 			}
 			long = true
-			if ip, err := manet.ToIP(c.RemoteMultiaddr()); err == nil {
+			if ip, err := manet.ToIP(c.Addr); err == nil {
 				p.IP, _ = netip.AddrFromSlice(ip)
 			}
-			if c.Stat().Direction == network.DirOutbound {
-				add(c.RemoteMultiaddr()) // it has been dialled, so it can be
+			if c.Outbound {
+				add(c.Addr) // it has been dialled, so it can be
 			}
 		}
 		if !long {
 			continue
 		}
 		// Of those who dialled this node only what they announce is known.
-		for _, a := range h.Peerstore().Addrs(id) {
+		for _, a := range h.KnownAddrs(id) {
 			add(a)
 		}
 		if len(p.Addrs) > 0 {

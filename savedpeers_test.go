@@ -31,7 +31,7 @@ func TestSavedPeersBringTheNodeBack(t *testing.T) {
 			ctx := testContext(t)
 			for {
 				change := n.watch.change.Wait()
-				if n.base.isConnected(other.ID()) {
+				if n.base.Connected(other.ID()) {
 					break
 				}
 				select {
@@ -65,7 +65,7 @@ func TestPitfall74AnnouncedAddressesOfPeersAreSavedWithinLimits(t *testing.T) {
 	other := newNode(t)
 	mustNot(t, other.Connect(testContext(t), peer.AddrInfo{ID: n.ID(), Addrs: n.Host().Addrs()}))
 	ctx := testContext(t)
-	for change := n.watch.change.Wait(); !n.base.isConnected(other.ID()); change = n.watch.change.Wait() {
+	for change := n.watch.change.Wait(); !n.base.Connected(other.ID()); change = n.watch.change.Wait() {
 		select {
 		case <-change:
 		case <-ctx.Done():

@@ -82,7 +82,7 @@ type Settings struct {
 	Persistent []peer.AddrInfo `json:"persistent,omitempty"`
 	// Allowed are those of [WithAllowedPeers]; nil when all are.
 	Allowed []peer.ID `json:"allowed,omitempty"`
-	// Banned are those of [WithBlockedPeers].
+	// Banned are those of [WithBannedPeers].
 	Banned []peer.ID `json:"banned,omitempty"`
 
 	// MDNS is true with [WithMDNS].
@@ -158,7 +158,7 @@ func (c *config) settings() Settings {
 		Bootstrap:      addrs.Merge(c.bootstrapPeers()...),
 		Persistent:     addrs.Merge(c.persistent...),
 		Allowed:        slices.Clone(c.allowed),
-		Banned:         slices.Clone(c.blocked),
+		Banned:         slices.Clone(c.banned),
 		MDNS:           c.mdns,
 		Relay:          !c.noRelay,
 		AutoRelays:     addrs.Merge(c.autoRelays...),

@@ -51,7 +51,7 @@ func TestBlackHoleDetectionDoesNotKeepANodeApart(t *testing.T) {
 func TestPeersShowTheDirectConnectionBesideARelayedOneWithoutLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t)
-		relay := net.Node(t, p2pnode.WithRelayService(p2pnode.RelayLimits{Unlimited: true}))
+		relay := net.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true}))
 		opts := []p2pnode.Option{
 			p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching(),
 		}
@@ -180,7 +180,7 @@ func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		err := unknown.WaitReady(ctx)
 		cancel()
-		if err == nil || !strings.Contains(err.Error(), "/dns4/later.test") || !strings.Contains(err.Error(), "resolves to nothing") || !strings.Contains(err.Error(), "WithBootstrapAddrs") {
+		if err == nil || !strings.Contains(err.Error(), "/dns4/later.test") || !strings.Contains(err.Error(), "resolves to nothing") {
 			t.Errorf("a name that resolves to nothing: %v", err)
 		}
 		net.SetDNS("boot.test", net.Addr(boot).String())
@@ -240,7 +240,7 @@ func TestPeersReachedByARelayAreNotSaved(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
-		relay := net.Node(t, p2pnode.WithRelayService(p2pnode.RelayLimits{Unlimited: true}))
+		relay := net.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true}))
 		hidden := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
 		if err := hidden.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
 			t.Fatal(err)

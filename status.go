@@ -32,14 +32,12 @@ type Status struct {
 	Persistent []PersistentStatus `json:"persistent,omitempty"`
 	// PrivateNetwork is a fingerprint of the key of WithPrivateNetwork, equal on
 	// nodes with the same key; empty without one.
-	PrivateNetwork string  `json:"privateNetwork,omitempty"`
-	Blocks         []Block `json:"blocks,omitempty"`
+	PrivateNetwork string `json:"privateNetwork,omitempty"`
+	Bans           []Ban  `json:"bans,omitempty"`
 	// Allowed are the peers of WithAllowedPeers and Allow; nil when all are.
 	Allowed []peer.ID `json:"allowed,omitempty"`
-	// Refused is how many connections and streams each limit has refused, in
-	// either direction, by its field in Limits. Those of libp2p's that have no
-	// field are "files", the open files, and "services", its own protocols.
-	Refused map[string]uint64 `json:"refused,omitempty"`
+	// Refused is how many connections and streams each limit has refused.
+	Refused Refused `json:"refused,omitzero"`
 	// HandshakesFailed is how many incoming connections ended before it was
 	// known whose they are: by strangers to libp2p, port scanners, or peers
 	// without the key of WithPrivateNetwork.
@@ -65,13 +63,6 @@ type TopicStatus struct {
 	Subscriptions int       `json:"subscriptions"` // of this node
 }
 
-// RelayStatus describes a relay that the node was told to use.
-type RelayStatus struct {
-	ID       peer.ID `json:"id"`
-	Reserved bool    `json:"reserved"`          // a reservation stands: others can reach the node through it
-	Missing  string  `json:"missing,omitempty"` // why none stands, as far as it is known
-}
-
 // Status returns a snapshot. After Close it holds the ID and Closed alone.
 func (n *Node) Status() Status {
 	if n.closed() {
@@ -81,9 +72,9 @@ func (n *Node) Status() Status {
 		ID:           n.id,
 		Network:      n.cfg.protocolPrefix(),
 		Addrs:        n.Addrs(),
-		ListenAddrs:  n.base.listenAddrs(),
+		ListenAddrs:  n.base.ListenAddrs(),
 		Reachability: n.watch.reachability().String(),
-		Peers:        n.base.peers(),
+		Peers:        peersOf(n.base),
 	}
 	s.PrivateNetwork = fingerprint(n.cfg.psk)
 	s.Warnings = n.warnings()
@@ -102,10 +93,12 @@ func (n *Node) Status() Status {
 		s.Bootstrap = r.clone()
 	}
 	s.Persistent = n.persistent.list()
-	s.Blocks = n.access.list()
-	s.Allowed = n.access.allowedList()
-	s.Refused = n.refused.byLimit()
-	s.HandshakesFailed, _ = n.refused.broken(0)
+	s.Bans = bansOf(n.access)
+	s.Allowed = n.access.Allowed()
+	if n.limits != nil {
+		s.Refused = Refused(n.limits.Counts())
+		s.HandshakesFailed = n.limits.Handshakes().Failed
+	}
 	s.Relays = n.relayStatus()
 	return s
 }
@@ -115,19 +108,7 @@ func (n *Node) warnings() []string {
 	if n.data == nil {
 		return nil
 	}
-	return slices.Concat(n.data.warnings, n.access.warnings)
-}
-
-func (n *Node) relayStatus() []RelayStatus {
-	var list []RelayStatus
-	for _, r := range n.cfg.autoRelays {
-		s := RelayStatus{ID: r.ID, Reserved: n.relay.reserved(n.base, r.ID)}
-		if !s.Reserved {
-			s.Missing = n.relay.missing(n.base, r.ID)
-		}
-		list = append(list, s)
-	}
-	return list
+	return slices.Concat(n.data.warnings, n.access.Warnings())
 }
 
 // Stage is one thing that WaitReady can wait for.
@@ -233,7 +214,7 @@ func (n *Node) missing(stages []Stage) []string {
 func (n *Node) missingFor(s Stage) string {
 	switch s {
 	case StageListening:
-		if len(n.base.listenAddrs()) == 0 {
+		if len(n.base.ListenAddrs()) == 0 {
 			return "not listening"
 		}
 	case StageConnected:
@@ -246,13 +227,13 @@ func (n *Node) missingFor(s Stage) string {
 		if n.watch.reachability() == network.ReachabilityPublic {
 			return ""
 		}
-		for _, r := range n.cfg.autoRelays {
-			if n.relay.reserved(n.base, r.ID) {
+		for _, r := range n.relay.Relays() {
+			if n.relay.Reserved(r.ID) {
 				return ""
 			}
 		}
 		why := fmt.Sprintf("reachability is %s", n.watch.reachability())
-		if len(n.cfg.autoRelays) == 0 {
+		if len(n.relay.Relays()) == 0 {
 			return why + ", and no relay is named; name one with WithAutoRelay, or say WithReachability if you know better"
 		}
 		for _, r := range n.relayStatus() {
@@ -274,7 +255,7 @@ func (n *Node) missingFor(s Stage) string {
 
 // fewPeers says how many peers lack to a number, "" when none do.
 func (n *Node) fewPeers(want int) string {
-	peers := len(n.base.swarm.Peers())
+	peers := n.base.PeerCount()
 	if peers >= want {
 		return ""
 	}
@@ -284,14 +265,14 @@ func (n *Node) fewPeers(want int) string {
 // missingByDefault is missing without stages.
 func (n *Node) missingByDefault() []string {
 	var list []string
-	if !n.cfg.noListen && len(n.base.listenAddrs()) == 0 {
+	if !n.cfg.noListen && len(n.base.ListenAddrs()) == 0 {
 		list = append(list, "not listening")
 	}
 	if why := n.fewPeers(n.cfg.effectiveMinPeers()); why != "" {
 		list = append(list, why)
 	}
 	if n.dht != nil && n.cfg.looksForPeers() && n.dht.size() == 0 {
-		if len(n.base.swarm.Peers()) == 0 {
+		if n.base.PeerCount() == 0 {
 			list = append(list, "the DHT's routing table is empty")
 		} else {
 			list = append(list, n.emptyTable())
@@ -303,7 +284,7 @@ func (n *Node) missingByDefault() []string {
 // hasEnough is what bootstrap works for: the minimum of peers, and somebody
 // in the routing table.
 func (n *Node) hasEnough() bool {
-	return len(n.base.swarm.Peers()) >= n.cfg.effectiveMinPeers() && (n.dht == nil || n.dht.size() > 0)
+	return n.base.PeerCount() >= n.cfg.effectiveMinPeers() && (n.dht == nil || n.dht.size() > 0)
 }
 
 // fail adds the package's prefix to an error of a method, once. Whatever a

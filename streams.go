@@ -16,6 +16,7 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
 )
 
 // streamsPart owns the running stream handlers.
@@ -135,12 +136,12 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 	if p == n.id {
 		return nil, fmt.Errorf("p2pnode: open stream: %s is this node itself", p)
 	}
-	if !n.base.isConnected(p) {
+	if !n.base.Connected(p) {
 		bound, done := n.bind(ctx)
-		err := n.connect(bound, peer.AddrInfo{ID: p})
+		err := n.dialer.Connect(bound, peer.AddrInfo{ID: p})
 		done()
 		if err != nil {
-			return nil, n.fail(&connectError{p, err})
+			return nil, n.fail(err)
 		}
 	}
 	// The host waits for identify itself. Closing it ends a blocked call, so
@@ -154,7 +155,7 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 		known, _ := n.base.Peerstore().GetProtocols(p)
 		return nil, n.fail(fmt.Errorf("open stream to %s: it speaks none of %v, but %v: %w", p, protos, known, err))
 	}
-	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, nameMemory(err)))
+	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, limits.Explain(err)))
 }
 
 // streamAddr is a peer as a net.Addr.

@@ -182,11 +182,11 @@ var relations = slices.Concat(
 			},
 		},
 		{
-			with: []string{"WithBlockedPeers", "WithAllowedPeers"},
+			with: []string{"WithBannedPeers", "WithAllowedPeers"},
 			text: "%s is among the peers of WithAllowedPeers; drop it from one of the two",
 			find: func(c *config, found func(...any)) {
 				for _, id := range c.allowed {
-					if slices.Contains(c.blocked, id) {
+					if slices.Contains(c.banned, id) {
 						found(id)
 					}
 				}
@@ -220,11 +220,11 @@ var relations = slices.Concat(
 func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation {
 	return []relation{
 		{
-			with: []string{option, "WithBlockedPeers"},
-			text: "%s is blocked by WithBlockedPeers; drop it from one of the two",
+			with: []string{option, "WithBannedPeers"},
+			text: "%s is banned by WithBannedPeers; drop it from one of the two",
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
-					if slices.Contains(c.blocked, p.ID) {
+					if slices.Contains(c.banned, p.ID) {
 						found(p.ID)
 					}
 				}
@@ -235,7 +235,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 			text: "%s is not among the peers of WithAllowedPeers; add it there",
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
-					if len(c.allowed) > 0 && !slices.Contains(c.allowed, p.ID) && !slices.Contains(c.blocked, p.ID) {
+					if len(c.allowed) > 0 && !slices.Contains(c.allowed, p.ID) && !slices.Contains(c.banned, p.ID) {
 						found(p.ID)
 					}
 				}

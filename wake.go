@@ -7,10 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
@@ -57,7 +56,7 @@ func watchClock(ctx context.Context, now func() time.Time, woke func()) {
 // checker closes connections that stand no longer, after the network may have
 // changed: by themselves they would time out half a minute later.
 type checker struct {
-	host *hostPart
+	host *nethost.Host
 	log  *slog.Logger
 }
 
@@ -80,7 +79,7 @@ func (c *checker) run(ctx context.Context, moved *signal.Signal) {
 func (c *checker) check(ctx context.Context) {
 	slots := make(chan struct{}, checkAtOnce)
 	var wg sync.WaitGroup
-	for _, id := range c.host.swarm.Peers() {
+	for _, id := range c.host.PeerIDs() {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
@@ -88,7 +87,7 @@ func (c *checker) check(ctx context.Context) {
 				return
 			}
 			c.log.Info("a connection stands no longer", "peer", id)
-			if err := c.host.swarm.ClosePeer(id); err != nil {
+			if err := c.host.Disconnect(id); err != nil {
 				c.log.Debug("closing it", "peer", id, "err", err)
 			}
 		})
@@ -100,9 +99,8 @@ func (c *checker) check(ctx context.Context) {
 func (c *checker) alive(ctx context.Context, id peer.ID) bool {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	ctx = network.WithAllowLimitedConn(network.WithNoDial(ctx, "p2pnode: check"), "p2pnode: check")
-	r, ok := <-ping.Ping(ctx, c.host, id)
-	return ok && (r.Error == nil || !errors.Is(r.Error, context.DeadlineExceeded) && ctx.Err() == nil)
+	_, err := c.host.Ping(ctx, id)
+	return err == nil || !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
 }
 
 // pauseFor waits for d. It reports whether ctx is still alive.

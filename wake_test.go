@@ -115,7 +115,7 @@ func TestLivingConnectionsSurviveANetworkChange(t *testing.T) {
 		boot, _ := simNode(t, net)
 		n, _ := simNode(t, net, via(boot))
 		ready(t, n)
-		conn := n.base.swarm.ConnsToPeer(boot.ID())[0]
+		conn := swarmOf(n).ConnsToPeer(boot.ID())[0]
 		for range 3 {
 			time.Sleep(checkGap + time.Second)
 			n.watch.moved.Notify()

@@ -18,7 +18,7 @@ func TestResetOfAWebTransportStreamWakesItsReader(t *testing.T) {
 
 	// The peer's stream, as it is in QUIC.
 	var conn *quic.Conn
-	if !b.base.swarm.ConnsToPeer(a.ID())[0].As(&conn) {
+	if !swarmOf(b).ConnsToPeer(a.ID())[0].As(&conn) {
 		t.Fatal("no QUIC connection to be had")
 	}
 	raw, err := conn.OpenStreamSync(testContext(t))

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/go-p2pnode/p2pnode/internal/clitest"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 func TestMain(m *testing.M) { clitest.Main(m, main) }
@@ -68,7 +69,7 @@ func talk(t *testing.T, bob, ada person) {
 }
 
 func TestChatOnTheLAN(t *testing.T) {
-	clitest.NeedMulticast(t)
+	needs.Multicast(t)
 	bob := enter(t, "-nick", "bob", "-listen", "/ip4/0.0.0.0/tcp/0")
 	ada := enter(t, "-nick", "ada", "-listen", "/ip4/0.0.0.0/tcp/0")
 	talk(t, bob, ada)

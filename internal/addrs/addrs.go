@@ -5,10 +5,12 @@ package addrs
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multihash"
 )
 
 // MaxLen bounds the text of one address.
@@ -135,4 +137,33 @@ func IsListenOnly(a ma.Multiaddr) bool {
 // IsIP6 reports whether an address starts with an IPv6 address.
 func IsIP6(a ma.Multiaddr) bool {
 	return len(a) > 0 && (a[0].Protocol().Code == ma.P_IP6 || a[0].Protocol().Code == ma.P_IP6ZONE)
+}
+
+// maxPeerID bounds a peer ID, in bytes. Those of keys have 34 to 42.
+const maxPeerID = 128
+
+// IsPeerID reports whether an ID is one by the peer ID spec: a key, or the
+// SHA-256 of one. An ID's text is by chance a multihash too, of another kind.
+func IsPeerID(id peer.ID) bool {
+	if len(id) > maxPeerID {
+		return false
+	}
+	h, err := multihash.Decode([]byte(id))
+	return err == nil && (h.Code == multihash.IDENTITY || h.Code == multihash.SHA2_256)
+}
+
+// PrivatePrefixes are the address ranges that are not routed on the Internet:
+// loopback, RFC 1918, RFC 6598, link-local and unique local.
+func PrivatePrefixes() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("100.64.0.0/10"),
+		netip.MustParsePrefix("169.254.0.0/16"),
+		netip.MustParsePrefix("::1/128"),
+		netip.MustParsePrefix("fc00::/7"),
+		netip.MustParsePrefix("fe80::/10"),
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -206,33 +205,5 @@ func Usage(t *testing.T, run Run, rows ...[]string) {
 	stdout, stderr, code = output(t, "-h")
 	if code != 0 || stderr != "" || !strings.Contains(stdout, "Flags of") {
 		t.Errorf("-h: exit code %d, want 0 and help on standard output: %q, %q", code, stdout, stderr)
-	}
-}
-
-// NeedMulticast skips where there is no multicast, and where it would leave
-// this machine: it takes a network namespace with nothing but a loopback
-// interface that does multicast. In CI there must be one.
-func NeedMulticast(t testing.TB) {
-	t.Helper()
-	ifaces, err := net.Interfaces()
-	if err != nil {
-		t.Fatal(err)
-	}
-	loopback, others := false, false
-	for _, i := range ifaces {
-		switch {
-		case i.Flags&net.FlagUp == 0 || i.Flags&net.FlagMulticast == 0:
-		case i.Flags&net.FlagLoopback != 0:
-			loopback = true
-		default:
-			others = true
-		}
-	}
-	switch {
-	case loopback && !others:
-	case os.Getenv("CI") != "":
-		t.Fatal("no loopback interface for multicast, or others beside it")
-	default:
-		t.Skip("no loopback interface for multicast, or others beside it")
 	}
 }

@@ -229,6 +229,23 @@ func (d *Dir) Write(name string, content []byte) error {
 	return syncDir(d.path)
 }
 
+// Remove removes a file. One that is absent is no error, and one that Read could
+// neither use nor set aside stays.
+func (d *Dir) Remove(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lock == nil {
+		return fmt.Errorf("removing %q: %w", d.Path(name), fs.ErrClosed)
+	}
+	if d.sacred[name] {
+		return nil
+	}
+	if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing %q: %w", d.Path(name), bare(err))
+	}
+	return syncDir(d.path)
+}
+
 func writeSynced(path string, b []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

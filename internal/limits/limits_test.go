@@ -1,10 +1,12 @@
-package p2pnode
+package limits
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,17 +17,42 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// limitedFor is a resource manager with limits, and what it logs.
-func limitedFor(t *testing.T, l Limits) (network.ResourceManager, *refusals, *bytes.Buffer) {
+// limitedFor is a manager with limits, and what it logs and reports.
+func limitedFor(t *testing.T, l Limits) (m *Manager, text *bytes.Buffer, reached *[]string) {
 	t.Helper()
-	cfg, err := newConfig([]Option{WithLimits(l), WithConnLimits(1, 2)})
-	mustNot(t, err)
-	var text bytes.Buffer
-	r := newRefusals(slog.New(slog.NewTextHandler(&text, nil)))
-	m, err := newResourceManager(cfg, r)
-	mustNot(t, err)
-	t.Cleanup(func() { mustNot(t, m.Close()) })
-	return m, r, &text
+	text, reached = new(bytes.Buffer), new([]string)
+	m, err := New(Config{
+		Limits: l, ConnHigh: 2, Log: slog.New(slog.NewTextHandler(text, nil)),
+		Reached: func(limit string) { *reached = append(*reached, limit) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m, text, reached
+}
+
+func mustNot(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// byLimit are the counts that are not zero.
+func byLimit(c Counts) map[string]uint64 {
+	counts := make(map[string]uint64)
+	v := reflect.ValueOf(c)
+	for i := range v.NumField() {
+		if n := v.Field(i).Uint(); n > 0 {
+			counts[v.Type().Field(i).Name] = n
+		}
+	}
+	return counts
 }
 
 // TestPitfall40EachLimitHoldsAndIsNamed: exactly so many are let through, in either
@@ -83,7 +110,7 @@ func TestPitfall40EachLimitHoldsAndIsNamed(t *testing.T) {
 	} {
 		for _, dir := range []network.Direction{network.DirInbound, network.DirOutbound} {
 			synctest.Test(t, func(t *testing.T) { // no time passes, which the rate would count
-				m, r, text := limitedFor(t, c.limits)
+				m, text, reached := limitedFor(t, c.limits)
 				var err error
 				n := 0
 				for err == nil && n <= c.want {
@@ -98,11 +125,14 @@ func TestPitfall40EachLimitHoldsAndIsNamed(t *testing.T) {
 					t.Errorf("%+v, %s: %v", c.limits, dir, err)
 				}
 				_ = c.open(m, dir, n)
-				if got := r.byLimit(); len(got) != 1 || got[c.field] != 2 || r.total() != 2 {
+				if got := byLimit(m.Counts()); len(got) != 1 || got[c.field] != 2 || m.Counts().Total() != 2 {
 					t.Errorf("%+v, %s: %v are counted", c.limits, dir, got)
 				}
-				if strings.Count(text.String(), "a limit refuses") != 1 {
+				if strings.Count(text.String(), "level=WARN") != 1 {
 					t.Errorf("%+v, %s: the log has %q", c.limits, dir, text)
+				}
+				if !slices.Equal(*reached, []string{c.field, c.field}) || m.LastRefusal().IsZero() {
+					t.Errorf("%+v, %s: %q is reported", c.limits, dir, *reached)
 				}
 			})
 		}
@@ -121,7 +151,7 @@ func TestMemoryLimitIsThatOfTheSystem(t *testing.T) {
 
 // TestErrorsThatAreNoLimitsStayAsTheyAre.
 func TestErrorsThatAreNoLimitsStayAsTheyAre(t *testing.T) {
-	m, r, _ := limitedFor(t, Limits{Streams: 200})
+	m, _, _ := limitedFor(t, Limits{Streams: 200})
 	s, err := m.OpenStream("somebody", network.DirOutbound)
 	mustNot(t, err)
 	if err := s.SetService("app"); err == nil || strings.Contains(err.Error(), "WithLimits") {
@@ -131,8 +161,8 @@ func TestErrorsThatAreNoLimitsStayAsTheyAre(t *testing.T) {
 	if err := s.SetProtocol("/app"); err == nil || strings.Contains(err.Error(), "WithLimits") {
 		t.Errorf("a second protocol: %v", err)
 	}
-	if r.byLimit() != nil {
-		t.Errorf("%v are counted", r.byLimit())
+	if n := m.Counts().Total(); n != 0 {
+		t.Errorf("%d refusals are counted", n)
 	}
 	// What no option can raise says so.
 	for text, says := range map[string]string{
@@ -140,12 +170,35 @@ func TestErrorsThatAreNoLimitsStayAsTheyAre(t *testing.T) {
 		"service:libp2p.ping: cannot reserve stream: %w":        "no option",
 		"service:x.peer:abc: cannot reserve inbound stream: %w": "no option",
 	} {
-		err := r.explain(fmt.Errorf(text, network.ErrResourceLimitExceeded), true)
+		err := m.c.explain(fmt.Errorf(text, network.ErrResourceLimitExceeded), true)
 		if !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "WithLimits") {
 			t.Errorf("%v", err)
 		}
 	}
-	if state, ok := m.(rcmgr.ResourceManagerState); !ok || state.Stat().System.NumStreamsOutbound != 1 {
+	if state, ok := any(m).(rcmgr.ResourceManagerState); !ok || state.Stat().System.NumStreamsOutbound != 1 {
 		t.Errorf("a %T does not tell its state", m)
+	}
+}
+
+// Each connection that ends in its handshake counts, whatever its address; one
+// whose peer is known does not, however it ends (two dials of one peer leave
+// from the same port).
+func TestHandshakesCountByConnection(t *testing.T) {
+	m, _, _ := limitedFor(t, Limits{Conns: 100})
+	addr := ma.StringCast("/ip4/127.0.0.1/tcp/4001")
+	for range 3 {
+		known, err := m.OpenConnection(network.DirInbound, true, addr)
+		mustNot(t, err)
+		stranger, err := m.OpenConnection(network.DirInbound, true, addr)
+		mustNot(t, err)
+		own, err := m.OpenConnection(network.DirOutbound, true, addr)
+		mustNot(t, err)
+		mustNot(t, known.SetPeer("somebody"))
+		for _, s := range []network.ConnManagementScope{known, stranger, own, stranger} {
+			s.Done()
+		}
+	}
+	if h := m.Handshakes(); h.Failed != 3 || h.Last.IsZero() {
+		t.Errorf("%+v, want 3 failed", h)
 	}
 }

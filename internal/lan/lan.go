@@ -1,0 +1,106 @@
+// Package lan announces a node on the local network by multicast DNS, and
+// reports the peers it hears.
+package lan
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
+)
+
+// StandardService is the service name of the specification, shared by every
+// libp2p application that does not choose its own.
+const StandardService = mdns.ServiceName
+
+// Announcer announces the node until its Close, and follows its addresses. It
+// is safe for concurrent use.
+type Announcer struct {
+	host    *nethost.Host
+	service string
+	found   func(peer.AddrInfo)
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	running mdns.Service   // guarded by mu
+	told    []ma.Multiaddr // what running announces; guarded by mu
+	closed  bool           // guarded by mu
+}
+
+// Start announces the present addresses. found is called for each peer that is
+// heard, from any goroutine.
+func Start(h *nethost.Host, service string, found func(peer.AddrInfo), log *slog.Logger) (*Announcer, error) {
+	a := &Announcer{host: h, service: service, found: found, log: log}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a, a.startLocked()
+}
+
+// HandlePeerFound is called by the mDNS service, from a goroutine of its own.
+func (a *Announcer) HandlePeerFound(ai peer.AddrInfo) { a.found(ai) }
+
+func (a *Announcer) startLocked() error {
+	told, err := a.host.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
+	s := mdns.NewMdnsService(a.host, a.service, a)
+	if err := s.Start(); err != nil {
+		return err
+	}
+	a.running, a.told = s, told
+	return nil
+}
+
+// Follow restarts the service when the node's interfaces change: the service
+// announces the addresses that it found at its start for ever.
+func (a *Announcer) Follow(ctx context.Context, moved *signal.Signal) {
+	for {
+		wake := moved.Wait()
+		if err := a.update(); err != nil {
+			a.log.Warn("mDNS does not follow the change of addresses", "err", err)
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (a *Announcer) update() error {
+	now, err := a.host.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed || len(now) == 0 || slices.EqualFunc(now, a.told, ma.Multiaddr.Equal) {
+		return nil
+	}
+	if a.running != nil {
+		_ = a.running.Close() // it returns nil always
+		a.running = nil
+	}
+	return a.startLocked()
+}
+
+// Close ends the announcement.
+func (a *Announcer) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	running := a.running
+	if running == nil {
+		return nil
+	}
+	a.running = nil
+	return running.Close()
+}

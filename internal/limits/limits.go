@@ -1,0 +1,134 @@
+// Package limits is the resource manager of a node: libp2p's, with limits that
+// are raised in a word, errors that name the limit that refused, and counts of
+// what each one refused.
+package limits
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/x/rate"
+)
+
+// Limits are those that the root package documents. A zero field keeps its
+// default.
+type Limits struct {
+	Conns          int
+	ConnsPerPeer   int
+	ConnsPerIP     int
+	ConnRatePerIP  int
+	Streams        int
+	StreamsPerPeer int
+	Memory         int64
+}
+
+// What a limit can be: below, the node's own parts do not work; above, sums
+// would overflow.
+const (
+	minStreams        = 128
+	minStreamsPerPeer = 16
+	minMemory         = 16 << 20
+	Max               = 100_000_000
+)
+
+// Check reports a field that is out of range, or that none is set.
+func (l Limits) Check() error {
+	if l == (Limits{}) {
+		return errors.New("no limit is given; zero means its default")
+	}
+	for _, f := range []struct {
+		name            string
+		value, min, max int64
+	}{
+		{"Conns", int64(l.Conns), 1, Max},
+		{"ConnsPerPeer", int64(l.ConnsPerPeer), 1, Max},
+		{"ConnsPerIP", int64(l.ConnsPerIP), 1, Max},
+		{"ConnRatePerIP", int64(l.ConnRatePerIP), 1, Max},
+		{"Streams", int64(l.Streams), minStreams, Max},
+		{"StreamsPerPeer", int64(l.StreamsPerPeer), minStreamsPerPeer, Max},
+		{"Memory", l.Memory, minMemory, math.MaxInt64},
+	} {
+		if f.value != 0 && (f.value < f.min || f.value > f.max) {
+			return fmt.Errorf("%s is %d: it must be 0, for its default, or %d to %d", f.name, f.value, f.min, f.max)
+		}
+	}
+	return nil
+}
+
+// Or returns the limits with those of m in place of its zero fields.
+func (l Limits) Or(m Limits) Limits {
+	setIfZero(&l.Conns, m.Conns)
+	setIfZero(&l.ConnsPerPeer, m.ConnsPerPeer)
+	setIfZero(&l.ConnsPerIP, m.ConnsPerIP)
+	setIfZero(&l.ConnRatePerIP, m.ConnRatePerIP)
+	setIfZero(&l.Streams, m.Streams)
+	setIfZero(&l.StreamsPerPeer, m.StreamsPerPeer)
+	setIfZero(&l.Memory, m.Memory)
+	return l
+}
+
+func setIfZero[T int | int64](dst *T, v T) {
+	if *dst == 0 {
+		*dst = v
+	}
+}
+
+// applyTo puts the limits into those of the resource manager, which has many
+// more: the ones that would stand in the way of a raised limit make room.
+func (l Limits) applyTo(p *rcmgr.PartialLimitConfig) {
+	set := func(n int, fields ...*rcmgr.LimitVal) {
+		for _, f := range fields {
+			if n > 0 {
+				*f = rcmgr.LimitVal(n)
+			}
+		}
+	}
+	conns := func(r *rcmgr.ResourceLimits) []*rcmgr.LimitVal {
+		return []*rcmgr.LimitVal{&r.Conns, &r.ConnsInbound, &r.ConnsOutbound}
+	}
+	streams := func(r *rcmgr.ResourceLimits) []*rcmgr.LimitVal {
+		return []*rcmgr.LimitVal{&r.Streams, &r.StreamsInbound, &r.StreamsOutbound}
+	}
+	set(l.Conns, conns(&p.System)...)
+	atLeast(l.Conns/2, conns(&p.Transient)...)
+	set(l.ConnsPerPeer, conns(&p.PeerDefault)...)
+	set(l.Streams, streams(&p.System)...)
+	atLeast(l.Streams/8, streams(&p.Transient)...)
+	atLeast(l.Streams, streams(&p.ProtocolDefault)...)
+	set(l.StreamsPerPeer, streams(&p.PeerDefault)...)
+	atLeast(l.StreamsPerPeer, streams(&p.ProtocolPeerDefault)...)
+	if l.Memory > 0 {
+		p.System.Memory = rcmgr.LimitVal64(l.Memory)
+	}
+}
+
+// atLeast raises limits that are below n.
+func atLeast(n int, fields ...*rcmgr.LimitVal) {
+	for _, f := range fields {
+		if *f > 0 && int(*f) < n { // zero and negative values mean something else
+			*f = rcmgr.LimitVal(n)
+		}
+	}
+}
+
+// perIP are the limits of connections with one address.
+func (l Limits) perIP() []rcmgr.Option {
+	if l.ConnsPerIP == 0 {
+		return nil
+	}
+	return []rcmgr.Option{rcmgr.WithLimitPerSubnet(
+		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: l.ConnsPerIP}},
+		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: l.ConnsPerIP}, {PrefixLength: 48, ConnCount: 8 * l.ConnsPerIP}},
+	)}
+}
+
+// rates are the limits of new connections with one address, for IPv4 and IPv6.
+func (l Limits) rates() (v4, v6 []rate.SubnetLimit) {
+	rps := float64(max(l.ConnRatePerIP, 1))
+	burst := max(64, 4*l.ConnRatePerIP)
+	one := rate.Limit{RPS: rps, Burst: burst}
+	return []rate.SubnetLimit{{PrefixLength: 32, Limit: one}},
+		[]rate.SubnetLimit{{PrefixLength: 56, Limit: one}, {PrefixLength: 48, Limit: rate.Limit{RPS: 2 * rps, Burst: 5 * burst}}}
+}

@@ -1,0 +1,170 @@
+package limits
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/x/rate"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+// Config is what a [Manager] is made of.
+type Config struct {
+	Limits Limits
+	// ConnHigh is where the connection manager begins to trim. Connections
+	// must be possible well beyond it, or new peers are refused instead of old
+	// ones trimmed.
+	ConnHigh int
+	// Public makes private addresses subject to the limits per address, but
+	// for loopback. On an application's own network a whole cluster often
+	// stands behind one of them, and the refused ones would see no more than a
+	// broken handshake.
+	Public bool
+	// Reached is called for each refusal but those of memory, with the field
+	// of Limits, "files" or "services". It must not block; nil means nobody.
+	Reached func(limit string)
+	Log     *slog.Logger
+}
+
+// Manager is libp2p's resource manager, with errors that name the limit. Its
+// methods are safe for concurrent use.
+type Manager struct {
+	network.ResourceManager
+	rcmgr.ResourceManagerState // for who asks the host for its resource manager
+	c                          *counter
+}
+
+// New scales libp2p's default limits to the machine and fits them to cfg.
+func New(cfg Config) (*Manager, error) {
+	if cfg.Reached == nil {
+		cfg.Reached = func(string) {}
+	}
+	c := &counter{log: cfg.Log, reached: cfg.Reached}
+	scaling := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&scaling)
+	limits := scaling.AutoScale()
+	partial := limits.ToPartialLimitConfig()
+	atLeast(2*cfg.ConnHigh, &partial.System.Conns, &partial.System.ConnsInbound, &partial.System.ConnsOutbound)
+	cfg.Limits.applyTo(&partial)
+
+	opts := append(cfg.Limits.perIP(), rcmgr.WithMetricsDisabled(), rcmgr.WithMetrics(memoryReporter{c}))
+	// A lost peer is dialled once a second or so for the first minute. Libp2p's
+	// 16 connections at once and one every 5 seconds, to or from an address,
+	// would refuse that on both sides.
+	limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{GracePeriod: time.Minute}}
+	limiter.SubnetRateLimiter.IPv4SubnetLimits, limiter.SubnetRateLimiter.IPv6SubnetLimits = cfg.Limits.rates()
+	var v4, v6 []rcmgr.NetworkPrefixLimit
+	for _, p := range addrs.PrivatePrefixes() {
+		if !cfg.Public || p.Addr().IsLoopback() {
+			limiter.NetworkPrefixLimits = append(limiter.NetworkPrefixLimits, rate.PrefixLimit{Prefix: p})
+		}
+		limit := rcmgr.NetworkPrefixLimit{Network: p, ConnCount: math.MaxInt}
+		if p.Addr().Is4() {
+			v4 = append(v4, limit)
+		} else {
+			v6 = append(v6, limit)
+		}
+	}
+	if !cfg.Public {
+		opts = append(opts, rcmgr.WithNetworkPrefixLimit(v4, v6))
+	}
+	opts = append(opts, rcmgr.WithConnRateLimiters(limiter))
+	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(partial.Build(limits)), opts...)
+	if err != nil {
+		return nil, err
+	}
+	state, ok := m.(rcmgr.ResourceManagerState)
+	if !ok { // libp2p's own has it
+		return nil, errors.Join(fmt.Errorf("a %T does not tell its state", m), m.Close())
+	}
+	return &Manager{m, state, c}, nil
+}
+
+// Counts returns how much each limit has refused so far.
+func (m *Manager) Counts() Counts {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	return m.c.counts
+}
+
+// LastRefusal returns when a limit refused something last, zero for never.
+func (m *Manager) LastRefusal() time.Time {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	return m.c.last
+}
+
+// Handshakes returns how many incoming connections ended in their handshake.
+func (m *Manager) Handshakes() Handshakes {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	return m.c.handshakes
+}
+
+// OpenConnection opens a scope for a connection, as libp2p's does.
+func (m *Manager) OpenConnection(dir network.Direction, usesFile bool, addr ma.Multiaddr) (network.ConnManagementScope, error) {
+	s, err := m.ResourceManager.OpenConnection(dir, usesFile, addr)
+	if err != nil {
+		return nil, m.c.explain(err, true)
+	}
+	return &conn{ConnManagementScope: s, c: m.c, incoming: dir == network.DirInbound, addr: addr}, nil
+}
+
+// OpenStream opens a scope for a stream, as libp2p's does.
+func (m *Manager) OpenStream(id peer.ID, dir network.Direction) (network.StreamManagementScope, error) {
+	s, err := m.ResourceManager.OpenStream(id, dir)
+	if err != nil {
+		return nil, m.c.explain(err, false)
+	}
+	return stream{s, m.c}, nil
+}
+
+// conn and stream are what was opened: some limits apply later, when it is
+// known whose connection it is and what the stream is for.
+type conn struct {
+	network.ConnManagementScope
+	c        *counter
+	incoming bool
+	addr     ma.Multiaddr
+	known    atomic.Bool // whose it is
+	done     atomic.Bool
+}
+
+func (s *conn) SetPeer(id peer.ID) error {
+	s.known.Store(true)
+	return s.c.explain(s.ConnManagementScope.SetPeer(id), true)
+}
+
+// Done counts an incoming connection that ends in its handshake: before it is
+// known whose it is.
+func (s *conn) Done() {
+	s.ConnManagementScope.Done()
+	if s.incoming && s.done.CompareAndSwap(false, true) && !s.known.Load() {
+		s.c.handshakeFailed()
+		s.c.log.Debug("incoming connection ended in its handshake", "addr", s.addr)
+	}
+}
+
+type stream struct {
+	network.StreamManagementScope
+	c *counter
+}
+
+func (s stream) SetProtocol(id protocol.ID) error {
+	return s.c.explain(s.StreamManagementScope.SetProtocol(id), false)
+}
+
+func (s stream) SetService(name string) error {
+	return s.c.explain(s.StreamManagementScope.SetService(name), false)
+}

@@ -1,0 +1,37 @@
+// Package needs skips tests on machines that lack what they need. In CI, where
+// the check script provides for it, that is a failure.
+package needs
+
+import (
+	"net"
+	"os"
+	"testing"
+)
+
+// Multicast skips where there is no multicast, and where it would leave
+// this machine: it takes a network namespace with nothing but a loopback
+// interface that does multicast. In CI there must be one.
+func Multicast(t testing.TB) {
+	t.Helper()
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loopback, others := false, false
+	for _, i := range ifaces {
+		switch {
+		case i.Flags&net.FlagUp == 0 || i.Flags&net.FlagMulticast == 0:
+		case i.Flags&net.FlagLoopback != 0:
+			loopback = true
+		default:
+			others = true
+		}
+	}
+	switch {
+	case loopback && !others:
+	case os.Getenv("CI") != "":
+		t.Fatal("no loopback interface for multicast, or others beside it")
+	default:
+		t.Skip("no loopback interface for multicast, or others beside it")
+	}
+}

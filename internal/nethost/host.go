@@ -1,0 +1,274 @@
+// Package nethost is the libp2p host of a node, and the only place that reads
+// its swarm: building, listening, dialling, who is connected, closing.
+package nethost
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/config"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/pnet"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	libp2pconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/fx"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+const (
+	// connGrace is how long a new connection is spared from trimming.
+	connGrace = 20 * time.Second
+	// closePatience is how long the host's close may wait for its peers.
+	closePatience = time.Second
+)
+
+// Security names a security protocol of the stream transports.
+type Security string
+
+// The security protocols.
+const (
+	Noise Security = "noise"
+	TLS   Security = "tls"
+)
+
+// Config is what a [Host] is made of.
+type Config struct {
+	Key        crypto.PrivKey
+	UserAgent  string
+	Transports []addrs.Kind
+	Security   []Security // in order of preference
+	PSK        pnet.PSK
+	ConnLow    int // of the connection manager
+	ConnHigh   int
+	// NewLimits makes the resource manager. It is not called when Options
+	// bring one.
+	NewLimits func() (network.ResourceManager, error)
+	// AddrsFactory turns the listening addresses into those announced. One of
+	// Options is applied before it.
+	AddrsFactory func([]ma.Multiaddr) []ma.Multiaddr
+	// Gater makes the connection gater out of that of Options, nil without one.
+	Gater func(next connmgr.ConnectionGater) connmgr.ConnectionGater
+	// Services are options of the host for relays, reachability and metrics.
+	Services []libp2p.Option
+	// Options are the application's. Their parts take the place of ours.
+	Options []libp2p.Option
+}
+
+// Host is a libp2p host with what was made for it. It is safe for concurrent
+// use.
+type Host struct {
+	host.Host
+	swarm      *swarm.Swarm
+	blackHoles []*swarm.BlackHoleSuccessCounter
+	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
+}
+
+// New builds a host that does not listen yet: the parts on top of it register
+// their protocols first, and Listen then binds each address by itself, so that
+// each has its own error. On error nothing is left running.
+func New(cfg Config) (_ *Host, err error) {
+	theirs, err := Probe(cfg.Options)
+	if err != nil {
+		return nil, err
+	}
+	// A libp2p.New that fails does not close what it was given, nor the swarm
+	// and the host that it had made by then.
+	var made []io.Closer
+	done := false
+	defer func() {
+		if !done { // an error, or a panic in a callback of the application's
+			for _, c := range slices.Backward(made) {
+				err = errors.Join(err, c.Close())
+			}
+		}
+	}()
+	opts, err := cfg.options(theirs, &made)
+	if err != nil {
+		return nil, err
+	}
+	part := &Host{}
+	if !theirs.CustomUDPBlackHoleSuccessCounter {
+		part.blackHoles = append(part.blackHoles, &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: udpCounter})
+		opts = append(opts, libp2p.UDPBlackHoleSuccessCounter(part.blackHoles[0]))
+	}
+	if !theirs.CustomIPv6BlackHoleSuccessCounter {
+		counter := &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: "IPv6"}
+		part.blackHoles = append(part.blackHoles, counter)
+		opts = append(opts, libp2p.IPv6BlackHoleSuccessCounter(counter))
+	}
+	opts = append(opts, cfg.Services...)
+	opts = append(opts, cfg.Options...)
+	opts = append(opts, cfg.compose(theirs), keepTrack(&made))
+	h, err := libp2p.New(opts...)
+	if err != nil {
+		return nil, err
+	}
+	sw, ok := h.Network().(*swarm.Swarm)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the network is a %T, not a swarm: an option of WithLibp2pOptions replaced it", h.Network()), h.Close())
+	}
+	part.Host, part.swarm = h, sw
+	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if overUDP(c) {
+			part.udpWorks()
+		}
+	}})
+	done = true
+	return part, nil
+}
+
+// Probe applies options to an empty configuration, to see what they set.
+func Probe(opts []libp2p.Option) (*config.Config, error) {
+	probe := &config.Config{}
+	if err := probe.Apply(opts...); err != nil {
+		return nil, err
+	}
+	return probe, nil
+}
+
+// options turns the configuration into libp2p options, leaving out what theirs
+// sets. What has to be closed when libp2p.New fails it adds to closers.
+func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p.Option, error) {
+	opts := []libp2p.Option{
+		libp2p.Identity(cfg.Key),
+		libp2p.NoListenAddrs,
+		NoMetrics,
+	}
+	if theirs.UserAgent == "" {
+		opts = append(opts, libp2p.UserAgent(cfg.UserAgent))
+	}
+	if theirs.ResourceManager == nil {
+		limits, err := cfg.NewLimits()
+		if err != nil {
+			return nil, fmt.Errorf("resource manager: %w", err)
+		}
+		*closers = append(*closers, limits)
+		opts = append(opts, libp2p.ResourceManager(limits))
+	}
+	if theirs.ConnManager == nil {
+		conns, err := libp2pconnmgr.NewConnManager(cfg.ConnLow, cfg.ConnHigh, libp2pconnmgr.WithGracePeriod(connGrace))
+		if err != nil {
+			return nil, fmt.Errorf("connection manager: %w", err)
+		}
+		*closers = append(*closers, conns)
+		opts = append(opts, libp2p.ConnectionManager(conns))
+	}
+	if theirs.Peerstore == nil {
+		peers, err := pstoremem.NewPeerstore()
+		if err != nil {
+			return nil, fmt.Errorf("peerstore: %w", err)
+		}
+		*closers = append(*closers, peers)
+		opts = append(opts, libp2p.Peerstore(peers))
+	}
+	if len(theirs.Transports)+len(cfg.Transports) == 0 {
+		opts = append(opts, libp2p.NoTransports)
+	}
+	var made transports
+	for _, kind := range cfg.Transports {
+		opts = append(opts, made.option(kind))
+	}
+	if len(theirs.Transports) > 0 {
+		opts = append(opts, made.yield())
+	}
+	if len(theirs.SecurityTransports) == 0 && !theirs.Insecure {
+		for _, s := range cfg.Security {
+			switch s {
+			case Noise:
+				opts = append(opts, libp2p.Security(noise.ID, noise.New))
+			case TLS:
+				opts = append(opts, libp2p.Security(libp2ptls.ID, libp2ptls.New))
+			}
+		}
+	}
+	if cfg.PSK != nil {
+		opts = append(opts, libp2p.PrivateNetwork(cfg.PSK))
+	}
+	return opts, nil
+}
+
+// compose sets what stands in front of the application's own part.
+func (cfg Config) compose(theirs *config.Config) libp2p.Option {
+	return func(c *config.Config) error {
+		c.ConnectionGater = cfg.Gater(theirs.ConnectionGater)
+		c.AddrsFactory = cfg.AddrsFactory
+		if own := theirs.AddrsFactory; own != nil {
+			c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr { return cfg.AddrsFactory(own(list)) }
+		}
+		return nil
+	}
+}
+
+// keepTrack notes what libp2p.New makes that runs goroutines, in order of
+// making: when it fails later (v0.51), it closes none of it.
+func keepTrack(made *[]io.Closer) libp2p.Option {
+	return libp2p.WithFxOption(
+		fx.Decorate(func(c *quicreuse.ConnManager) *quicreuse.ConnManager { *made = append(*made, c); return c }),
+		fx.Decorate(func(s *swarm.Swarm) *swarm.Swarm { *made = append(*made, s); return s }),
+		fx.Decorate(func(h *basichost.BasicHost) *basichost.BasicHost { *made = append(*made, h); return h }),
+	)
+}
+
+// NoMetrics keeps libp2p's collectors out of every registry. They are
+// process-wide: two hosts on two registries would each show the sum of both.
+// DisableMetrics alone leaves the event bus registering in the default
+// registry, hence the registerer that does nothing.
+func NoMetrics(cfg *libp2p.Config) error {
+	cfg.DisableMetrics = true
+	cfg.PrometheusRegisterer = NopRegisterer{}
+	return nil
+}
+
+// NopRegisterer registers nothing.
+type NopRegisterer struct{}
+
+// Register does nothing.
+func (NopRegisterer) Register(prometheus.Collector) error { return nil }
+
+// MustRegister does nothing.
+func (NopRegisterer) MustRegister(...prometheus.Collector) {}
+
+// Unregister does nothing.
+func (NopRegisterer) Unregister(prometheus.Collector) bool { return false }
+
+// Close closes the host. Libp2p (v0.51) stops its services first and its
+// connections last, and AutoRelay's stop waits for the answer to a request that
+// it has sent: for a minute, when the relay is silent. So the connections are
+// closed when that has taken too long. Not at once: AutoRelay would take it for
+// a loss of relays, and look for others.
+func (h *Host) Close() error {
+	closed := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		timer := time.NewTimer(closePatience)
+		defer timer.Stop()
+		select {
+		case <-closed:
+		case <-timer.C:
+			for _, c := range h.swarm.Conns() {
+				wg.Go(func() { _ = c.Close() }) // the swarm's close ignores the error too
+			}
+		}
+	})
+	err := h.Host.Close()
+	close(closed)
+	wg.Wait()
+	return err
+}

@@ -1,0 +1,169 @@
+package nethost_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	libp2pconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/goleak"
+
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+var loopback = ma.StringCast("/ip4/127.0.0.1/tcp/0")
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func dialer(h *nethost.Host, via host.Host) nethost.Dialer {
+	return nethost.Dialer{Host: h, Via: via, Refusal: func(peer.ID) error { return nil }}
+}
+
+// backingOff is a host whose swarm refuses the first dials because another has
+// failed in the meantime.
+type backingOff struct {
+	host.Host
+	left, dials int
+}
+
+func (h *backingOff) Connect(ctx context.Context, p peer.AddrInfo) error {
+	h.dials++
+	if h.left--; h.left >= 0 {
+		return &swarm.DialError{Peer: p.ID, Cause: swarm.ErrDialBackoff}
+	}
+	return h.Host.Connect(ctx, p)
+}
+
+// A dial is not refused because another one at the same time has failed, which
+// would hide why (pitfall 66); and it is not tried for ever.
+func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
+	a, b := hosttest.New(t, loopback), hosttest.New(t, loopback)
+	once := &backingOff{Host: a, left: 1}
+	must(t, dialer(a, once).Connect(t.Context(), hosttest.Info(b)))
+	must(t, a.Disconnect(b.ID()))
+	always := &backingOff{Host: a, left: 1000}
+	err := dialer(a, always).Connect(t.Context(), hosttest.Info(b))
+	var failed *nethost.ConnectError
+	if !errors.As(err, &failed) || failed.ID != b.ID() || !errors.Is(err, swarm.ErrDialBackoff) || always.dials != 2 {
+		t.Errorf("%v after %d dials", err, always.dials)
+	}
+}
+
+// The code with which the other side closed is told in words, once.
+func TestReasonsOfTheOtherSideAreTold(t *testing.T) {
+	told := make(map[string]bool)
+	for _, code := range []network.ConnErrorCode{network.ConnGated, network.ConnResourceLimitExceeded, network.ConnGarbageCollected} {
+		text := func(remote bool) string {
+			cause := fmt.Errorf("dial: %w", &network.ConnError{Remote: remote, ErrorCode: code})
+			return (&nethost.ConnectError{ID: "x", Err: &swarm.DialError{DialErrors: []swarm.TransportError{{Address: loopback, Cause: cause}}}}).Error()
+		}
+		if len(text(true)) <= len(text(false)) || told[text(true)] {
+			t.Errorf("%#x: %q", code, text(true))
+		}
+		told[text(true)] = true
+	}
+}
+
+// A name that resolves to nothing is told as such (causes travel).
+func TestNamesThatResolveToNothingAreTold(t *testing.T) {
+	name := ma.StringCast("/dns4/nobody.invalid/tcp/1")
+	err := &nethost.ConnectError{Err: swarm.ErrNoGoodAddresses}
+	a, b := hosttest.New(t), hosttest.New(t)
+	got := dialer(a, failing{a}).Connect(t.Context(), peer.AddrInfo{ID: b.ID(), Addrs: []ma.Multiaddr{name}})
+	if got == nil || !errors.Is(got, swarm.ErrNoGoodAddresses) || len(got.Error()) <= len(err.Error())+len(b.ID().String()) {
+		t.Errorf("%v", got)
+	}
+}
+
+type failing struct{ host.Host }
+
+func (failing) Connect(context.Context, peer.AddrInfo) error {
+	return &swarm.DialError{Cause: swarm.ErrNoGoodAddresses}
+}
+
+// A libp2p.New that fails late, or panics in a callback of the application's,
+// leaves nothing running (pitfall 70).
+func TestPitfall70LateFailureLeavesNothing(t *testing.T) {
+	for name, opt := range map[string]libp2p.Option{
+		"two sources of relays":           libp2p.ChainOptions(libp2p.EnableRelay(), libp2p.EnableAutoRelayWithStaticRelays([]peer.AddrInfo{{ID: "x"}}, autorelay.WithStaticRelays([]peer.AddrInfo{{ID: "x"}}))),
+		"a transport that cannot start":   libp2p.Transport(func() (*tcp.TcpTransport, error) { return nil, errTest }),
+		"an option that fails":            func(*libp2p.Config) error { return errTest },
+		"a transport that exists already": libp2p.ChainOptions(libp2p.Transport(tcp.NewTCPTransport), libp2p.Transport(tcp.NewTCPTransport)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			leaks := goleak.IgnoreCurrent()
+			h, err := nethost.New(hosttest.Config(t, opt))
+			if err == nil {
+				must(t, h.Close())
+				t.Fatal("no error")
+			}
+			goleak.VerifyNone(t, leaktest.Ignored(leaks)...)
+		})
+	}
+	t.Run("a panic", func(t *testing.T) {
+		leaks := goleak.IgnoreCurrent()
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("the panic was swallowed")
+				}
+			}()
+			_, _ = nethost.New(hosttest.Config(t, libp2p.Transport(func() *tcp.TcpTransport { panic(errTest) })))
+		}()
+		goleak.VerifyNone(t, leaktest.Ignored(leaks)...)
+	})
+}
+
+var errTest = errors.New("test")
+
+// What the application brings takes the place of ours, or composes with it.
+func TestPartsOfTheApplicationAreUsed(t *testing.T) {
+	conns, err := libp2pconnmgr.NewConnManager(10, 20)
+	must(t, err)
+	peers, err := pstoremem.NewPeerstore()
+	must(t, err)
+	extra := ma.StringCast("/ip4/192.0.2.1/tcp/7")
+	cfg := hosttest.Config(t,
+		libp2p.ConnectionManager(conns), libp2p.Peerstore(peers), libp2p.ResourceManager(&network.NullResourceManager{}),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+		libp2p.UserAgent("theirs"),
+		libp2p.AddrsFactory(func(list []ma.Multiaddr) []ma.Multiaddr { return append(list, extra) }))
+	asked := 0
+	cfg.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr { asked++; return list }
+	cfg.NewLimits = func() (network.ResourceManager, error) { t.Error("our resource manager is made"); return nil, errTest }
+	var next connmgr.ConnectionGater
+	cfg.Gater = func(n connmgr.ConnectionGater) connmgr.ConnectionGater { next = n; return n }
+	h, err := nethost.New(cfg)
+	must(t, err)
+	defer h.Close()
+	hosttest.Listen(t, h, loopback, ma.StringCast("/ip4/127.0.0.1/udp/0/quic-v1"))
+	if h.ConnManager() != connmgr.ConnManager(conns) || h.Peerstore() != peers || next != nil {
+		t.Errorf("%T, %T and %v", h.ConnManager(), h.Peerstore(), next)
+	}
+	if list := h.Addrs(); !slices.ContainsFunc(list, extra.Equal) || len(list) != 3 || asked == 0 {
+		t.Errorf("announced: %v, ours asked %d times", list, asked)
+	}
+	other := hosttest.New(t, loopback)
+	must(t, dialer(other, other).Connect(t.Context(), hosttest.Info(h)))
+}

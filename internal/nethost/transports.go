@@ -1,0 +1,77 @@
+package nethost
+
+import (
+	"slices"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/pnet"
+	"github.com/libp2p/go-libp2p/core/transport"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
+	webrtc "github.com/libp2p/go-libp2p/p2p/transport/webrtc"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	"go.uber.org/fx"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+// transports makes the transports of a host and remembers them, so that those
+// of the application take their place: the swarm refuses two for one protocol.
+type transports struct {
+	ours []transport.Transport
+}
+
+// option is the libp2p option for one of ours.
+func (t *transports) option(kind addrs.Kind) libp2p.Option {
+	constructor := map[addrs.Kind]any{
+		addrs.TCP: func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
+			return t.keep(tcp.NewTCPTransport(u, rm, share))
+		},
+		addrs.QUIC: func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
+			return t.keep(quic.NewTransport(key, conns, psk, gater, rm))
+		},
+		addrs.WebSocket: func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
+			return t.keep(websocket.New(u, rm, share))
+		},
+		addrs.WebTransport: func(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnManager, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
+			return t.keep(newWebTransport(key, psk, conns, gater, rm))
+		},
+		addrs.WebRTCDirect: func(key crypto.PrivKey, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager, listen webrtc.ListenUDPFn) (transport.Transport, error) {
+			return t.keep(webrtc.New(key, psk, gater, rm, listen))
+		},
+	}[kind]
+	return libp2p.Transport(constructor)
+}
+
+func (t *transports) keep(made transport.Transport, err error) (transport.Transport, error) {
+	if err != nil {
+		return nil, err
+	}
+	t.ours = append(t.ours, made)
+	return made, nil
+}
+
+// yield leaves out those of ours for whose protocols there is another.
+func (t *transports) yield() libp2p.Option {
+	return libp2p.WithFxOption(fx.Decorate(fx.Annotate(
+		func(all []transport.Transport) []transport.Transport {
+			taken := make(map[int]bool)
+			for _, other := range all {
+				if !slices.Contains(t.ours, other) {
+					for _, p := range other.Protocols() {
+						taken[p] = true
+					}
+				}
+			}
+			return slices.DeleteFunc(slices.Clone(all), func(one transport.Transport) bool {
+				return slices.Contains(t.ours, one) && slices.ContainsFunc(one.Protocols(), func(p int) bool { return taken[p] })
+			})
+		},
+		fx.ParamTags(`group:"transport"`), fx.ResultTags(`group:"transport"`),
+	)))
+}

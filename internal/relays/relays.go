@@ -1,0 +1,408 @@
+// Package relays keeps reservations at the relays that were named, and runs a
+// relay for others.
+package relays
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
+)
+
+const (
+	// retry is how often AutoRelay looks at relays that it has no reservation
+	// with, and backoff how long it leaves one alone that refused it. Its own
+	// 30 seconds and 1 hour are meant for choosing among strangers; here the
+	// relays were named.
+	retry   = 2 * time.Second
+	backoff = 10 * time.Second
+	// Max bounds how many relays a node keeps reservations at.
+	Max = 16
+
+	// tag is what AutoRelay protects the connections of its reservations with.
+	tag = "autorelay"
+)
+
+// Config is what a [Client] is made of.
+type Config struct {
+	Disabled     bool // no relay client at all
+	Relays       []peer.AddrInfo
+	Announce     []ma.Multiaddr // in place of the listening addresses; nil: those
+	Reachability network.Reachability
+	HolePunching bool
+	PortMapping  bool
+	// Reserved, Lost and Punched report what happens; they must not block.
+	Reserved, Lost func(peer.ID)
+	Punched        func(id peer.ID, took time.Duration, err error)
+	Log            *slog.Logger
+}
+
+// Client keeps the reservations. It is safe for concurrent use.
+type Client struct {
+	cfg     Config
+	enabled bool // relays were named at the start
+
+	// host is set once, by Open, when the node is complete: libp2p wants
+	// AutoRelay's peers and the address factory before it makes the host. This
+	// is the one place where that circle is cut.
+	host   atomic.Pointer[nethost.Host]
+	opened chan struct{}
+	asked  chan struct{} // AutoRelay runs: it has asked for candidates
+	ask    sync.Once
+
+	changed signal.Signal         // the relays, or a reservation
+	failed  atomic.Pointer[error] // why the last request was refused; nil after one that was not
+
+	mu     sync.Mutex
+	relays []peer.AddrInfo // replaced, never changed; guarded by mu
+}
+
+// New returns a client for the host that its Options help to make.
+func New(cfg Config) *Client {
+	return &Client{
+		cfg: cfg, enabled: len(cfg.Relays) > 0, relays: cfg.Relays,
+		opened: make(chan struct{}), asked: make(chan struct{}),
+	}
+}
+
+// Options are those of the host that concern relays and NATs.
+func (c *Client) Options() []libp2p.Option {
+	if c.cfg.Disabled {
+		return append(reachabilityOptions(c.cfg.Reachability), libp2p.DisableRelay())
+	}
+	// NoListenAddrs would switch the relay client off unless it is named.
+	opts := []libp2p.Option{libp2p.EnableRelay()}
+	reach := c.cfg.Reachability
+	if c.enabled {
+		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(c.candidates,
+			autorelay.WithNumRelays(Max), autorelay.WithMinCandidates(1), autorelay.WithMaxCandidates(Max),
+			autorelay.WithBootDelay(0), autorelay.WithMinInterval(retry), autorelay.WithBackoff(backoff),
+			autorelay.WithMetricsTracer(relayTracer{
+				autorelay.NewMetricsTracer(autorelay.WithRegisterer(nethost.NopRegisterer{})), c,
+			})))
+		if reach == network.ReachabilityUnknown {
+			// AutoRelay waits for reachability to be known, which on a
+			// private network never comes; who names relays knows it.
+			reach = network.ReachabilityPrivate
+		}
+	}
+	opts = append(opts, reachabilityOptions(reach)...)
+	if c.cfg.HolePunching {
+		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c})))
+	}
+	if c.cfg.PortMapping {
+		opts = append(opts, libp2p.NATPortMap())
+	}
+	return opts
+}
+
+func reachabilityOptions(r network.Reachability) []libp2p.Option {
+	switch r {
+	case network.ReachabilityPublic:
+		return []libp2p.Option{libp2p.ForceReachabilityPublic()}
+	case network.ReachabilityPrivate:
+		return []libp2p.Option{libp2p.ForceReachabilityPrivate()}
+	default:
+		return nil
+	}
+}
+
+// Open hands the complete host over: from now on relays are dialled.
+func (c *Client) Open(h *nethost.Host) {
+	c.host.Store(h)
+	close(c.opened)
+}
+
+// Settle waits until AutoRelay runs, before the host is closed: when its close
+// (v0.51) overtakes its start, what it then starts is never stopped.
+func (c *Client) Settle() {
+	if !c.enabled {
+		return
+	}
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-c.asked:
+	case <-timer.C:
+	}
+}
+
+// Enabled reports whether the client keeps reservations: relays were named
+// before the host was made.
+func (c *Client) Enabled() bool { return c.enabled }
+
+// Relays returns the named relays.
+func (c *Client) Relays() []peer.AddrInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.relays
+}
+
+// Add names more relays, or more addresses of them.
+func (c *Client) Add(relays ...peer.AddrInfo) error {
+	c.mu.Lock()
+	merged := addrs.Merge(append(slices.Clone(c.relays), relays...)...)
+	if len(merged) > Max {
+		c.mu.Unlock()
+		return fmt.Errorf("%d relays are more than %d", len(merged), Max)
+	}
+	c.relays = merged
+	c.mu.Unlock()
+	c.changed.Notify()
+	return nil
+}
+
+// Remove ends the reservation at a relay, and the connection that it needs. It
+// reports whether the relay was named.
+func (c *Client) Remove(id peer.ID) bool {
+	c.mu.Lock()
+	left := slices.DeleteFunc(slices.Clone(c.relays), func(p peer.AddrInfo) bool { return p.ID == id })
+	known := len(left) < len(c.relays)
+	c.relays = left
+	c.mu.Unlock()
+	if h := c.host.Load(); known && h != nil {
+		// AutoRelay renews its reservation for as long as the connection
+		// lives.
+		h.Protect(id, tag, false)
+		if err := h.Disconnect(id); err != nil {
+			c.cfg.Log.Debug("hanging up on a relay", "relay", id, "err", err)
+		}
+	}
+	c.changed.Notify()
+	return known
+}
+
+// candidates feeds AutoRelay with the named relays that have no reservation,
+// once the host is complete and there are any.
+func (c *Client) candidates(ctx context.Context, _ int) <-chan peer.AddrInfo {
+	c.ask.Do(func() { close(c.asked) })
+	ch := make(chan peer.AddrInfo, Max)
+	go func() { // ends with ctx, which AutoRelay's close ends
+		defer close(ch)
+		select {
+		case <-c.opened:
+		case <-ctx.Done():
+			return
+		}
+		h := c.host.Load()
+		for {
+			changed := c.changed.Wait()
+			missing := slices.DeleteFunc(slices.Clone(c.Relays()), func(p peer.AddrInfo) bool { return c.reserved(h, p.ID) })
+			if len(missing) > 0 {
+				for _, p := range missing {
+					if !h.Direct(p.ID) {
+						h.ClearBackoff(p.ID)
+					}
+					ch <- p
+				}
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ch
+}
+
+// Reserved reports whether there is a reservation at a relay.
+func (c *Client) Reserved(id peer.ID) bool {
+	h := c.host.Load()
+	return h != nil && c.reserved(h, id)
+}
+
+func (c *Client) reserved(h *nethost.Host, id peer.ID) bool {
+	return h.Direct(id) && h.ConnManager().IsProtected(id, tag)
+}
+
+// Disconnected ends the protection when a relay's connection is gone, which
+// AutoRelay (v0.51) does not do: the reservation went with the connection.
+func (c *Client) Disconnected(id peer.ID) {
+	h := c.host.Load()
+	if h != nil && c.names(id) {
+		h.Protect(id, tag, false)
+		c.changed.Notify()
+	}
+}
+
+func (c *Client) names(id peer.ID) bool {
+	return slices.ContainsFunc(c.Relays(), func(p peer.AddrInfo) bool { return p.ID == id })
+}
+
+// Missing says why there is no reservation at a relay.
+func (c *Client) Missing(id peer.ID) string {
+	h := c.host.Load()
+	if h == nil || !h.Direct(id) {
+		return "it is not connected"
+	}
+	switch protos := h.Protocols(id); {
+	case len(protos) == 0:
+		return "it has not said yet what it speaks"
+	case !slices.Contains(protos, proto.ProtoIDv2Hop):
+		return fmt.Sprintf("it is no relay: it does not offer %s", proto.ProtoIDv2Hop)
+	}
+	if err := c.failed.Load(); err != nil {
+		return "the last request failed: " + (*err).Error() // at this relay, or at another
+	}
+	return "it has not answered yet"
+}
+
+// Announce is the host's address factory: it announces the addresses that were
+// named, or those it listens on, and in either case those through its relays.
+// AutoRelay itself announces relays with public addresses only, so that on a
+// private network there would be a reservation that nobody learns of.
+func (c *Client) Announce(list []ma.Multiaddr) []ma.Multiaddr {
+	var out []ma.Multiaddr
+	if c.cfg.Announce != nil {
+		out = slices.Clone(c.cfg.Announce)
+		for _, a := range list {
+			if addrs.IsCircuit(a) {
+				out = append(out, a)
+			}
+		}
+	} else {
+		out = slices.Clone(list)
+	}
+	h := c.host.Load()
+	if h == nil {
+		return out
+	}
+	for _, a := range c.circuitAddrs(h) {
+		if !ma.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// circuitAddrs are this node's addresses through the relays that it has a
+// reservation with.
+func (c *Client) circuitAddrs(h *nethost.Host) []ma.Multiaddr {
+	var out []ma.Multiaddr
+	for _, p := range c.Relays() {
+		if !c.reserved(h, p.ID) {
+			continue
+		}
+		circuit := ma.StringCast(fmt.Sprintf("/p2p/%s/p2p-circuit", p.ID))
+		for _, a := range h.KnownAddrs(p.ID) {
+			if !addrs.IsCircuit(a) {
+				out = append(out, a.Encapsulate(circuit))
+			}
+		}
+	}
+	return out
+}
+
+// Follow makes the host look at its addresses again when a reservation
+// changed, instead of at its next 5-second tick. The event is the one by which
+// AutoRelay announces relays; its addresses are the ones Announce adds.
+func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) error {
+	emitter, err := h.EventBus().Emitter(new(event.EvtAutoRelayAddrsUpdated), eventbus.Stateful)
+	if err != nil {
+		return err
+	}
+	started := group.Go(func(ctx context.Context) {
+		defer emitter.Close() //nolint:errcheck // it fails when closed twice only
+		held := make(map[peer.ID]bool)
+		var told []ma.Multiaddr
+		for {
+			changed := c.changed.Wait()
+			news := c.compare(h, held)
+			if list := c.circuitAddrs(h); news || !slices.EqualFunc(list, told, ma.Multiaddr.Equal) {
+				told = list
+				if err := emitter.Emit(event.EvtAutoRelayAddrsUpdated{RelayAddrs: list}); err != nil {
+					c.cfg.Log.Warn("announcing relayed addresses", "err", err)
+				}
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	if !started {
+		return emitter.Close()
+	}
+	return nil
+}
+
+// compare reports the reservations that came and went since the last time.
+func (c *Client) compare(h *nethost.Host, held map[peer.ID]bool) (news bool) {
+	relays := c.Relays()
+	for _, p := range relays {
+		if now := c.reserved(h, p.ID); now && !held[p.ID] {
+			held[p.ID] = true
+			news = true
+			c.cfg.Log.Info("relay reserved", "relay", p.ID)
+			c.cfg.Reserved(p.ID)
+		}
+	}
+	for id := range held {
+		named := slices.ContainsFunc(relays, func(p peer.AddrInfo) bool { return p.ID == id })
+		if named && c.reserved(h, id) {
+			continue
+		}
+		delete(held, id)
+		news = true
+		c.cfg.Log.Info("relay reservation lost", "relay", id)
+		c.cfg.Lost(id)
+	}
+	return news
+}
+
+// relayTracer hears when AutoRelay got, lost or failed to get a reservation.
+// Upstream's own tracer, which counts for nobody here, carries the methods
+// whose types are not exported.
+type relayTracer struct {
+	autorelay.MetricsTracer
+	c *Client
+}
+
+func (t relayTracer) ReservationEnded(int) { t.c.changed.Notify() }
+func (t relayTracer) ReservationRequestFinished(_ bool, err error) {
+	if err == nil {
+		t.c.failed.Store(nil)
+	} else {
+		t.c.failed.Store(&err)
+	}
+	t.c.changed.Notify()
+}
+
+// punchTracer reports the end of an attempt to punch a hole.
+type punchTracer struct{ c *Client }
+
+func (t punchTracer) Trace(ev *holepunch.Event) {
+	end, ok := ev.Evt.(*holepunch.EndHolePunchEvt)
+	if !ok {
+		return
+	}
+	var err error
+	if !end.Success {
+		err = errors.New(strings.ReplaceAll(end.Error, "\n", " "))
+	}
+	t.c.cfg.Log.Info("hole punch", "peer", ev.Remote, "took", end.EllapsedTime, "err", err)
+	t.c.cfg.Punched(ev.Remote, end.EllapsedTime, err)
+}

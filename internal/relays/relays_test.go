@@ -1,0 +1,55 @@
+package relays
+
+import (
+	"log/slog"
+	"testing"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// What the options about relays and NATs ask of libp2p. Port mapping is not
+// tried for real: it would talk to the router.
+func TestOptionsReachLibp2p(t *testing.T) {
+	apply := func(cfg Config) *libp2p.Config {
+		cfg.Log = slog.New(slog.DiscardHandler)
+		var lc libp2p.Config
+		if err := lc.Apply(New(cfg).Options()...); err != nil {
+			t.Fatal(err)
+		}
+		return &lc
+	}
+	private, public := network.ReachabilityPrivate, network.ReachabilityPublic
+	if c := apply(Config{}); !c.Relay || c.EnableAutoRelay || c.EnableHolePunching || c.NATManager != nil || c.ForceReachability != nil || c.EnableRelayService {
+		t.Errorf("by default: %+v", c)
+	}
+	if c := apply(Config{PortMapping: true, HolePunching: true, Reachability: public}); c.NATManager == nil || !c.EnableHolePunching || *c.ForceReachability != public {
+		t.Error("port mapping, hole punching or reachability do not arrive")
+	}
+	if c := apply(Config{Relays: []peer.AddrInfo{{ID: "relay"}}}); !c.EnableAutoRelay || *c.ForceReachability != private {
+		t.Error("reservations do not arrive")
+	}
+	if c := apply(Config{Disabled: true}); c.Relay || !c.RelayCustom {
+		t.Error("the relay client is on")
+	}
+}
+
+// Relays add up by peer, within their bound, and are removed by ID.
+func TestRelaysAddUp(t *testing.T) {
+	c := New(Config{Log: slog.New(slog.DiscardHandler)})
+	for i := range Max {
+		if err := c.Add(peer.AddrInfo{ID: peer.ID(rune('a' + i))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Add(peer.AddrInfo{ID: "one too many"}); err == nil {
+		t.Errorf("%d relays are named", len(c.Relays()))
+	}
+	if err := c.Add(peer.AddrInfo{ID: "a"}); err != nil {
+		t.Errorf("a relay that is known: %v", err)
+	}
+	if !c.Remove("a") || c.Remove("a") || len(c.Relays()) != Max-1 {
+		t.Errorf("after removing one: %v", c.Relays())
+	}
+}
