@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/go-p2pnode/p2pnode/internal/atomicfile"
 )
 
 // MaxSize is the largest content of a file, in bytes.
@@ -34,19 +36,23 @@ const (
 // this process or another.
 var ErrLocked = errors.New("another node has it open")
 
+// ErrExposed is returned by Open for a directory that everybody may write to.
+var ErrExposed = errors.New("everybody may put files into it, also in place of the node's own")
+
 // Dir is an open directory. Its methods are safe for concurrent use.
 type Dir struct {
 	path string
 
 	mu   sync.Mutex // one write at a time: they share temporary names
-	lock *os.File   // nil after Close; guarded by mu
+	lock io.Closer  // nil after Close; guarded by mu
 	// sacred are files that are still in their place though they could not be
 	// used: they are not replaced. Guarded by mu.
 	sacred map[string]bool
 }
 
 // Open creates the directory with mode 0700 if it is absent, and locks it.
-// The lock goes with the process: none is left behind by a crash.
+// The lock goes with the process: none is left behind by a crash. On Unix a
+// directory that everybody may write to is refused.
 func Open(path string) (*Dir, error) {
 	// The working directory may change while the node runs.
 	path, err := filepath.Abs(path)
@@ -54,20 +60,23 @@ func Open(path string) (*Dir, error) {
 		return nil, err
 	}
 	if err := makeDir(path); err != nil {
-		return nil, fmt.Errorf("creating the directory %q: %w", path, bare(err))
+		return nil, fmt.Errorf("creating the directory %q: %w", path, atomicfile.Bare(err))
 	}
-	lock, err := lockFile(filepath.Join(path, lockName))
+	if err := checkMode(path); err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(path)
 	switch {
 	case errors.Is(err, ErrLocked):
 		return nil, fmt.Errorf("the directory %q: %w; give each node a directory of its own", path, err)
 	case err != nil:
-		return nil, fmt.Errorf("the directory %q cannot be locked for writing: %w", path, bare(err))
+		return nil, fmt.Errorf("the directory %q cannot be locked for writing: %w", path, atomicfile.Bare(err))
 	}
 	// The lock file may be writable in a directory that is not.
 	probe, err := os.CreateTemp(path, ".probe-*")
 	if err != nil {
 		lock.Close() //nolint:errcheck // nothing was written
-		return nil, fmt.Errorf("the directory %q is not writable: %w", path, bare(err))
+		return nil, fmt.Errorf("the directory %q is not writable: %w", path, atomicfile.Bare(err))
 	}
 	probe.Close()           //nolint:errcheck // empty
 	os.Remove(probe.Name()) //nolint:errcheck // an empty file disturbs nobody
@@ -90,7 +99,7 @@ func makeDir(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(above)
+	return atomicfile.SyncDir(above)
 }
 
 // Path is the absolute path of the file with a name.
@@ -162,12 +171,12 @@ func load(path string) ([]byte, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, bare(err)
+		return nil, atomicfile.Bare(err)
 	}
 	defer f.Close() //nolint:errcheck // only read
 	b, err := io.ReadAll(io.LimitReader(f, int64(headLen+MaxSize+1)))
 	if err != nil {
-		return nil, bare(err)
+		return nil, atomicfile.Bare(err)
 	}
 	return b, nil
 }
@@ -214,19 +223,10 @@ func (d *Dir) Write(name string, content []byte) error {
 	if d.sacred[name] {
 		return fmt.Errorf("writing %q: what is there could be neither used nor set aside: look at it, and move it away", d.Path(name))
 	}
-	tmp := d.Path("." + name + ".tmp")
-	err := os.Remove(tmp) // one that a crash left behind
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		err = writeSynced(tmp, encode(content))
+	if err := atomicfile.Replace(d.Path(name), encode(content)); err != nil {
+		return fmt.Errorf("writing %q: %w", d.Path(name), err)
 	}
-	if err == nil {
-		err = os.Rename(tmp, d.Path(name))
-	}
-	if err != nil {
-		os.Remove(tmp) //nolint:errcheck // the next write overwrites it
-		return fmt.Errorf("writing %q: %w", d.Path(name), bare(err))
-	}
-	return syncDir(d.path)
+	return nil
 }
 
 // Remove removes a file. One that is absent is no error, and one that Read could
@@ -241,19 +241,9 @@ func (d *Dir) Remove(name string) error {
 		return nil
 	}
 	if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing %q: %w", d.Path(name), bare(err))
+		return fmt.Errorf("removing %q: %w", d.Path(name), atomicfile.Bare(err))
 	}
-	return syncDir(d.path)
-}
-
-func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	// Without this the name could reach the disk before the content does.
-	return errors.Join(err, f.Sync(), f.Close())
+	return atomicfile.SyncDir(d.path)
 }
 
 func encode(content []byte) []byte {
@@ -275,13 +265,4 @@ func decode(b []byte) ([]byte, error) {
 		return nil, errors.New("its checksum is wrong")
 	}
 	return content, nil
-}
-
-// bare drops the path from an error that is about to be told with it.
-func bare(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -70,6 +71,44 @@ func TestOneHolderAtATime(t *testing.T) {
 		t.Errorf("a write without the lock: %v", err)
 	}
 	open(t, path)
+}
+
+// TestLockOutlivesItsFile: two nodes with one identity are worse than none.
+func TestLockOutlivesItsFile(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	open(t, path)
+	if err := os.Remove(filepath.Join(path, lockName)); err != nil {
+		t.Skipf("the system protects the file: %v", err)
+	}
+	if _, err := Open(path); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second Open after the lock file was removed: %v", err)
+	}
+}
+
+func TestModes(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows does not keep modes")
+	}
+	for mode, ok := range map[fs.FileMode]bool{0o700: true, 0o755: true, 0o770: true, 0o777: false, 0o703: false, fs.ModeSticky | 0o777: false} {
+		path := t.TempDir()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open(path)
+		if ok && err != nil || !ok && !errors.Is(err, ErrExposed) {
+			t.Errorf("%v: %v", mode, err)
+		}
+		if fi, serr := os.Stat(path); serr != nil || fi.Mode()&^fs.ModeDir != mode {
+			t.Errorf("%v became %v, %v", mode, fi.Mode(), serr)
+		}
+		if err == nil {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 func TestNotADirectory(t *testing.T) {

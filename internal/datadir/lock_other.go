@@ -5,13 +5,11 @@ package datadir
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io"
 )
 
-// lockFile is not offered by this system. A directory without a lock could be
+// lockDir is not offered by this system. A directory without a lock could be
 // written by two nodes.
-func lockFile(string) (*os.File, error) {
+func lockDir(string) (io.Closer, error) {
 	return nil, fmt.Errorf("file locks: %w on this system", errors.ErrUnsupported)
 }
-
-func syncDir(string) error { return nil }

@@ -4,16 +4,46 @@ package datadir
 
 import (
 	"errors"
-	"fmt"
-	"io/fs"
+	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
-// lockFile opens and locks a file. The lock belongs to the open file, so it
-// also keeps out a second node of this process.
-func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// locks are open files that are locked.
+type locks []*os.File
+
+func (l locks) Close() error {
+	var errs []error
+	for _, f := range l {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// lockDir locks the file that is there to be locked, and the directory itself
+// where that is possible (NFS locks no directories), so that nothing is lost
+// when somebody removes the file. The locks belong to the open files, so they
+// also keep out a second node of this process.
+func lockDir(path string) (io.Closer, error) {
+	f, err := lock(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return nil, err
+	}
+	d, err := lock(path, os.O_RDONLY)
+	switch {
+	case err == nil:
+		return locks{f, d}, nil
+	case errors.Is(err, ErrLocked):
+		f.Close() //nolint:errcheck // nothing was written
+		return nil, err
+	default:
+		return f, nil
+	}
+}
+
+func lock(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -25,16 +55,4 @@ func lockFile(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// syncDir makes a rename survive a power cut, where directories can be synced.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err == nil {
-		err = errors.Join(d.Sync(), d.Close())
-	}
-	if err == nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		return nil
-	}
-	return fmt.Errorf("syncing the directory %q: %w", path, bare(err))
 }

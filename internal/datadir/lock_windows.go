@@ -2,12 +2,15 @@ package datadir
 
 import (
 	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
-// lockFile opens a file without sharing it, which is a lock on Windows.
-func lockFile(path string) (*os.File, error) {
+// lockDir opens a file of the directory without sharing it, which is a lock on Windows.
+func lockDir(path string) (io.Closer, error) {
+	path = filepath.Join(path, lockName)
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {
 		return nil, err
@@ -21,6 +24,3 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(h), path), nil
 }
-
-// syncDir does nothing: directories cannot be synced here.
-func syncDir(string) error { return nil }

@@ -8,24 +8,8 @@
 // replaced, truncated, repaired or removed, however broken it looks: it may be
 // the only copy of somebody's identity.
 //
-// # How a file is created
-//
-// The key is written to a temporary file of mode 0600 in the same directory,
-// synced, and only then given its name by a hard link, which the system
-// refuses when the name is taken. So the file is either absent or complete,
+// A file is created by atomicfile.Create, so it is either absent or complete,
 // and of several processes exactly one wins while the others load its key.
-//
-// Some file systems have no hard links (FAT, some network and container
-// mounts). There the temporary file is renamed with the flag that forbids
-// replacing (Linux, macOS, Windows). Where neither works, creation fails and
-// says so. Opening the path itself with O_EXCL would work everywhere but was
-// rejected: a crash, or a full disk, in the middle of the write would leave a
-// damaged key behind, and a second process could read half a key. Loading
-// works on every file system.
-//
-// A crash can leave a temporary file (".p2pnode-key-*.tmp", mode 0600) behind.
-// It disturbs nothing, and is not cleaned up because it might belong to a
-// process that is at work this moment.
 package keyfile
 
 import (
@@ -36,15 +20,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/go-p2pnode/p2pnode/internal/atomicfile"
 )
 
 // MaxSize is the largest key file that is read or written, in bytes. The
 // largest key in use, RSA with 8192 bits in base64, needs less than half.
 const MaxSize = 16 << 10
 
-// tmpPattern names the temporary files. It does not contain the name of the
-// key file, which may already be as long as the file system allows.
-const tmpPattern = ".p2pnode-key-*.tmp"
+// ErrExposed is returned for a file that too many may read or write.
+var ErrExposed = errors.New("others may read or write it")
 
 // untouched ends the errors about content.
 const untouched = "the file was left untouched; move it away to have a new key made, or restore it from a backup"
@@ -58,19 +43,21 @@ const untouched = "the file was left untouched; move it away to have a new key m
 // The directory must exist: creating it is left to whoever knows who may look
 // into it. A symbolic link is followed when it leads to a file and refused when
 // it leads nowhere, because a link that dangles most often means that the disk
-// with the key is not mounted. On Unix a file that group or others may read or
-// write is refused. On Windows, where the mode tells nothing about access,
+// with the key is not mounted. On Unix a file that others may read or write is
+// refused with ErrExposed, and so is one that its group may, unless this process
+// cannot change that: a mounted secret of mode 0440, or one of another owner,
+// whose group may read it and nobody may write it but that owner. On Windows, where the mode tells nothing about access,
 // permissions are not checked and a new file inherits those of its directory.
 //
 // It is safe for concurrent use by any number of goroutines and processes on
 // one path: all of them return the same key.
 func LoadOrCreate(path string, generate func() ([]byte, error), check func([]byte) error) (data []byte, created bool, err error) {
-	return loadOrCreate(path, generate, check, publish)
+	return loadOrCreate(path, generate, check, atomicfile.Create)
 }
 
-// loadOrCreate has the publishing step as a parameter, for tests of file
-// systems that are not at hand.
-func loadOrCreate(path string, generate func() ([]byte, error), check func([]byte) error, publish func(tmp, path string) error) ([]byte, bool, error) {
+// loadOrCreate has the last step as a parameter, for tests of file systems that
+// are not at hand.
+func loadOrCreate(path string, generate func() ([]byte, error), check func([]byte) error, create func(path string, data []byte) error) ([]byte, bool, error) {
 	if path == "" {
 		return nil, false, errors.New("key file: the path is empty; name a file")
 	}
@@ -97,7 +84,7 @@ func loadOrCreate(path string, generate func() ([]byte, error), check func([]byt
 		return nil, false, fmt.Errorf("key file %q: the new key is not usable: %w", path, err)
 	}
 
-	err = create(path, data, publish)
+	err = create(path, data)
 	if errors.Is(err, fs.ErrExist) {
 		// Another process published its key after we looked. Its key is
 		// the one that counts; ours was never seen by anybody.
@@ -110,15 +97,29 @@ func loadOrCreate(path string, generate func() ([]byte, error), check func([]byt
 		}
 		// The winner may have been killed before it synced the
 		// directory, and our caller is about to use the key.
-		if err := syncDir(path); err != nil {
-			return nil, false, err
+		if err := atomicfile.SyncDir(filepath.Dir(path)); err != nil {
+			return nil, false, notCreated(path, err)
 		}
 		return data, false, nil
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, false, notCreated(path, err)
 	}
 	return data, true, nil
+}
+
+// notCreated tells what to do about a file that could not be created.
+func notCreated(path string, err error) error {
+	way := "free the disk or name another path, and try again"
+	switch {
+	case errors.Is(err, atomicfile.ErrNotExclusive):
+		way = "name a path on another file system, or make a key elsewhere and copy the file there"
+	case errors.Is(err, atomicfile.ErrNotPrivate):
+		way = "name a path on another file system, or mount this one with umask=077"
+	case errors.Is(err, fs.ErrPermission):
+		way = wayOut(err)
+	}
+	return fmt.Errorf("key file %q: %w; %s", path, err, way)
 }
 
 // errAbsent is returned by load when nothing at all stands at the path.
@@ -136,7 +137,7 @@ func load(path string, check func([]byte) error) ([]byte, error) {
 		return nil, errAbsent
 	}
 	if err != nil {
-		return nil, fmt.Errorf("key file %q: looking for it: %w; %s", path, bare(err), wayOut(err))
+		return nil, fmt.Errorf("key file %q: looking for it: %w; %s", path, atomicfile.Bare(err), wayOut(err))
 	}
 	if err := checkKind(path, fi); err != nil {
 		return nil, err
@@ -147,7 +148,7 @@ func load(path string, check func([]byte) error) ([]byte, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, errAbsent
 		}
-		return nil, fmt.Errorf("key file %q: opening it: %w; %s", path, bare(err), wayOut(err))
+		return nil, fmt.Errorf("key file %q: opening it: %w; %s", path, atomicfile.Bare(err), wayOut(err))
 	}
 	defer f.Close() //nolint:errcheck // only read
 
@@ -155,19 +156,19 @@ func load(path string, check func([]byte) error) ([]byte, error) {
 	// than a moment ago.
 	fi, err = f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("key file %q: looking at it: %w", path, bare(err))
+		return nil, fmt.Errorf("key file %q: looking at it: %w", path, atomicfile.Bare(err))
 	}
 	if err := checkKind(path, fi); err != nil {
 		return nil, err
 	}
-	if err := checkMode(path, fi.Mode()); err != nil {
+	if err := checkMode(path, fi); err != nil {
 		return nil, err
 	}
 
 	// One byte more than allowed, to notice a file that grew since.
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("key file %q: reading it: %w", path, bare(err))
+		return nil, fmt.Errorf("key file %q: reading it: %w", path, atomicfile.Bare(err))
 	}
 	if len(data) > MaxSize {
 		return nil, tooLarge(path)
@@ -217,104 +218,12 @@ func checkDir(path string) error {
 		return fmt.Errorf("key file %q: its directory %q does not exist and is not created; make it first, or correct the path: %w", path, dir, fs.ErrNotExist)
 	}
 	if err != nil {
-		return fmt.Errorf("key file %q: looking at its directory: %w; %s", path, bare(err), wayOut(err))
+		return fmt.Errorf("key file %q: looking at its directory: %w; %s", path, atomicfile.Bare(err), wayOut(err))
 	}
 	if !fi.IsDir() {
 		return fmt.Errorf("key file %q: %q is not a directory; correct the path", path, dir)
 	}
 	return nil
-}
-
-// create writes data to a temporary file and publishes it at path. The error
-// matches fs.ErrExist when something stood at path by then. On any error
-// nothing new stands at path, except when only the last sync failed.
-func create(path string, data []byte, publish func(tmp, path string) error) error {
-	dir := filepath.Dir(path)
-	tmp, err := writeTemp(dir, data) // mode 0600, O_EXCL
-	if tmp != "" {
-		// After a hard link this takes away the second name, after a
-		// rename there is nothing left to take away. An error leaves a
-		// file behind that disturbs nothing, like a crash would.
-		defer os.Remove(tmp) //nolint:errcheck
-	}
-	if err != nil {
-		return fmt.Errorf("key file %q: %w", path, err)
-	}
-	if err := publish(tmp, path); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		return fmt.Errorf("key file %q: the file system of %q offers no way to create it without the risk of replacing or damaging another (%w); "+
-			"name a path on another file system, or make a key elsewhere and copy the file there", path, dir, err)
-	}
-	return syncDir(path)
-}
-
-// writeTemp leaves data on disk in a new file in dir. It returns the name of
-// the file whenever there is one to remove, also with an error.
-func writeTemp(dir string, data []byte) (name string, err error) {
-	f, err := os.CreateTemp(dir, tmpPattern)
-	if err != nil {
-		return "", fmt.Errorf("creating a file in %q: %w; %s", dir, bare(err), wayOut(err))
-	}
-	name = f.Name()
-	defer func() {
-		if cerr := f.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("closing the new file in %q: %w", dir, bare(cerr))
-		}
-	}()
-	if err := restrict(f); err != nil {
-		return name, fmt.Errorf("creating a file in %q: %w", dir, err)
-	}
-	if _, err := f.Write(data); err != nil {
-		return name, fmt.Errorf("writing the new file in %q: %w", dir, bare(err))
-	}
-	// Without this the name could reach the disk before the content does,
-	// and a power cut would leave an empty key file.
-	if err := f.Sync(); err != nil {
-		return name, fmt.Errorf("syncing the new file in %q: %w", dir, bare(err))
-	}
-	return name, nil
-}
-
-// publish gives the file tmp the name path unless that name is taken, in which
-// case the error matches fs.ErrExist. tmp may or may not exist afterwards.
-func publish(tmp, path string) error {
-	return publishWith(tmp, path, os.Link, renameExclusive)
-}
-
-func publishWith(tmp, path string, link, rename func(from, to string) error) error {
-	lerr := link(tmp, path)
-	if lerr == nil || errors.Is(lerr, fs.ErrExist) {
-		return lerr
-	}
-	// The second way cannot replace anything either, so it is tried after
-	// every failure of the first; systems disagree about how to say that
-	// hard links are not supported.
-	rerr := rename(tmp, path)
-	if rerr == nil || errors.Is(rerr, fs.ErrExist) {
-		return rerr
-	}
-	return fmt.Errorf("hard link: %w, exclusive rename: %w", bare(lerr), bare(rerr))
-}
-
-// bare strips the operation and path that package os puts around an error; the
-// errors here name the path themselves, quoted.
-func bare(err error) error {
-	var (
-		pe *fs.PathError
-		le *os.LinkError
-		se *os.SyscallError
-	)
-	switch {
-	case errors.As(err, &pe):
-		return pe.Err
-	case errors.As(err, &le):
-		return le.Err
-	case errors.As(err, &se):
-		return se.Err
-	}
-	return err
 }
 
 // wayOut says what to do about an error of the system.

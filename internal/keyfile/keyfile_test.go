@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/go-p2pnode/p2pnode/internal/atomicfile"
 )
 
 // The keys of these tests are a line of hex: 32 random bytes and their hash,
@@ -198,7 +200,8 @@ func TestRefusedModes(t *testing.T) {
 		ok   bool
 	}{
 		{0o600, true}, {0o400, true}, {0o700, true}, {0o711, true},
-		{0o644, false}, {0o640, false}, {0o660, false}, {0o604, false}, {0o620, false}, {0o602, false}, {0o666, false}, {0o777, false},
+		{0o440, true}, // a mounted secret, whose mode cannot be changed
+		{0o444, false}, {0o460, false}, {0o644, false}, {0o640, false}, {0o660, false}, {0o604, false}, {0o620, false}, {0o602, false}, {0o666, false}, {0o777, false},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprintf("%#o", tt.mode), func(t *testing.T) {
@@ -348,65 +351,37 @@ func TestGenerateFails(t *testing.T) {
 	}
 }
 
-// TestPublishFallbacks plays file systems that are not at hand.
-func TestPublishFallbacks(t *testing.T) {
+// TestCreationIsLost plays what others may do meanwhile, and file systems that
+// are not at hand.
+func TestCreationIsLost(t *testing.T) {
 	t.Parallel()
-	noLink := func(string, string) error { return &os.LinkError{Op: "link", Err: errors.ErrUnsupported} }
-	rename := func(from, to string) error { // exclusive enough for one goroutine
-		if _, err := os.Lstat(to); err == nil {
-			return fs.ErrExist
-		}
-		return os.Rename(from, to)
-	}
-	with := func(link, rename func(string, string) error) func(string, string) error {
-		return func(tmp, path string) error { return publishWith(tmp, path, link, rename) }
-	}
-
-	t.Run("rename", func(t *testing.T) {
+	t.Run("not exclusive", func(t *testing.T) {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "key")
-		data, created, err := loadOrCreate(path, generate, check, with(noLink, rename))
-		if err != nil || !created {
-			t.Fatalf("created %v, error %v", created, err)
+		_, created, err := loadOrCreate(path, generate, check, func(string, []byte) error { return atomicfile.ErrNotExclusive })
+		if created || !errors.Is(err, atomicfile.ErrNotExclusive) {
+			t.Errorf("created %v, error %v", created, err)
 		}
-		again, created, err := LoadOrCreate(path, noGenerate(t), check)
-		if err != nil || created || !bytes.Equal(data, again) {
+		if s := state(t, dir); s != "" {
+			t.Errorf("left behind:\n%s", s)
+		}
+	})
+	// The winner appears between the look and the creation.
+	t.Run("lost to a key", func(t *testing.T) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "key")
+		winner := mustGenerate(t)
+		data, created, err := LoadOrCreate(path, func() ([]byte, error) {
+			writeFile(t, path, winner, 0o600)
+			return generate()
+		}, check)
+		if err != nil || created || !bytes.Equal(data, winner) {
 			t.Fatalf("created %v, error %v", created, err)
 		}
 		if entries, _ := os.ReadDir(dir); len(entries) != 1 {
 			t.Errorf("%d entries, want the key alone", len(entries))
 		}
 	})
-	t.Run("neither", func(t *testing.T) {
-		dir := t.TempDir()
-		path := filepath.Join(dir, "key")
-		_, created, err := loadOrCreate(path, generate, check, with(noLink, noLink))
-		if created {
-			t.Error("created")
-		}
-		wantError(t, err, path, nil, "another file system")
-		if s := state(t, dir); s != "" {
-			t.Errorf("left behind:\n%s", s)
-		}
-	})
-	// The winner appears between the look and the publishing.
-	for name, pub := range map[string]func(string, string) error{"lost by link": publish, "lost by rename": with(noLink, rename)} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			path := filepath.Join(dir, "key")
-			winner := mustGenerate(t)
-			data, created, err := loadOrCreate(path, func() ([]byte, error) {
-				writeFile(t, path, winner, 0o600)
-				return generate()
-			}, check, pub)
-			if err != nil || created || !bytes.Equal(data, winner) {
-				t.Fatalf("created %v, error %v", created, err)
-			}
-			if entries, _ := os.ReadDir(dir); len(entries) != 1 {
-				t.Errorf("%d entries, want the key alone", len(entries))
-			}
-		})
-	}
 	t.Run("lost to garbage", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "key")
 		_, created, err := LoadOrCreate(path, func() ([]byte, error) {
@@ -423,33 +398,12 @@ func TestPublishFallbacks(t *testing.T) {
 	})
 	t.Run("vanished", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "key")
-		_, created, err := loadOrCreate(path, generate, check, func(string, string) error { return fs.ErrExist })
+		_, created, err := loadOrCreate(path, generate, check, func(string, []byte) error { return fs.ErrExist })
 		if created {
 			t.Error("created")
 		}
 		wantError(t, err, path, nil, "vanished")
 	})
-}
-
-func TestRenameExclusive(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
-	writeFile(t, a, []byte("a"), 0o600)
-	err := renameExclusive(a, b)
-	if errors.Is(err, errors.ErrUnsupported) {
-		t.Skip("not offered here")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, a, []byte("other"), 0o600)
-	if err := renameExclusive(a, b); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("rename onto a file: %v, want fs.ErrExist", err)
-	}
-	if data, _ := os.ReadFile(b); string(data) != "a" {
-		t.Errorf("the file was replaced")
-	}
 }
 
 func TestLeftoverDoesNotDisturb(t *testing.T) {

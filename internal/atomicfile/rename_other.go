@@ -1,6 +1,6 @@
 //go:build !linux && !darwin && !windows
 
-package keyfile
+package atomicfile
 
 import "errors"
 

@@ -1,0 +1,12 @@
+//go:build !unix
+
+package atomicfile
+
+import "os"
+
+// restrict does nothing: outside Unix the mode does not tell who has access, and
+// a new file inherits that from its directory.
+func restrict(*os.File) error { return nil }
+
+// SyncDir does nothing: directories cannot be synced here.
+func SyncDir(string) error { return nil }
