@@ -28,7 +28,8 @@ var (
 	ErrNotReady = errs.ErrNotReady
 
 	// ErrNotFound is returned by FindPeer and GetValue when the network was
-	// asked and does not know the answer.
+	// asked and does not know the answer, and by Unhandle for a protocol without
+	// a handler.
 	ErrNotFound = errs.ErrNotFound
 
 	// ErrBanned is returned by Connect, OpenStream and AddPersistentPeers for a
@@ -40,6 +41,11 @@ var (
 	// ErrTooLarge is returned by Publish for a message above the limit that
 	// WithMaxMessageSize sets.
 	ErrTooLarge = errs.ErrTooLarge
+
+	// ErrProtocolInUse is returned by Handle and Listen for a protocol that has
+	// a handler or listener already, or that the node itself serves, and by
+	// Unhandle for one that is not the application's to stop.
+	ErrProtocolInUse = errs.ErrProtocolInUse
 )
 
 // OptionError reports an option whose value, or whose combination with other

@@ -115,10 +115,14 @@ func ExampleNode_Handle() {
 	a, b := two(ctx)
 	defer a.Close()
 	defer b.Close()
-	a.Handle("/greet/1.0.0", func(_ context.Context, s network.Stream) error {
+	err := a.Handle("/greet/1.0.0", func(_ context.Context, s network.Stream) error {
 		_, err := io.WriteString(s, "hello")
 		return err // nil closes the stream
 	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	s, err := b.OpenStream(ctx, a.ID(), "/greet/1.0.0")
 	if err != nil {
 		fmt.Println(err)

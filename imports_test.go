@@ -83,6 +83,10 @@ var rooms = map[string]map[string]string{
 		"internal/lifecycle": "readers of topics are awaited",
 		"internal/errs":      "a publish that reached nobody is ErrNoPeers",
 	},
+	"internal/streams": {
+		"internal/lifecycle": "handlers are awaited",
+		"internal/errs":      "a protocol that is served already is ErrProtocolInUse",
+	},
 	"internal/diag": {}, // it reads its argument and nothing else
 
 	"internal/cli":              {"": "flags and options of the programs in cmd and examples"},
@@ -114,6 +118,7 @@ var rooms = map[string]map[string]string{
 		"internal/peerfile":  "peers kept over a restart",
 		"internal/relays":    "WithAutoRelay, WithRelayService",
 		"internal/signal":    "waits wake by events",
+		"internal/streams":   "Handle, Listen, Dial",
 		"internal/backoff":   "the engines' delays are in the table of defaults",
 	},
 
@@ -281,18 +286,15 @@ var (
 		"relay.go":     "AutoRelay's candidates; goes to internal/relays",
 	}
 	hasMutexes = map[string]string{
-		"access.go":       "goes to internal/access",
-		"bootstrap.go":    "goes to internal/keeper",
-		"content.go":      "goes to internal/kad",
-		"datadir.go":      "the saved peers; goes to internal/keeper",
-		"diagnose.go":     "goes to internal/diag",
-		"events.go":       "the watcher",
-		"limits.go":       "goes to internal/limits",
-		"mdns.go":         "goes to internal/lan",
-		"persistent.go":   "goes to internal/keeper",
-		"pubsub.go":       "goes to internal/gossip",
-		"streams.go":      "goes to internal/gossip",
-		"subscription.go": "goes to internal/gossip",
+		"access.go":     "goes to internal/access",
+		"bootstrap.go":  "goes to internal/keeper",
+		"content.go":    "goes to internal/kad",
+		"datadir.go":    "the saved peers; goes to internal/keeper",
+		"diagnose.go":   "goes to internal/diag",
+		"events.go":     "the watcher",
+		"limits.go":     "goes to internal/limits",
+		"mdns.go":       "goes to internal/lan",
+		"persistent.go": "goes to internal/keeper",
 	}
 	readsSwarm = map[string]string{
 		"access.go":    "goes to internal/access",

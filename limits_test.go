@@ -18,14 +18,16 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
 		a := net.Node(t)
-		a.Handle("/hold", func(ctx context.Context, _ network.Stream) error {
+		err := a.Handle("/hold", func(ctx context.Context, _ network.Stream) error {
 			<-ctx.Done()
 			return nil
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		n := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()), p2pnode.WithLimits(p2pnode.Limits{StreamsPerPeer: 16}))
 		net.Ready(n)
 		time.Sleep(time.Minute) // identify and its kin are through
-		var err error
 		opened := 0
 		for range 30 {
 			var s network.Stream
@@ -68,15 +70,17 @@ func TestMemoryBeyondTheLimitIsRefusedByName(t *testing.T) {
 		return overTCP(t, append(opts, p2pnode.WithTransports(p2pnode.TransportTCP), p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())...)
 	}
 	a := start()
-	a.Handle("/hold", func(ctx context.Context, _ network.Stream) error {
+	err := a.Handle("/hold", func(ctx context.Context, _ network.Stream) error {
 		<-ctx.Done()
 		return nil
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	n := start(p2pnode.WithLimits(p2pnode.Limits{Memory: 16 << 20}))
 	if err := n.Connect(t.Context(), a.AddrInfo()); err != nil {
 		t.Fatal(err)
 	}
-	var err error
 	opened := 0
 	for ; err == nil && opened < 200; opened++ {
 		_, err = n.OpenStream(t.Context(), a.ID(), "/hold")

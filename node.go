@@ -30,6 +30,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
+	"github.com/go-p2pnode/p2pnode/internal/streams"
 )
 
 // closeBudget bounds each part's close, so that Close always ends.
@@ -59,7 +60,7 @@ type Node struct {
 	dht     *dhtPart       // nil without a DHT
 	content *contentPart   // nil without a DHT
 	pubsub  *gossip.Router // nil without pubsub
-	streams *streamsPart
+	streams *streams.Server
 	relay   *relays.Client
 	sink    *connector.Connector
 	boot    *bootstrapper // nil without bootstrap peers
@@ -286,8 +287,8 @@ func (n *Node) startPubSub() (err error) {
 }
 
 func (n *Node) startStreams() error {
-	n.streams = newStreams(n.ctx, n.log)
-	n.stack.Push("stream handlers", closeBudget, n.streams.close)
+	n.streams = streams.New(n.ctx, streams.Config{Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log})
+	n.stack.Push("stream handlers", closeBudget, n.streams.Close)
 	return nil
 }
 

@@ -264,7 +264,6 @@ func TestMethodsAfterClose(t *testing.T) {
 			t.Errorf("%s after Close = %v, want ErrClosed", name, err)
 		}
 	}
-	n.Handle("/x", func(context.Context, network.Stream) error { return nil })
 	if n.ID() != id || n.Addrs() != nil || n.Peers() != nil || n.AddrInfo().ID != id || len(n.AddrInfo().Addrs) != 0 {
 		t.Error("accessors after Close: want the ID and nothing else")
 	}
@@ -282,6 +281,8 @@ func blockedCallsClosed(t *testing.T, n *Node) map[string]func() error {
 	other := peer.AddrInfo{ID: mustKeyID(t)}
 	return map[string]func() error{
 		"Connect":    func() error { return n.Connect(ctx, other) },
+		"Handle":     func() error { return n.Handle("/x", func(context.Context, network.Stream) error { return nil }) },
+		"Unhandle":   func() error { return n.Unhandle("/x") },
 		"Ping":       func() error { _, err := n.Ping(ctx, other.ID); return err },
 		"OpenStream": func() error { _, err := n.OpenStream(ctx, other.ID, "/x"); return err },
 		"Dial":       func() error { _, err := n.Dial(ctx, other.ID, "/x"); return err },

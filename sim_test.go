@@ -517,11 +517,14 @@ func TestStreamsSurviveAShortCut(t *testing.T) {
 		nodes := net.Nodes(t, 2)
 		net.Ready()
 		got := make(chan string, 1)
-		nodes[0].Handle("/sink", func(_ context.Context, s network.Stream) error {
+		err := nodes[0].Handle("/sink", func(_ context.Context, s network.Stream) error {
 			data, err := io.ReadAll(s)
 			got <- string(data)
 			return err
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		s, err := nodes[1].OpenStream(t.Context(), nodes[0].ID(), "/sink")
 		if err != nil {
 			t.Fatal(err)

@@ -4,118 +4,126 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"runtime/debug"
-	"slices"
-	"sync"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multistream"
 
-	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/streams"
 )
 
-// streamsPart owns the running stream handlers.
-type streamsPart struct {
-	log   *slog.Logger
-	group *lifecycle.Group
+// StreamHandler serves one incoming stream; see [Node.Handle].
+type StreamHandler func(ctx context.Context, s network.Stream) error
 
-	mu      sync.Mutex
-	running map[network.Stream]struct{} // guarded by mu
-	closed  bool                        // guarded by mu
+// HandleOption changes one Handle: [HandleMatch] or [HandleVersions].
+type HandleOption interface{ applyHandle(*handleConfig) error }
+
+type handleConfig struct {
+	proto protocol.ID
+	match func(protocol.ID) bool
 }
 
-func newStreams(ctx context.Context, log *slog.Logger) *streamsPart {
-	return &streamsPart{log: log, group: lifecycle.NewGroup(ctx), running: make(map[network.Stream]struct{})}
-}
+type handleOption func(*handleConfig) error
 
-// close resets the streams whose handlers still run, so that blocked reads
-// and writes return, and waits for the handlers.
-func (s *streamsPart) close() error {
-	s.mu.Lock()
-	s.closed = true
-	streams := make([]network.Stream, 0, len(s.running))
-	for st := range s.running {
-		streams = append(streams, st)
+func (o handleOption) applyHandle(c *handleConfig) error { return o(c) }
+
+func (c *handleConfig) setMatch(option string, match func(protocol.ID) bool) error {
+	switch {
+	case match == nil:
+		return optionErrorf(option, "nil function")
+	case c.match != nil:
+		return optionErrorf(option, "there is another option of that kind; keep one of them")
 	}
-	s.mu.Unlock()
-	for _, st := range streams {
-		_ = st.Reset() // the handler learns of it by its next read or write
-	}
-	return s.group.Close()
+	c.match = match
+	return nil
 }
 
-func (s *streamsPart) enter(st network.Stream) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.running[st] = struct{}{}
-	return true
+// HandleMatch also serves every protocol that match accepts, beside the one
+// that is handled. The stream's Protocol tells which one the peer asked for.
+// What the node itself serves, and protocols with a handler of their own, are
+// never matched; of several that match, the handler that was set first is
+// taken. Peers are told of the handled protocol alone: they can ask for the others
+// all the same. match runs while the protocol of a stream is negotiated: it
+// must be quick and must not call the node.
+func HandleMatch(match func(protocol.ID) bool) HandleOption {
+	return handleOption(func(c *handleConfig) error { return c.setMatch("HandleMatch", match) })
 }
 
-func (s *streamsPart) leave(st network.Stream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.running, st)
-}
-
-// serve runs a handler over one stream: it closes the stream afterwards, or
-// resets it when the handler fails or panics.
-func (s *streamsPart) serve(st network.Stream, h func(context.Context, network.Stream) error) {
-	if !s.enter(st) || !s.group.Run(func(ctx context.Context) { s.run(ctx, st, h) }) {
-		_ = st.Reset()
-	}
-	s.leave(st)
-}
-
-func (s *streamsPart) run(ctx context.Context, st network.Stream, h func(context.Context, network.Stream) error) {
-	if err := guard(ctx, st, h); err != nil {
-		_ = st.Reset() // nothing more can be said to a peer that we hang up on
-		s.log.Warn("stream handler failed", "protocol", st.Protocol(), "peer", st.Conn().RemotePeer(), "err", err)
-		return
-	}
-	if err := st.Close(); err != nil {
-		s.log.Debug("closing a handled stream", "protocol", st.Protocol(), "err", err)
-	}
-}
-
-// guard calls a handler and turns a panic into an error.
-func guard(ctx context.Context, st network.Stream, h func(context.Context, network.Stream) error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+// HandleVersions also serves the older versions of a protocol whose ID ends in
+// /major.minor.patch: those with the same major and a lower minor version, and
+// any patch. A handler of /chat/1.2.0 then serves /chat/1.0.0 and /chat/1.2.7,
+// not /chat/1.3.0 or /chat/2.0.0. The rest is as with [HandleMatch].
+func HandleVersions() HandleOption {
+	return handleOption(func(c *handleConfig) error {
+		match, err := streams.Versions(c.proto)
+		if err != nil {
+			return &OptionError{Option: "HandleVersions", Err: err}
 		}
-	}()
-	return h(ctx, st)
+		return c.setMatch("HandleVersions", match)
+	})
 }
 
 // Handle serves a protocol: h runs in a goroutine of its own for each incoming
 // stream, and the stream is closed when h returns nil. When h returns an error
-// or panics, that stream alone is reset and the failure is logged. The ctx of h
-// ends, and its stream is reset, when the node closes; Close waits for h then.
-// A handler without deadlines of its own waits as long as its peer lets it.
+// or panics, that stream alone is reset and the failure is logged, as a warning
+// unless the stream had ended before. A handler without deadlines of its own
+// waits as long as its peer lets it.
 //
-// Handling a protocol again replaces the handler, which is logged; a nil h
-// stops serving it. After Close, Handle does nothing.
-func (n *Node) Handle(p protocol.ID, h func(ctx context.Context, s network.Stream) error) {
+// The ctx of h ends when
+//   - the connection of the stream is closed, by either side or by its loss,
+//   - the peer resets the stream, unless the peer has closed its writing side
+//     before: then over TCP and WebSocket a reset shows by the next Write alone;
+//     or more than 1 KiB from the peer waits to be read: then by the next Read,
+//   - a Read or Write of h's fails other than by a deadline, or h resets it,
+//   - the node closes, which resets the stream too; Close waits for h,
+//   - h returns.
+//
+// For that the node reads up to 1 KiB ahead of a handler that has called Done
+// or Err of its ctx, or derived another from it, and that does not read for 50 ms;
+// others cost nothing.
+//
+// Handle returns [ErrProtocolInUse] for a protocol that has a handler or
+// listener already ([Node.Unhandle] stops it), and for one that the node itself
+// serves or may come to serve: those of libp2p, the DHT and pubsub. It returns
+// [ErrClosed] after Close.
+func (n *Node) Handle(p protocol.ID, h StreamHandler, opts ...HandleOption) error {
 	if n.closed() {
-		return
+		return ErrClosed
 	}
+	cfg := handleConfig{proto: p}
+	var err error
 	if h == nil {
-		n.base.RemoveStreamHandler(p)
-		return
+		err = errors.New("nil handler; Unhandle stops serving")
 	}
-	if slices.Contains(n.base.Mux().Protocols(), p) {
-		n.log.Warn("stream handler replaced", "protocol", p)
+	for _, o := range opts {
+		if o != nil && err == nil {
+			err = o.applyHandle(&cfg)
+		}
 	}
-	streams := n.streams
-	n.base.SetStreamHandler(p, func(s network.Stream) { streams.serve(s, h) })
+	if err == nil {
+		err = n.streams.Handle(p, h, cfg.match)
+	}
+	if err != nil {
+		return n.fail(fmt.Errorf("handle %q: %w", p, err))
+	}
+	return nil
+}
+
+// Unhandle stops serving a protocol of [Node.Handle], along with what its
+// options matched. Handlers that run go on. It returns [ErrNotFound] for a
+// protocol without a handler, [ErrProtocolInUse] for one that is not served by
+// Handle but by a listener or the node itself, and [ErrClosed] after Close.
+func (n *Node) Unhandle(p protocol.ID) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	if err := n.streams.Unhandle(p); err != nil {
+		return n.fail(fmt.Errorf("unhandle %q: %w", p, err))
+	}
+	return nil
 }
 
 // OpenStream opens a stream to a peer for the first of the protocols that the
@@ -158,18 +166,6 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, limits.Explain(err)))
 }
 
-// streamAddr is a peer as a net.Addr.
-type streamAddr peer.ID
-
-func (streamAddr) Network() string  { return "libp2p" }
-func (a streamAddr) String() string { return peer.ID(a).String() }
-
-// streamConn is a stream as a net.Conn: the addresses are peer IDs.
-type streamConn struct{ network.Stream }
-
-func (c streamConn) LocalAddr() net.Addr  { return streamAddr(c.Conn().LocalPeer()) }
-func (c streamConn) RemoteAddr() net.Addr { return streamAddr(c.Conn().RemotePeer()) }
-
 // Dial opens a stream as OpenStream does and returns it as a net.Conn whose
 // addresses are peer IDs, for code that knows nothing of libp2p.
 func (n *Node) Dial(ctx context.Context, p peer.ID, proto protocol.ID) (net.Conn, error) {
@@ -177,80 +173,22 @@ func (n *Node) Dial(ctx context.Context, p peer.ID, proto protocol.ID) (net.Conn
 	if err != nil {
 		return nil, err
 	}
-	return streamConn{s}, nil
-}
-
-// listenBacklog is how many streams wait for Accept; more are reset.
-const listenBacklog = 128
-
-type streamListener struct {
-	node    *Node
-	proto   protocol.ID
-	backlog chan streamConn
-	once    sync.Once
-	done    chan struct{}
+	return streams.Conn(s), nil
 }
 
 // Listen serves a protocol as a net.Listener, for servers that know nothing of
 // libp2p, such as http.Server. Up to 128 streams wait for Accept; beyond that
-// they are reset, which is logged. Accept returns ErrClosed after the
-// listener's Close or the node's. Listening to a protocol that is served
-// already is an error.
+// they are reset, which is logged. The listener's Close stops serving the
+// protocol and resets what waits; accepted streams live on. Accept returns
+// [ErrClosed] after the listener's Close or the node's. Listen returns
+// [ErrProtocolInUse] as [Node.Handle] does, and [ErrClosed] after Close.
 func (n *Node) Listen(p protocol.ID) (net.Listener, error) {
 	if n.closed() {
 		return nil, ErrClosed
 	}
-	if slices.Contains(n.base.Mux().Protocols(), p) {
-		return nil, fmt.Errorf("p2pnode: listen: %s is served already", p)
+	l, err := n.streams.Listen(p)
+	if err != nil {
+		return nil, n.fail(fmt.Errorf("listen %q: %w", p, err))
 	}
-	l := &streamListener{node: n, proto: p, backlog: make(chan streamConn, listenBacklog), done: make(chan struct{})}
-	n.base.SetStreamHandler(p, func(s network.Stream) {
-		select {
-		case <-l.done:
-			_ = s.Reset()
-		case l.backlog <- streamConn{s}:
-		default:
-			n.log.Warn("stream reset: nobody accepts", "protocol", p, "peer", s.Conn().RemotePeer())
-			_ = s.Reset()
-		}
-	})
 	return l, nil
 }
-
-func (l *streamListener) Accept() (net.Conn, error) {
-	select {
-	case <-l.done:
-		return nil, ErrClosed
-	case <-l.node.ctx.Done():
-		return nil, ErrClosed
-	default:
-	}
-	select {
-	case c := <-l.backlog:
-		return c, nil
-	case <-l.done:
-		return nil, ErrClosed
-	case <-l.node.ctx.Done():
-		return nil, ErrClosed
-	}
-}
-
-// Close stops serving the protocol and resets the streams that nobody has
-// accepted. Accepted ones live on.
-func (l *streamListener) Close() error {
-	l.once.Do(func() {
-		l.node.base.RemoveStreamHandler(l.proto)
-		close(l.done)
-		for {
-			select {
-			case c := <-l.backlog:
-				_ = c.Reset()
-			default:
-				return
-			}
-		}
-	})
-	return nil
-}
-
-func (l *streamListener) Addr() net.Addr { return streamAddr(l.node.id) }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,10 +23,13 @@ import (
 const echoID = protocol.ID("/test/echo/1.0.0")
 
 func serveEcho(n *Node) {
-	n.Handle(echoID, func(_ context.Context, s network.Stream) error {
+	err := n.Handle(echoID, func(_ context.Context, s network.Stream) error {
 		_, err := io.Copy(s, s)
 		return err
 	})
+	if err != nil {
+		panic(err)
+	}
 }
 
 // echo sends data and wants it back.
@@ -86,34 +90,6 @@ func TestEchoWithHalfClose(t *testing.T) {
 	}
 }
 
-// A handler that panics or fails costs its stream and nothing else (pitfall 38).
-func TestPitfall38HandlerFailureResetsItsStreamAlone(t *testing.T) {
-	var l log
-	a, b := newNode(t), newNode(t, l.option())
-	serveEcho(b)
-	b.Handle("/panics", func(context.Context, network.Stream) error { panic("oh no") })
-	b.Handle("/fails", func(context.Context, network.Stream) error { return errors.New("no good") })
-	mustNot(t, a.Connect(testContext(t), b.AddrInfo()))
-	living, err := a.OpenStream(testContext(t), b.ID(), echoID)
-	mustNot(t, err)
-	defer living.Reset()
-	for proto, said := range map[protocol.ID]string{"/panics": "oh no", "/fails": "no good"} {
-		s, err := a.OpenStream(testContext(t), b.ID(), proto)
-		mustNot(t, err)
-		mustNot(t, s.SetDeadline(time.Now().Add(testTimeout)))
-		if _, err := io.ReadAll(s); !errors.Is(err, network.ErrReset) {
-			t.Errorf("%s: the stream ended with %v, want a reset", proto, err)
-		}
-		mustNot(t, waitFor(t, func() bool { return strings.Contains(l.String(), said) }))
-	}
-	_, err = living.Write([]byte("still here"))
-	mustNot(t, err)
-	mustNot(t, living.CloseWrite())
-	if got, err := io.ReadAll(living); err != nil || string(got) != "still here" {
-		t.Errorf("another stream read %q, %v", got, err)
-	}
-}
-
 // waitFor waits for what has no event of its own, such as a log line.
 func waitFor(tb testing.TB, ok func() bool) error {
 	tb.Helper()
@@ -130,66 +106,118 @@ func waitFor(tb testing.TB, ok func() bool) error {
 
 func TestCloseEndsHandlersAndWaitsForThem(t *testing.T) {
 	a := newNode(t)
-	b, err := New(testContext(t), loopback())
+	var l log
+	b, err := New(testContext(t), loopback(), l.option())
 	mustNot(t, err)
 	entered, ended := make(chan struct{}, 2), make(chan error, 2)
-	b.Handle("/reads", func(_ context.Context, s network.Stream) error {
+	mustNot(t, b.Handle("/reads", func(_ context.Context, s network.Stream) error {
+		if _, err := io.ReadFull(s, make([]byte, 1)); err != nil {
+			t.Error(err)
+		}
 		entered <- struct{}{}
 		_, err := s.Read(make([]byte, 1))
 		ended <- err
 		return err
-	})
-	b.Handle("/waits", func(ctx context.Context, s network.Stream) error {
+	}))
+	mustNot(t, b.Handle("/waits", func(ctx context.Context, s network.Stream) error {
 		entered <- struct{}{}
 		<-ctx.Done()
 		ended <- ctx.Err()
-		return nil
-	})
+		return ctx.Err()
+	}))
+	mustNot(t, a.Connect(testContext(t), b.AddrInfo()))
 	for _, p := range []protocol.ID{"/reads", "/waits"} {
-		mustNot(t, a.Connect(testContext(t), b.AddrInfo()))
 		s, err := a.OpenStream(testContext(t), b.ID(), p)
 		mustNot(t, err)
 		defer s.Reset()
-		_, err = s.Write(nil) // sends the name of the protocol
+		_, err = s.Write([]byte("x"))
 		mustNot(t, err)
-		mustNot(t, s.CloseWrite())
-		if p == "/reads" {
-			s.Reset()
-			s, err = a.OpenStream(testContext(t), b.ID(), p)
-			mustNot(t, err)
-			defer s.Reset()
-			go s.Read(make([]byte, 1)) // flushes the name of the protocol
-		}
 		<-entered
 	}
 	mustNot(t, b.Close())
 	if len(ended) < 2 {
 		t.Errorf("Close returned while %d handlers were running", 2-len(ended))
 	}
+	if strings.Contains(l.String(), "level=WARN") {
+		t.Errorf("handlers that Close ended are a warning:\n%s", l.String())
+	}
 }
 
-func TestHandleAgainReplacesAndNilStops(t *testing.T) {
-	var l log
-	a, b := newNode(t), newNode(t, l.option())
-	mustNot(t, a.Connect(testContext(t), b.AddrInfo()))
-	answer := func(text string) func(context.Context, network.Stream) error {
-		return func(_ context.Context, s network.Stream) error { _, err := io.WriteString(s, text); return err }
+func TestHandleRefuses(t *testing.T) {
+	h := func(context.Context, network.Stream) error { return nil }
+	for name, opts := range map[string][]Option{
+		"default":      nil,
+		"a DHT client": {WithDHTMode(DHTModeClient)},
+		"no DHT":       {WithoutDHT(), WithoutPubSub()},
+		"a relay":      {WithRelayService()},
+	} {
+		n := newNode(t, opts...)
+		own := []protocol.ID{
+			"/ipfs/ping/1.0.0", "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/libp2p/dcutr", "/libp2p/autonat/1.0.0",
+			"/libp2p/autonat/2/dial-back", "/libp2p/autonat/2/dial-request",
+			"/libp2p/circuit/relay/0.2.0/hop", "/libp2p/circuit/relay/0.2.0/stop",
+		}
+		own = append(own, n.base.Mux().Protocols()...)
+		if n.dht != nil {
+			own = append(own, n.cfg.dhtProtocols()...)
+		}
+		before := n.base.Mux().Protocols()
+		for _, p := range own {
+			if err := n.Handle(p, h); !errors.Is(err, ErrProtocolInUse) {
+				t.Errorf("%s: Handle(%s) = %v", name, p, err)
+			}
+			if err := n.Handle(p, nil); err == nil || errors.Is(err, ErrProtocolInUse) {
+				t.Errorf("%s: Handle(%s, nil) = %v", name, p, err)
+			}
+			if err := n.Unhandle(p); !errors.Is(err, ErrProtocolInUse) {
+				t.Errorf("%s: Unhandle(%s) = %v", name, p, err)
+			}
+			if _, err := n.Listen(p); !errors.Is(err, ErrProtocolInUse) {
+				t.Errorf("%s: Listen(%s) = %v", name, p, err)
+			}
+		}
+		if after := n.base.Mux().Protocols(); !slices.Equal(before, after) {
+			t.Errorf("%s: the node serves %v, before %v", name, after, before)
+		}
 	}
-	b.Handle("/p", answer("one"))
-	b.Handle("/p", answer("two"))
-	s, err := a.OpenStream(testContext(t), b.ID(), "/p")
-	mustNot(t, err)
-	if got, err := io.ReadAll(s); err != nil || string(got) != "two" {
-		t.Errorf("read %q, %v", got, err)
+	n := newNode(t)
+	mustNot(t, n.Handle("/p/1.0.0", h))
+	if err := n.Handle("/p/1.0.0", h); !errors.Is(err, ErrProtocolInUse) {
+		t.Errorf("Handle again = %v", err)
 	}
-	if !strings.Contains(l.String(), "replaced") {
-		t.Error("replacing a handler is not logged")
+	var wrong *OptionError
+	for name, err := range map[string]error{
+		"HandleVersions": n.Handle("/no/version", h, HandleVersions()),
+		"HandleMatch":    n.Handle("/q/1.0.0", h, HandleVersions(), HandleMatch(func(protocol.ID) bool { return true })),
+	} {
+		if !errors.As(err, &wrong) || wrong.Option != name {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	b.Handle("/p", nil)
-	c := newNode(t) // learns b's protocols only now
-	mustNot(t, c.Connect(testContext(t), b.AddrInfo()))
-	if _, err := c.OpenStream(testContext(t), b.ID(), "/p"); err == nil {
-		t.Error("a stopped protocol is still served")
+	mustNot(t, n.Unhandle("/p/1.0.0"))
+	if err := n.Unhandle("/p/1.0.0"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Unhandle again = %v", err)
+	}
+	mustNot(t, n.Handle("/p/1.0.0", h))
+}
+
+func TestHandleVersions(t *testing.T) {
+	a, b := pair(t)
+	mustNot(t, b.Handle("/p/1.2.0", func(_ context.Context, s network.Stream) error {
+		_, err := io.WriteString(s, string(s.Protocol()))
+		return err
+	}, HandleVersions()))
+	for p, served := range map[protocol.ID]bool{"/p/1.2.0": true, "/p/1.0.0": true, "/p/1.2.7": true, "/p/1.3.0": false, "/p/2.0.0": false} {
+		s, err := a.OpenStream(testContext(t), b.ID(), p)
+		if (err == nil) != served {
+			t.Errorf("OpenStream(%s) = %v", p, err)
+		}
+		if err != nil {
+			continue
+		}
+		if got, err := io.ReadAll(s); err != nil || string(got) != string(p) {
+			t.Errorf("%s: the handler saw %q, %v", p, got, err)
+		}
 	}
 }
 
@@ -240,8 +268,11 @@ func TestListenAndDialCarryHTTP(t *testing.T) {
 	a, b := pair(t)
 	l, err := b.Listen("/http/1.1")
 	mustNot(t, err)
-	if _, err := b.Listen("/http/1.1"); err == nil {
-		t.Error("listening twice to a protocol is accepted")
+	if _, err := b.Listen("/http/1.1"); !errors.Is(err, ErrProtocolInUse) {
+		t.Errorf("Listen again = %v", err)
+	}
+	if err := b.Unhandle("/http/1.1"); !errors.Is(err, ErrProtocolInUse) {
+		t.Errorf("Unhandle of a listener's protocol = %v", err)
 	}
 	if l.Addr().Network() != "libp2p" || l.Addr().String() != b.ID().String() {
 		t.Errorf("the listener's address is %s %s", l.Addr().Network(), l.Addr())
@@ -264,25 +295,5 @@ func TestListenAndDialCarryHTTP(t *testing.T) {
 	}
 	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Accept after Close = %v", err)
-	}
-}
-
-func TestListenerResetsWhatNobodyAccepts(t *testing.T) {
-	a, b := pair(t)
-	l, err := b.Listen("/slow")
-	mustNot(t, err)
-	open := func() network.Stream {
-		s, err := a.OpenStream(testContext(t), b.ID(), "/slow")
-		mustNot(t, err)
-		_, err = s.Write([]byte("x"))
-		mustNot(t, err)
-		mustNot(t, s.SetDeadline(time.Now().Add(testTimeout)))
-		return s
-	}
-	waiting := open()
-	mustNot(t, waitFor(t, func() bool { return len(l.(*streamListener).backlog) == 1 }))
-	mustNot(t, l.Close())
-	if _, err := waiting.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
-		t.Errorf("a stream that nobody accepted ended with %v", err)
 	}
 }

@@ -300,10 +300,13 @@ func TestErrorOfCloseFailsTheTest(t *testing.T) {
 			net := p2ptest.NewNetwork(tb)
 			n := net.Node(tb)
 			block := make(chan struct{})
-			n.Handle("/stuck", func(_ context.Context, _ network.Stream) error {
+			err := n.Handle("/stuck", func(_ context.Context, _ network.Stream) error {
 				<-block // in spite of its context: Close gives it up after 5 seconds
 				return nil
 			})
+			if err != nil {
+				tb.Fatal(err)
+			}
 			other := net.Node(tb, via(n))
 			net.Ready(other)
 			s, err := other.OpenStream(tb.Context(), n.ID(), "/stuck")

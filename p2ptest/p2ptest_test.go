@@ -147,13 +147,13 @@ func TestBandwidthLimitsHowFastDataArrives(t *testing.T) {
 		net.Ready()
 		const size = 1 << 20
 		received := make(chan time.Time, 1)
-		b.Handle("/sink", func(_ context.Context, s network.Stream) error {
+		mustNot(t, b.Handle("/sink", func(_ context.Context, s network.Stream) error {
 			n, err := io.Copy(io.Discard, s)
 			if n == size {
 				received <- time.Now()
 			}
 			return err
-		})
+		}))
 		for _, c := range []struct {
 			name string
 			node *p2pnode.Node
@@ -377,10 +377,10 @@ func TestHolePunching(t *testing.T) {
 					return nil
 				})
 				time.Sleep(time.Second) // hole punching waits for an observed address
-				b.Handle("/echo", func(_ context.Context, s network.Stream) error {
+				mustNot(t, b.Handle("/echo", func(_ context.Context, s network.Stream) error {
 					_, err := io.Copy(s, s)
 					return err
-				})
+				}))
 
 				mustNot(t, a.Connect(t.Context(), b.AddrInfo()))
 				net.Connected(a, b)

@@ -84,13 +84,16 @@ func provideFile(ctx context.Context, name string, out io.Writer, start func() (
 		return err
 	}
 	defer n.Close()
-	n.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
+	err = n.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
 		size, err := io.Copy(patient{s}, io.NewSectionReader(f, 0, info.Size()))
 		if err == nil {
 			fmt.Fprintf(out, "sent %d bytes to %s\n", size, s.Conn().RemotePeer())
 		}
 		return err
 	})
+	if err != nil {
+		return err
+	}
 	fmt.Fprintln(out, "Providing; to fetch it, one of:")
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  content -fetch %s -o FILE -bootstrap %s\n", c, a)

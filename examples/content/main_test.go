@@ -118,10 +118,13 @@ func TestALiar(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer liar.Close()
-	liar.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
+	err = liar.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
 		_, err := io.WriteString(s, "lie")
 		return err
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	key, err := cid.Decode("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
 	if err != nil {
 		t.Fatal(err)

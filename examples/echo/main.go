@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 }
 
 func serve(ctx context.Context, n *p2pnode.Node, out io.Writer) error {
-	n.Handle(echoProtocol, func(_ context.Context, s network.Stream) error {
+	err := n.Handle(echoProtocol, func(_ context.Context, s network.Stream) error {
 		// A peer that stops in the middle shall not hold the stream for ever,
 		// and one that never stops shall not get more than its share.
 		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
@@ -71,6 +71,9 @@ func serve(ctx context.Context, n *p2pnode.Node, out io.Writer) error {
 		fmt.Fprintf(out, "echoed %d bytes to %s\n", size, s.Conn().RemotePeer())
 		return nil // which closes the stream
 	})
+	if err != nil {
+		return err
+	}
 	fmt.Fprintln(out, "Listening; try one of:")
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  echo -connect %s\n", a)

@@ -152,13 +152,16 @@ func (d *demo) add(ctx context.Context, name string, opts ...p2pnode.Option) (*p
 		return nil, fmt.Errorf("%s: %w", name, cli.Explain(d.fs, err))
 	}
 	d.nodes[name] = n
-	n.Handle(helloProtocol, func(_ context.Context, s network.Stream) error {
+	err = n.Handle(helloProtocol, func(_ context.Context, s network.Stream) error {
 		if err := s.SetDeadline(time.Now().Add(timeLimit)); err != nil {
 			return err
 		}
 		_, err := io.WriteString(s, "hello from "+name)
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -197,7 +200,7 @@ func (d *demo) provide(ctx context.Context) (string, error) {
 	d.say("CID %s", d.cid)
 	alice := d.nodes["alice"]
 	// The protocol: 8 bytes that say the length, and the file.
-	alice.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
+	err = alice.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
 		if err := s.SetDeadline(time.Now().Add(timeLimit)); err != nil {
 			return err
 		}
@@ -207,6 +210,9 @@ func (d *demo) provide(ctx context.Context) (string, error) {
 		_, err := s.Write(d.content)
 		return err
 	})
+	if err != nil {
+		return "", err
+	}
 	// Provide returns when another peer has proved to hold the record.
 	if err := alice.Provide(ctx, d.cid); err != nil {
 		return "", err

@@ -86,7 +86,7 @@ func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Wr
 	if err != nil {
 		return nil, cli.Explain(fs, err)
 	}
-	n.Handle(greetProtocol, func(_ context.Context, s network.Stream) error {
+	err = n.Handle(greetProtocol, func(_ context.Context, s network.Stream) error {
 		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
@@ -94,6 +94,9 @@ func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Wr
 		_, err := io.WriteString(s, "hello from behind the relay")
 		return err
 	})
+	if err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	// The node would go on trying by itself; this is for the reason.

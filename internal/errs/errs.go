@@ -9,13 +9,14 @@ import (
 
 // The sentinels of the root package.
 var (
-	ErrClosed   error = closedError{}
-	ErrDisabled       = errors.New("p2pnode: disabled")
-	ErrNoPeers        = errors.New("p2pnode: no peers")
-	ErrNotReady       = errors.New("p2pnode: not ready")
-	ErrNotFound       = errors.New("p2pnode: not found")
-	ErrBanned         = errors.New("p2pnode: banned")
-	ErrTooLarge       = errors.New("p2pnode: message too large")
+	ErrClosed        error = closedError{}
+	ErrDisabled            = errors.New("p2pnode: disabled")
+	ErrNoPeers             = errors.New("p2pnode: no peers")
+	ErrNotReady            = errors.New("p2pnode: not ready")
+	ErrNotFound            = errors.New("p2pnode: not found")
+	ErrBanned              = errors.New("p2pnode: banned")
+	ErrTooLarge            = errors.New("p2pnode: message too large")
+	ErrProtocolInUse       = errors.New("p2pnode: protocol in use")
 )
 
 // closedError is the type of ErrClosed, so that it matches net.ErrClosed too.

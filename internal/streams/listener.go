@@ -1,0 +1,117 @@
+package streams
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+)
+
+// defaultBacklog is how many streams wait for Accept; more are reset.
+const defaultBacklog = 128
+
+// addr is a peer as a net.Addr.
+type addr peer.ID
+
+func (addr) Network() string  { return "libp2p" }
+func (a addr) String() string { return peer.ID(a).String() }
+
+// conn is a stream as a net.Conn: the addresses are peer IDs.
+type conn struct{ network.Stream }
+
+func (c conn) LocalAddr() net.Addr  { return addr(c.Conn().LocalPeer()) }
+func (c conn) RemoteAddr() net.Addr { return addr(c.Conn().RemotePeer()) }
+
+// Conn returns a stream as a net.Conn whose addresses are peer IDs.
+func Conn(s network.Stream) net.Conn { return conn{s} }
+
+type listener struct {
+	server *Server
+	proto  protocol.ID
+	queue  chan conn
+	full   atomic.Bool // the last stream found no room
+	once   sync.Once
+	done   chan struct{}
+}
+
+// Listen serves a protocol as a net.Listener. It returns errs.ErrProtocolInUse
+// when the protocol is served already.
+func (s *Server) Listen(p protocol.ID) (net.Listener, error) {
+	l := &listener{server: s, proto: p, queue: make(chan conn, s.backlog), done: make(chan struct{})}
+	if err := s.register(p, &service{listener: true}, nil, l.incoming); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *listener) incoming(s network.Stream) {
+	select {
+	case <-l.done:
+		_ = s.Reset()
+		return
+	default:
+	}
+	select {
+	case l.queue <- conn{s}:
+		l.full.Store(false)
+		select {
+		case <-l.done: // Close may have emptied the queue before
+			l.reset()
+		default:
+		}
+	default:
+		if !l.full.Swap(true) {
+			l.server.log.Warn("streams reset: nobody accepts", "protocol", l.proto, "peer", s.Conn().RemotePeer())
+		}
+		_ = s.Reset()
+	}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	closing := l.server.group.Context().Done()
+	select {
+	case <-l.done:
+		return nil, errs.ErrClosed
+	case <-closing:
+		return nil, errs.ErrClosed
+	default:
+	}
+	select {
+	case c := <-l.queue:
+		return c, nil
+	case <-l.done:
+		return nil, errs.ErrClosed
+	case <-closing:
+		return nil, errs.ErrClosed
+	}
+}
+
+// Close stops serving the protocol and resets the streams that nobody has
+// accepted. Accepted ones live on.
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		close(l.done)
+		l.server.unregister(l.proto)
+		l.reset()
+	})
+	return nil
+}
+
+// reset resets what waits.
+func (l *listener) reset() {
+	for {
+		select {
+		case c := <-l.queue:
+			_ = c.Reset()
+		default:
+			return
+		}
+	}
+}
+
+func (l *listener) Addr() net.Addr { return addr(l.server.host.ID()) }

@@ -1,0 +1,309 @@
+// Package streams serves the application's protocols: handlers that end with
+// their streams, and listeners.
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/autonat"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+)
+
+// libp2pProtocols are libp2p's own. Which of them a host serves depends on its
+// options and, later, on whether it finds itself reachable.
+var libp2pProtocols = []protocol.ID{
+	ping.ID, identify.ID, identify.IDPush, holepunch.Protocol,
+	autonat.AutoNATProto, autonatv2.DialProtocol, autonatv2.DialBackProtocol,
+	proto.ProtoIDv2Hop, proto.ProtoIDv2Stop,
+}
+
+// Handler serves one stream.
+type Handler = func(context.Context, network.Stream) error
+
+// Config is what a Server needs.
+type Config struct {
+	Host host.Host
+	Own  []protocol.ID // what the node itself serves or may come to serve, beside libp2p's protocols and what is registered already
+	Log  *slog.Logger
+}
+
+// Server owns the protocols of the application and the running handlers.
+type Server struct {
+	host  host.Host
+	log   *slog.Logger
+	group *lifecycle.Group
+	own   map[protocol.ID]bool // read-only
+	gone  network.Notifiee
+
+	backlog int // of listeners
+
+	mu      sync.Mutex
+	closed  bool                                  // guarded by mu
+	served  map[protocol.ID]*service              // guarded by mu
+	running map[network.Conn]map[*stream]struct{} // streams with a handler; guarded by mu
+}
+
+// service is a served protocol.
+type service struct {
+	listener bool
+	busy     bool // being registered or removed; guarded by Server.mu
+}
+
+// New returns a Server that works until ctx ends or Close.
+func New(ctx context.Context, cfg Config) *Server {
+	s := &Server{
+		host: cfg.Host, log: cfg.Log, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
+		backlog: defaultBacklog, served: make(map[protocol.ID]*service), running: make(map[network.Conn]map[*stream]struct{}),
+	}
+	for _, p := range slices.Concat(libp2pProtocols, cfg.Own, cfg.Host.Mux().Protocols()) {
+		s.own[p] = true
+	}
+	s.gone = &network.NotifyBundle{DisconnectedF: s.disconnected}
+	cfg.Host.Network().Notify(s.gone)
+	return s
+}
+
+// Close resets the streams whose handlers still run, so that blocked reads
+// and writes return, and waits for the handlers.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	var list []*stream
+	for _, on := range s.running {
+		for st := range on {
+			list = append(list, st)
+		}
+	}
+	s.mu.Unlock()
+	for _, st := range list {
+		st.end(errs.ErrClosed)
+		_ = st.Stream.Reset() // the handler learns of it by its next read or write
+	}
+	s.host.Network().StopNotify(s.gone)
+	return s.group.Close()
+}
+
+// Handle serves a protocol with h, and those that match accepts, if there is
+// one. It returns errs.ErrProtocolInUse when the protocol is served already.
+func (s *Server) Handle(p protocol.ID, h Handler, match func(protocol.ID) bool) error {
+	return s.register(p, &service{}, match, func(st network.Stream) { s.serve(st, h) })
+}
+
+// Unhandle stops serving what Handle began to serve. Handlers that run go on.
+func (s *Server) Unhandle(p protocol.ID) error {
+	s.mu.Lock()
+	own := s.own[p]
+	svc := s.served[p]
+	var err error
+	switch {
+	case s.closed:
+		err = errs.ErrClosed
+	case own:
+		err = fmt.Errorf("%w: the node itself serves it", errs.ErrProtocolInUse)
+	case svc == nil || svc.busy:
+		err = fmt.Errorf("%w: it has no handler", errs.ErrNotFound)
+	case svc.listener:
+		err = fmt.Errorf("%w: a listener serves it; close that", errs.ErrProtocolInUse)
+	default:
+		svc.busy = true
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s.unregister(p)
+	return nil
+}
+
+// register makes the host serve a protocol.
+func (s *Server) register(p protocol.ID, svc *service, match func(protocol.ID) bool, h network.StreamHandler) error {
+	if p == "" {
+		return errors.New("empty protocol ID")
+	}
+	svc.busy = true
+	s.mu.Lock()
+	var err error
+	switch {
+	case s.closed:
+		err = errs.ErrClosed
+	case s.own[p]:
+		err = fmt.Errorf("%w: the node itself serves it", errs.ErrProtocolInUse)
+	case s.served[p] != nil:
+		err = fmt.Errorf("%w: it has a handler or listener already; stop that first", errs.ErrProtocolInUse)
+	default:
+		s.served[p] = svc
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if slices.Contains(s.host.Mux().Protocols(), p) {
+		s.forget(p)
+		return fmt.Errorf("%w: it has a handler already, set through Host", errs.ErrProtocolInUse)
+	}
+	if match == nil {
+		s.host.SetStreamHandler(p, h)
+	} else {
+		s.host.SetStreamHandlerMatch(p, func(id protocol.ID) bool { return id == p || !s.taken(id) && match(id) }, h)
+	}
+	s.mu.Lock()
+	svc.busy = false
+	s.mu.Unlock()
+	return nil
+}
+
+// unregister undoes register. Until it is done nobody else can have the
+// protocol, or its handler would be the one that is removed.
+func (s *Server) unregister(p protocol.ID) {
+	s.host.RemoveStreamHandler(p)
+	s.forget(p)
+}
+
+func (s *Server) forget(p protocol.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.served, p)
+}
+
+// taken reports whether a protocol is served under its own name, which goes
+// before what is served by matching.
+func (s *Server) taken(p protocol.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.own[p] || s.served[p] != nil
+}
+
+// Versions returns what matches the versions that a protocol ending in
+// /major.minor.patch can serve: those of its major version, up to its minor.
+func Versions(p protocol.ID) (func(protocol.ID) bool, error) {
+	name, mine, ok := version(p)
+	if !ok {
+		return nil, fmt.Errorf("%q does not end in a version such as /1.2.0", p)
+	}
+	return func(id protocol.ID) bool {
+		n, v, ok := version(id)
+		return ok && n == name && v[0] == mine[0] && v[1] <= mine[1]
+	}, nil
+}
+
+func version(p protocol.ID) (name string, v [3]uint64, ok bool) {
+	i := strings.LastIndexByte(string(p), '/')
+	if i < 0 {
+		return "", v, false
+	}
+	parts := strings.Split(string(p[i+1:]), ".")
+	if len(parts) != len(v) {
+		return "", v, false
+	}
+	for k, part := range parts {
+		var err error
+		if v[k], err = strconv.ParseUint(part, 10, 32); err != nil {
+			return "", v, false
+		}
+	}
+	return string(p[:i]), v, true
+}
+
+// serve runs a handler over one stream: it closes the stream afterwards, or
+// resets it when the handler fails or panics.
+func (s *Server) serve(raw network.Stream, h Handler) {
+	if !s.group.Run(func(ctx context.Context) { s.run(ctx, raw, h) }) {
+		_ = raw.Reset()
+	}
+}
+
+func (s *Server) run(ctx context.Context, raw network.Stream, h Handler) {
+	st := newStream(ctx, raw, s.group)
+	if !s.enter(st) {
+		_ = raw.Reset()
+		return
+	}
+	panicked, err := guard(streamContext{st.ctx, st}, st, h)
+	s.leave(st)
+	gone := st.ctx.Err() != nil && !errors.Is(context.Cause(st.ctx), errOwnReset)
+	st.finish()
+	log := s.log.With("protocol", raw.Protocol(), "peer", raw.Conn().RemotePeer())
+	switch {
+	case err == nil:
+		if err := raw.Close(); err != nil {
+			log.Debug("closing handled stream", "err", err)
+		}
+		return
+	case gone && !panicked: // by the peer, or because the node closes
+		log.Debug("stream ended before its handler", "err", err)
+	default:
+		log.Warn("stream handler failed", "err", err)
+	}
+	_ = raw.Reset() // nothing more can be said to a peer that we hang up on
+}
+
+// guard calls a handler and turns a panic into an error.
+func guard(ctx context.Context, st network.Stream, h Handler) (panicked bool, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			panicked, err = true, fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return false, h(ctx, st)
+}
+
+// enter registers a stream. One whose connection is gone already has missed
+// disconnected.
+func (s *Server) enter(st *stream) bool {
+	conn := st.Conn()
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return false
+	}
+	if s.running[conn] == nil {
+		s.running[conn] = make(map[*stream]struct{})
+	}
+	s.running[conn][st] = struct{}{}
+	s.mu.Unlock()
+	if conn.IsClosed() {
+		st.end(errConnClosed)
+	}
+	return true
+}
+
+func (s *Server) leave(st *stream) {
+	conn := st.Conn()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running[conn], st)
+	if len(s.running[conn]) == 0 {
+		delete(s.running, conn)
+	}
+}
+
+// disconnected ends the handlers of a connection that is gone.
+func (s *Server) disconnected(_ network.Network, conn network.Conn) {
+	s.mu.Lock()
+	var list []*stream
+	for st := range s.running[conn] {
+		list = append(list, st)
+	}
+	s.mu.Unlock()
+	for _, st := range list {
+		st.end(errConnClosed)
+	}
+}
