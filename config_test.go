@@ -8,6 +8,7 @@ import (
 
 	"github.com/ipfs/go-datastore"
 	dssync "github.com/ipfs/go-datastore/sync"
+	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	record "github.com/libp2p/go-libp2p-record"
@@ -78,6 +79,10 @@ func TestValidateRelations(t *testing.T) {
 		{"a pubsub option without pubsub", []Option{WithoutPubSub(), WithPubSubOptions(pubsub.WithFloodPublish(true))}, []string{"WithPubSubOptions", "WithoutPubSub"}},
 		{"a message size without pubsub", []Option{WithoutPubSub(), WithMaxMessageSize(1 << 16)}, []string{"WithMaxMessageSize", "WithoutPubSub"}},
 		{"more peers than connections", []Option{WithMinPeers(11), WithConnLimits(5, 10)}, []string{"WithMinPeers", "WithConnLimits"}},
+		{"limits of a resource manager of its own", []Option{WithLimits(Limits{Streams: 500}), WithLibp2pOptions(libp2p.ResourceManager(&network.NullResourceManager{}))}, []string{"WithLimits", "WithLibp2pOptions"}},
+		{"a user agent twice", []Option{WithUserAgent("a"), WithLibp2pOptions(libp2p.UserAgent("b"))}, []string{"WithUserAgent", "WithLibp2pOptions"}},
+		{"port mapping twice", []Option{WithPortMapping(), WithLibp2pOptions(libp2p.NATPortMap())}, []string{"WithPortMapping", "WithLibp2pOptions"}},
+		{"limits beside another option of libp2p", []Option{WithLimits(Limits{Streams: 500}), WithLibp2pOptions(libp2p.UserAgent("b"))}, nil},
 		{"as many peers as connections", []Option{WithMinPeers(10), WithConnLimits(5, 10)}, nil},
 	} {
 		err := ValidateOptions(row.opts...)

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // Each option has checked its own value already. What follows is between them:
@@ -213,7 +215,30 @@ var relations = slices.Concat(
 	}),
 	peersToMeet("WithPersistentPeers", func(c *config) []peer.AddrInfo { return c.persistent }),
 	peersToMeet("WithAutoRelay", func(c *config) []peer.AddrInfo { return c.autoRelays }),
+	replaced("WithLimits", "resource manager", func(l *libp2p.Config) bool { return l.ResourceManager != nil }),
+	replaced("WithConnLimits", "connection manager", func(l *libp2p.Config) bool { return l.ConnManager != nil }),
+	replaced("WithSecurity", "security protocols", func(l *libp2p.Config) bool { return len(l.SecurityTransports) > 0 }),
+	replaced("WithUserAgent", "user agent", func(l *libp2p.Config) bool { return l.UserAgent != "" }),
+	replaced("WithPortMapping", "NAT manager", func(l *libp2p.Config) bool { return l.NATManager != nil }),
+	replaced("WithMetrics", "bandwidth reporter", func(l *libp2p.Config) bool { return l.Reporter != nil }),
 )
+
+// replaced is the relation of an option that configures a part which an option
+// of libp2p's takes the place of.
+func replaced(option, part string, is func(*libp2p.Config) bool) []relation {
+	return []relation{{
+		with: []string{option, "WithLibp2pOptions"},
+		text: "WithLibp2pOptions brings a " + part + " of its own, which this option does not reach; drop one of the two",
+		find: func(c *config, found func(...any)) {
+			if !c.has(option) || len(c.libp2pOptions) == 0 {
+				return
+			}
+			if theirs, err := nethost.Probe(c.libp2pOptions); err == nil && is(theirs) {
+				found()
+			}
+		},
+	}}
+}
 
 // peersToMeet are the relations of an option that names peers to dial: each has
 // to be let in, and needs an address that the node can dial.
