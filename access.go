@@ -163,7 +163,7 @@ func (n *Node) cutOff() {
 			n.log.Debug("closing a forbidden connection", "peer", id, "err", err)
 		}
 		if n.dht != nil {
-			n.dht.drop(func(id peer.ID) bool { return !n.access.Allows(id) || n.allAddrsBanned(id) })
+			n.dht.Forget(func(id peer.ID) bool { return !n.access.Allows(id) || n.allAddrsBanned(id) })
 		}
 	}
 	cut()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-p2pnode/p2pnode/internal/kad"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/ipfs/go-cid"
@@ -71,7 +72,7 @@ func newRaw() (_ *rawNode, err error) {
 		return nil, err
 	}
 	n := &rawNode{host: h}
-	if n.dht, err = dht.New(h, dht.Mode(dht.ModeAutoServer), dht.ProtocolPrefix("/p2pnode"), dht.Validator(validators(cfg, h))); err != nil {
+	if n.dht, err = dht.New(h, dht.Mode(dht.ModeAutoServer), dht.ProtocolPrefix("/p2pnode"), dht.Validator(kad.Validators(h, nil, cfg.logger))); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -179,7 +180,7 @@ func ourNetwork(b *testing.B) []*Node {
 	for range contentNodes {
 		n := newNode(b)
 		nodes = append(nodes, n)
-		sizes = append(sizes, n.dht.size)
+		sizes = append(sizes, n.dht.Size)
 	}
 	mesh(b, len(nodes), func(i, j int) error { return nodes[i].Connect(context.Background(), nodes[j].AddrInfo()) })
 	filled(b, sizes...)

@@ -156,6 +156,11 @@ func TestFindProviders(t *testing.T) {
 	if got := providers(t, seeker, mustCID(t, "nobody has this")); len(got) != 0 {
 		t.Errorf("found %v", got)
 	}
+	for _, err := range seeker.FindProviders(testContext(t), c, FindLimit(0)) {
+		if err == nil || !strings.Contains(err.Error(), "FindLimit") {
+			t.Errorf("a limit of 0 yields the error %v", err)
+		}
+	}
 	errs := 0
 	for _, err := range seeker.FindProviders(testContext(t), cid.Undef) {
 		if err != nil {
@@ -191,22 +196,6 @@ func TestPitfall42BreakLeavesNothing(t *testing.T) {
 		// The far ends of streams that the DHT keeps open to whom it asked; a
 		// search that goes another way opens more.
 		goleak.IgnoreAnyFunction("github.com/libp2p/go-libp2p-kad-dht.(*IpfsDHT).handleNewMessage"))...)
-}
-
-// A provider without a known address is completed by a look-up, or yielded
-// with an error, never without either.
-func TestProviderWithoutAddresses(t *testing.T) {
-	_, others := star(t, 2)
-	n := others[0]
-	complete := contentPart{found: n.FindPeer}
-	ai, err := complete.withAddrs(testContext(t), peer.AddrInfo{ID: others[1].ID()})
-	if err != nil || len(ai.Addrs) == 0 {
-		t.Errorf("a peer that the DHT knows: %v, %v", ai, err)
-	}
-	ai, err = complete.withAddrs(testContext(t), peer.AddrInfo{ID: mustKeyID(t)})
-	if err == nil || ai.ID == "" {
-		t.Errorf("a peer that nobody knows: %v, %v", ai, err)
-	}
 }
 
 func TestFindProvidersEndsWithItsContext(t *testing.T) {

@@ -159,9 +159,11 @@ func ipnsRecord(tb testing.TB) (key string, value []byte) {
 // longest is a validator for records where the longest is the best.
 type longest struct{}
 
+var errBadRecord = errors.New("bad record")
+
 func (longest) Validate(_ string, v []byte) error {
-	if len(v) == 0 {
-		return errors.New("empty record")
+	if string(v) == "bad" {
+		return errBadRecord
 	}
 	return nil
 }
@@ -192,7 +194,7 @@ func TestPutAndGetValue(t *testing.T) {
 	if _, err := a.GetValue(testContext(t), "/app/nothing"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("an unknown key: %v", err)
 	}
-	if err := a.PutValue(testContext(t), "/app/y", nil); err == nil || !strings.Contains(err.Error(), "empty record") {
+	if err := a.PutValue(testContext(t), "/app/y", []byte("bad")); !errors.Is(err, errBadRecord) {
 		t.Errorf("an invalid record: %v", err)
 	}
 	// Without a validator the error names the option (pitfall 10).
@@ -247,14 +249,14 @@ func TestIPFSRunsBothDHTs(t *testing.T) {
 			break
 		}
 	}
-	if len(other.dht.tables) != 2 || len(other.dht.protocols) != 2 {
-		t.Errorf("on the private network there are %v", other.dht.protocols)
+	if len(other.dht.Tables()) != 2 || len(other.dht.Protocols()) != 2 {
+		t.Errorf("on the private network there are %v", other.dht.Protocols())
 	}
 	if s := n.Status(); s.Network != "/ipfs" || s.DHT.Mode != DHTModeAuto || !s.DHT.Server {
 		t.Errorf("Status has %s and %+v; the LAN's DHT should serve", s.Network, s.DHT)
 	}
-	if len(n.dht.tables) != 2 {
-		t.Errorf("%d DHTs", len(n.dht.tables))
+	if len(n.dht.Tables()) != 2 {
+		t.Errorf("%d DHTs", len(n.dht.Tables()))
 	}
 }
 

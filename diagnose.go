@@ -189,10 +189,10 @@ func (f *findings) network(n *Node, boots []peer.AddrInfo, udpBlocked bool) {
 		if mode == DHTModeClient {
 			why, do = "WithDHTMode says so", "leave WithDHTMode(DHTModeClient) out if the node is to hold records for others"
 		}
-		f.add(FindingDHTClient, !n.dht.serves(), do, "it answers nobody's queries and holds no records, because %s", why)
-		f.add(FindingNoDHTPeer, n.dht.size() == 0 && n.noneSpeaksDHT(peers),
+		f.add(FindingDHTClient, !n.dht.Serves(), do, "it answers nobody's queries and holds no records, because %s", why)
+		f.add(FindingNoDHTPeer, n.dht.Size() == 0 && n.noneSpeaksDHT(peers),
 			"check that WithNetwork is the same everywhere, and that not all others are DHT clients",
-			"%d peers are connected, and none of them serves the DHT protocol %v of the network %q: a wrong network name?", len(peers), n.dht.protocols, n.cfg.network)
+			"%d peers are connected, and none of them serves the DHT protocol %v of the network %q: a wrong network name?", len(peers), n.dht.Protocols(), n.cfg.network)
 	}
 	f.add(FindingUDPBlocked, udpBlocked,
 		"let UDP through the firewall, or name TCP and WebSocket alone with WithTransports",
@@ -247,7 +247,7 @@ func (n *Node) noneSpeaksDHT(peers []peer.ID) bool {
 	for _, id := range peers {
 		protos := n.base.Protocols(id)
 		told = told || len(protos) > 0
-		if slices.ContainsFunc(protos, func(p protocol.ID) bool { return slices.Contains(n.dht.protocols, p) }) {
+		if slices.ContainsFunc(protos, func(p protocol.ID) bool { return slices.Contains(n.dht.Protocols(), p) }) {
 			return false
 		}
 	}

@@ -76,6 +76,9 @@ var rooms = map[string]map[string]string{
 		"internal/nethost": "the DHT runs on the host",
 		"internal/signal":  "a change of the routing table is told",
 		"internal/errs":    "an empty table is ErrNoPeers",
+
+		"internal/backoff":   "announcements that fail are repeated, further and further apart",
+		"internal/lifecycle": "announcing is awaited",
 	},
 	"internal/gossip": {
 		"internal/ring":      "a subscription drops the oldest message",
@@ -282,13 +285,11 @@ var (
 		"diagnose.go":  "probes at once; goes to internal/diag",
 		"host.go":      "its close; goes to internal/nethost",
 		"wake.go":      "pings after a sleep; goes to internal/keeper",
-		"content.go":   "asking many peers at once; goes to internal/kad",
 		"relay.go":     "AutoRelay's candidates; goes to internal/relays",
 	}
 	hasMutexes = map[string]string{
 		"access.go":     "goes to internal/access",
 		"bootstrap.go":  "goes to internal/keeper",
-		"content.go":    "goes to internal/kad",
 		"datadir.go":    "the saved peers; goes to internal/keeper",
 		"diagnose.go":   "goes to internal/diag",
 		"events.go":     "the watcher",

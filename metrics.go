@@ -35,7 +35,7 @@ var nodeMetrics = []metric{
 		if n.dht == nil {
 			return 0
 		}
-		return float64(n.dht.size())
+		return float64(n.dht.Size())
 	}},
 	{"bootstrap_rounds_total", "Rounds of dialling the bootstrap peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
 	{"relay_reservations", "Reservations that stand at the relays of WithAutoRelay.", prometheus.GaugeValue, func(n *Node) float64 {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -24,6 +25,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/connector"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
+	"github.com/go-p2pnode/p2pnode/internal/kad"
 	"github.com/go-p2pnode/p2pnode/internal/lan"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
@@ -57,8 +59,7 @@ type Node struct {
 	dialer  nethost.Dialer
 	host    host.Host // the same, finding unknown peers in the DHT
 	watch   *watcher
-	dht     *dhtPart       // nil without a DHT
-	content *contentPart   // nil without a DHT
+	dht     *kad.DHT       // nil without a DHT
 	pubsub  *gossip.Router // nil without pubsub
 	streams *streams.Server
 	relay   *relays.Client
@@ -258,13 +259,17 @@ func (n *Node) startDHT() (err error) {
 	if n.cfg.noDHT {
 		return nil
 	}
-	if n.dht, err = newDHT(n.cfg, n.base, n.watch.change.Notify); err != nil {
+	k := dhtConfig(n.cfg)
+	k.Host, k.Changed, k.Recovered = n.base, &n.watch.change, &n.recovered
+	k.Announced = func(c cid.Cid, took time.Duration, err error) {
+		n.watch.emit(EventProvided{CID: c, Took: took, Err: dhtError(n, "provide "+c.String(), err)})
+	}
+	if n.dht, err = kad.New(n.ctx, k); err != nil {
 		return err
 	}
-	n.stack.Push("dht", closeBudget, n.dht.close)
-	n.host = routedhost.Wrap(n.base, finder(n.findPeer))
+	n.stack.Push("dht", closeBudget, n.dht.Close)
+	n.host = routedhost.Wrap(n.base, n.dht)
 	n.dialer.Via = n.host
-	n.content = &contentPart{self: n.id, dht: n.dht, table: &n.watch.change, found: n.findPeer}
 	return nil
 }
 
@@ -385,7 +390,7 @@ func (n *Node) startBootstrap() error {
 		},
 	}
 	if n.dht != nil {
-		n.boot.refresh = n.dht.refresh
+		n.boot.refresh = n.dht.Refresh
 	}
 	n.group.Go(n.boot.run)
 	return nil
@@ -408,11 +413,8 @@ func (n *Node) startRecovery() error {
 	n.group.Go(func(ctx context.Context) {
 		watchRecovery(ctx, &n.watch.change,
 			func() bool { return n.base.PeerCount() > 0 },
-			func() bool { return n.dht.connected() },
-			func() {
-				n.recovered.Notify()
-				n.group.Go(n.announceAgain)
-			})
+			n.dht.Connected,
+			n.recovered.Notify)
 	})
 	return nil
 }
@@ -462,7 +464,7 @@ func (n *Node) DHT() routing.Routing {
 	if n.dht == nil {
 		return nil
 	}
-	return n.dht.Routing
+	return n.dht.Routing()
 }
 
 // PubSub returns the gossipsub router, nil without one. A topic can be joined

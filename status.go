@@ -82,7 +82,7 @@ func (n *Node) Status() Status {
 		s.ListenErrors = append(s.ListenErrors, e.Error())
 	}
 	if n.dht != nil {
-		s.DHT = &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.serves(), Peers: n.dht.size()}
+		s.DHT = &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.Serves(), Peers: n.dht.Size()}
 	}
 	if n.pubsub != nil {
 		for _, t := range n.pubsub.Topics() {
@@ -220,7 +220,7 @@ func (n *Node) missingFor(s Stage) string {
 	case StageConnected:
 		return n.fewPeers(max(n.cfg.effectiveMinPeers(), 1))
 	case StageRouting:
-		if n.dht.size() == 0 {
+		if n.dht.Size() == 0 {
 			return n.emptyTable()
 		}
 	case StageReachable:
@@ -271,7 +271,7 @@ func (n *Node) missingByDefault() []string {
 	if why := n.fewPeers(n.cfg.effectiveMinPeers()); why != "" {
 		list = append(list, why)
 	}
-	if n.dht != nil && n.cfg.looksForPeers() && n.dht.size() == 0 {
+	if n.dht != nil && n.cfg.looksForPeers() && n.dht.Size() == 0 {
 		if n.base.PeerCount() == 0 {
 			list = append(list, "the DHT's routing table is empty")
 		} else {
@@ -284,7 +284,7 @@ func (n *Node) missingByDefault() []string {
 // hasEnough is what bootstrap works for: the minimum of peers, and somebody
 // in the routing table.
 func (n *Node) hasEnough() bool {
-	return n.base.PeerCount() >= n.cfg.effectiveMinPeers() && (n.dht == nil || n.dht.size() > 0)
+	return n.base.PeerCount() >= n.cfg.effectiveMinPeers() && (n.dht == nil || n.dht.Size() > 0)
 }
 
 // fail adds the package's prefix to an error of a method, once. Whatever a

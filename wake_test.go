@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/go-p2pnode/p2pnode/internal/kad"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 	"github.com/go-p2pnode/p2pnode/internal/simhost"
 )
@@ -158,7 +159,7 @@ func TestProvidedAndAdvertisedAgainAfterATimeAlone(t *testing.T) {
 		// A lookup that meets the dead peer waits 5 seconds for it.
 		time.Sleep(30 * time.Second)
 		for what, key := range map[string][]byte{"kept": c.Hash(), "provided while alone": late.Hash(), "room": mustRendezvous(t, "room")} {
-			found, err := other.dht.tables[0].ProviderStore().GetProviders(t.Context(), key)
+			found, err := other.dht.Tables()[0].ProviderStore().GetProviders(t.Context(), key)
 			mustNot(t, err)
 			if !containsPeer(found, n.ID()) {
 				t.Errorf("%q is not announced to the new peer", what)
@@ -169,9 +170,7 @@ func TestProvidedAndAdvertisedAgainAfterATimeAlone(t *testing.T) {
 
 func mustRendezvous(t *testing.T, namespace string) []byte {
 	t.Helper()
-	key, err := rendezvousKey(namespace)
-	mustNot(t, err)
-	return key.Hash()
+	return kad.NamespaceCID(namespace).Hash()
 }
 
 func containsPeer(list []peer.AddrInfo, id peer.ID) bool {

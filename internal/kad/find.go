@@ -1,0 +1,290 @@
+package kad
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/routing"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+)
+
+const (
+	// AddrsTimeout bounds the look-up of the addresses of a provider that was
+	// named without any, and all such look-ups after the search itself is over.
+	AddrsTimeout = 5 * time.Second
+	// addrsAtOnce bounds how many of them run at a time.
+	addrsAtOnce = 8
+)
+
+// Search says what FindProviders yields.
+type Search struct {
+	Self         bool // the node too
+	WithoutAddrs bool // also providers whose addresses cannot be found, by ID alone
+	Limit        int  // how many to yield; 0: all
+}
+
+// FindProviders searches for the providers of c and yields each once, as soon as
+// its addresses are known: those of a provider that was named without any are
+// looked up meanwhile. A pair with an error is the last one.
+func (d *DHT) FindProviders(ctx context.Context, c cid.Cid, s Search) iter.Seq2[peer.AddrInfo, error] {
+	return func(yield func(peer.AddrInfo, error) bool) {
+		ctx, done := d.bind(ctx)
+		defer done()
+		if err := d.awaitTable(ctx); err != nil {
+			yield(peer.AddrInfo{}, err)
+			return
+		}
+		f := &finding{Search: s, dht: d, yield: yield, state: make(map[peer.ID]progress)}
+		if f.run(ctx, c); f.ended {
+			return
+		}
+		switch {
+		case ctx.Err() != nil:
+			yield(peer.AddrInfo{}, context.Cause(ctx))
+		case !f.answered && f.yielded == 0:
+			// Nobody said that there is none.
+			yield(peer.AddrInfo{}, d.unanswered())
+		}
+	}
+}
+
+// unanswered is the error of a look-up that nobody answered.
+func (d *DHT) unanswered() error {
+	if d.Size() == 0 {
+		return ErrEmptyTable
+	}
+	return fmt.Errorf("%w: none of the peers in the routing table answered", errs.ErrNoPeers)
+}
+
+// progress is how far a provider has come in a search.
+type progress int
+
+const (
+	lookingUp progress = iota + 1 // its addresses, or waiting for that
+	settled                       // yielded, or given up
+)
+
+// finding is one run of a search. Its fields belong to the caller's goroutine.
+type finding struct {
+	Search
+	dht   *DHT
+	yield func(peer.AddrInfo, error) bool
+
+	state    map[peer.ID]progress
+	waiting  []peer.ID // for a look-up
+	running  int       // look-ups
+	yielded  int
+	answered bool // a peer answered the search
+	ended    bool // the caller needs no more
+}
+
+// run searches, and returns when all that it started has ended.
+func (f *finding) run(ctx context.Context, c cid.Cid) {
+	ctx, cancel := context.WithCancel(ctx)
+	var lookups sync.WaitGroup
+	defer lookups.Wait()
+	defer cancel()
+	searchCtx, events := routing.RegisterForQueryEvents(ctx)
+	results := f.dht.search(searchCtx, c)
+	defer func() {
+		cancel()
+		for range results { // the search ends with its context: see it out
+		}
+	}()
+
+	found := make(chan peer.AddrInfo, addrsAtOnce) // each look-up sends one
+	search := results
+	var late <-chan time.Time
+	for !f.ended && (search != nil || f.running > 0 || len(f.waiting) > 0) {
+		for f.running < addrsAtOnce && len(f.waiting) > 0 {
+			id := f.waiting[0]
+			f.waiting = f.waiting[1:]
+			if f.state[id] == settled { // named with addresses meanwhile
+				continue
+			}
+			f.running++
+			lookups.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, AddrsTimeout)
+				defer cancel()
+				ai, err := f.dht.FindPeer(ctx, id)
+				if err != nil {
+					ai = peer.AddrInfo{}
+				}
+				found <- peer.AddrInfo{ID: id, Addrs: ai.Addrs}
+			})
+		}
+		select {
+		case ai, ok := <-search:
+			if ok {
+				f.named(ai)
+				continue
+			}
+			search = nil
+			timer := time.NewTimer(AddrsTimeout)
+			defer timer.Stop()
+			late = timer.C
+		case e, ok := <-events:
+			if !ok {
+				events = nil
+			} else if e.Type == routing.PeerResponse {
+				f.answered = true
+			}
+		case ai := <-found:
+			f.running--
+			f.lookedUp(ai)
+		case <-late:
+			f.giveUp()
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+	// The search has ended: whatever it published is in the channel.
+	for !f.ended && !f.answered {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				return
+			}
+			f.answered = e.Type == routing.PeerResponse
+		default:
+			return
+		}
+	}
+}
+
+// named takes a provider from the search.
+func (f *finding) named(ai peer.AddrInfo) {
+	state := f.state[ai.ID]
+	switch {
+	case !plausible(ai.ID), state == settled, ai.ID == f.dht.self && !f.Self:
+	case ai.ID == f.dht.self:
+		f.settle(peer.AddrInfo{ID: ai.ID, Addrs: f.dht.cfg.Host.Addrs()})
+	case len(ai.Addrs) > 0:
+		f.settle(ai)
+	case state != lookingUp:
+		f.state[ai.ID] = lookingUp
+		f.waiting = append(f.waiting, ai.ID)
+	}
+}
+
+// lookedUp takes a provider from the look-up of its addresses.
+func (f *finding) lookedUp(ai peer.AddrInfo) {
+	if f.state[ai.ID] == settled {
+		return
+	}
+	if len(ai.Addrs) > 0 || f.WithoutAddrs {
+		f.settle(ai)
+	}
+}
+
+// giveUp ends the look-ups of addresses.
+func (f *finding) giveUp() {
+	for id, state := range f.state {
+		if state == lookingUp && f.WithoutAddrs && !f.ended {
+			f.settle(peer.AddrInfo{ID: id})
+		}
+	}
+}
+
+// settle yields a provider.
+func (f *finding) settle(ai peer.AddrInfo) {
+	f.state[ai.ID] = settled
+	f.yielded++
+	f.ended = !f.yield(ai, nil) || f.yielded == f.Limit
+}
+
+// search returns what the DHTs find, as they find it.
+func (d *DHT) search(ctx context.Context, c cid.Cid) <-chan peer.AddrInfo {
+	if len(d.tables) == 1 {
+		return d.tables[0].FindProvidersAsync(ctx, c, 0)
+	}
+	// Not the dual DHT's own search: it drops the addresses of a provider that
+	// the other DHT has named without.
+	all := make(chan peer.AddrInfo)
+	var searches sync.WaitGroup
+	for _, t := range d.tables {
+		searches.Go(func() {
+			for ai := range t.FindProvidersAsync(ctx, c, 0) {
+				select {
+				case all <- ai:
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	go func() { // ends with the searches, which end with ctx
+		searches.Wait()
+		close(all)
+	}()
+	return all
+}
+
+// FindPeer returns the addresses of a peer: those of a connected one at once,
+// otherwise what the DHT knows. It never returns a peer without an address and
+// no error. The error is errs.ErrNotFound when the DHT does not know it.
+func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
+	ctx, done := d.bind(ctx)
+	defer done()
+	known := func() peer.AddrInfo { return d.cfg.Host.Peerstore().PeerInfo(id) }
+	d.cfg.Host.AwaitIdentify(ctx, id)
+	if ai := known(); d.cfg.Host.Connected(id) && len(ai.Addrs) > 0 {
+		return ai, nil
+	}
+	ai, answered, err := asked(ctx, func(ctx context.Context) (peer.AddrInfo, error) { return d.routing.FindPeer(ctx, id) })
+	switch {
+	case err == nil && len(ai.Addrs) == 0:
+		// The look-up may have ended because the peer has just connected to
+		// us; its addresses arrive with identify.
+		d.cfg.Host.AwaitIdentify(ctx, id)
+		ai = known()
+	case errors.Is(err, routing.ErrNotFound):
+		// Upstream (v0.42) says so too when it was told the addresses of the
+		// peer but did not get to dial it before the look-up ended, as happens
+		// with DHT clients. They are in the peerstore.
+		ai = known()
+	case err != nil:
+		return peer.AddrInfo{}, d.ended(ctx, err)
+	}
+	switch {
+	case len(ai.Addrs) > 0:
+		return ai, nil
+	case !answered:
+		return peer.AddrInfo{}, d.ended(ctx, d.unanswered())
+	default:
+		return peer.AddrInfo{}, errs.ErrNotFound
+	}
+}
+
+// ended is the error of a look-up: ctx's when that ended it.
+func (d *DHT) ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && d.Size() > 0 {
+		return context.Cause(ctx)
+	}
+	return d.explain(err)
+}
+
+// asked runs a look-up, and reports whether a peer answered it: upstream finds
+// nothing, without an error, when nobody does.
+func asked[T any](ctx context.Context, lookup func(context.Context) (T, error)) (found T, answered bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ctx, events := routing.RegisterForQueryEvents(ctx)
+	var drain sync.WaitGroup
+	drain.Go(func() {
+		for e := range events { // closed when ctx ends
+			answered = answered || e.Type == routing.PeerResponse
+		}
+	})
+	found, err = lookup(ctx)
+	cancel()
+	drain.Wait()
+	return found, answered, err
+}

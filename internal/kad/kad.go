@@ -1,0 +1,289 @@
+// Package kad runs the node's distributed hash table: one on a network of the
+// application's own, two, for the Internet and the LAN, on the public IPFS
+// network. It announces and finds providers and values, and checks what the
+// upstream DHT leaves open: that somebody holds what was announced, and that
+// somebody answered what was asked.
+package kad
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/ipfs/go-datastore"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p-kad-dht/dual"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/routing"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
+)
+
+// TableWait is how long a call waits for the first peer in the routing table.
+const TableWait = 10 * time.Second
+
+// ErrEmptyTable reports that the routing table has no peer to ask. It matches
+// errs.ErrNoPeers.
+var ErrEmptyTable = fmt.Errorf("%w: the routing table is empty", errs.ErrNoPeers)
+
+// Layout says which DHTs there are.
+type Layout int
+
+const (
+	// One is a single DHT, for peers everywhere.
+	One Layout = iota
+	// Two are a DHT of the Internet and one of the LAN, neither of which
+	// looks at addresses.
+	Two
+	// Public are the two of the public IPFS network, each with the addresses
+	// that belong to it.
+	Public
+)
+
+// Host is the host that a DHT runs on.
+type Host interface {
+	host.Host
+	// Connected reports whether there is a connection to a peer.
+	Connected(peer.ID) bool
+	// AwaitIdentify returns when the connections to a peer are identified, or
+	// ctx ends.
+	AwaitIdentify(context.Context, peer.ID)
+}
+
+// Config is what a DHT needs.
+type Config struct {
+	Host       Host
+	Layout     Layout
+	Prefix     protocol.ID // of the protocols; not for Public
+	Mode       dht.ModeOpt
+	Datastore  datastore.Batching          // nil: in memory
+	Validators map[string]record.Validator // by namespace, beside pk and ipns; not for Public
+	Options    []dht.Option                // applied last
+	Log        *slog.Logger
+
+	Changed   *signal.Signal // notified when the routing table changes
+	Recovered *signal.Signal // there are peers again, after there were none
+
+	// Announced is called after each attempt to announce a CID, with what
+	// went wrong.
+	Announced func(c cid.Cid, took time.Duration, err error)
+}
+
+// DHT is a running DHT. Its methods are safe for concurrent use. Those that wait
+// end with errs.ErrClosed when the context of New ends.
+type DHT struct {
+	cfg        Config
+	self       peer.ID
+	routing    routing.Routing
+	tables     []*dht.IpfsDHT // the Internet's before the LAN's
+	protocols  []protocol.ID  // those served in server mode
+	validators record.NamespacedValidator
+	stop       func() error
+	group      *lifecycle.Group
+
+	mu       sync.Mutex
+	provided map[cid.Cid]time.Time // when; guarded by mu
+}
+
+// New starts the DHT. Its goroutines and waiting calls end with ctx or Close,
+// the upstream DHT with Close. Call it before the host has a connection.
+func New(ctx context.Context, cfg Config) (*DHT, error) {
+	d := &DHT{cfg: cfg, self: cfg.Host.ID(), provided: make(map[cid.Cid]time.Time)}
+	if err := d.start(); err != nil {
+		return nil, err
+	}
+	for _, t := range d.tables {
+		// The routing table has these two callbacks and nothing else to
+		// subscribe to. Nothing reads them before the first connection.
+		table := t.RoutingTable()
+		added, removed := table.PeerAdded, table.PeerRemoved
+		table.PeerAdded = func(p peer.ID) { added(p); cfg.Changed.Notify() }
+		table.PeerRemoved = func(p peer.ID) { removed(p); cfg.Changed.Notify() }
+	}
+	d.group = lifecycle.NewGroup(ctx)
+	recovered := cfg.Recovered.Wait() // before anybody can notify it
+	d.group.Go(func(ctx context.Context) { d.keepAnnounced(ctx, recovered) })
+	return d, nil
+}
+
+// start builds the upstream DHTs. Upstream applies options in order, the last
+// one wins, so the application's come last.
+func (d *DHT) start() error {
+	mode := []dht.Option{dht.Mode(d.cfg.Mode), dht.RoutingTableFilter(tableFilter(nil)), dht.QueryFilter(queryFilter(nil))}
+	if d.cfg.Datastore != nil {
+		mode = append(mode, dht.Datastore(d.cfg.Datastore))
+	}
+	with := func(more ...dht.Option) []dht.Option { return slices.Concat(mode, more, d.cfg.Options) }
+
+	if d.cfg.Layout == Public {
+		both, err := dual.New(d.cfg.Host,
+			dual.WanDHTOption(with(
+				dht.RoutingTableFilter(tableFilter(dht.PublicRoutingTableFilter)),
+				dht.QueryFilter(queryFilter(dht.PublicQueryFilter)))...),
+			dual.LanDHTOption(with(
+				dht.RoutingTableFilter(tableFilter(dht.PrivateRoutingTableFilter)),
+				dht.QueryFilter(queryFilter(dht.PrivateQueryFilter)))...))
+		if err != nil {
+			return err
+		}
+		d.use(both)
+		d.protocols = []protocol.ID{"/ipfs/kad/1.0.0", "/ipfs/lan/kad/1.0.0"}
+		return nil
+	}
+
+	d.validators = Validators(d.cfg.Host, d.cfg.Validators, d.cfg.Log)
+	own := []dht.Option{dht.ProtocolPrefix(d.cfg.Prefix), dht.Validator(d.validators)}
+	one, err := dht.New(d.cfg.Host, with(own...)...)
+	if err != nil {
+		return err
+	}
+	d.routing, d.stop, d.tables = one, one.Close, []*dht.IpfsDHT{one}
+	d.protocols = []protocol.ID{d.cfg.Prefix + "/kad/1.0.0"}
+	if d.cfg.Layout == Two {
+		lan, err := dht.New(d.cfg.Host, with(slices.Concat(own, []dht.Option{dht.ProtocolExtension(dual.LanExtension)})...)...)
+		if err != nil {
+			return errors.Join(err, one.Close())
+		}
+		d.use(&dual.DHT{WAN: one, LAN: lan})
+		d.protocols = append(d.protocols, d.cfg.Prefix+dual.LanExtension+"/kad/1.0.0")
+	}
+	return nil
+}
+
+func (d *DHT) use(both *dual.DHT) {
+	d.routing, d.stop, d.tables = both, both.Close, []*dht.IpfsDHT{both.WAN, both.LAN}
+}
+
+// Close stops announcing and the DHT, and waits for both.
+func (d *DHT) Close() error {
+	return errors.Join(d.group.Close(), d.stop())
+}
+
+// Routing returns the upstream DHT: a *dht.IpfsDHT, or a *dual.DHT for two.
+func (d *DHT) Routing() routing.Routing { return d.routing }
+
+// Tables returns the upstream DHTs, the Internet's before the LAN's.
+func (d *DHT) Tables() []*dht.IpfsDHT { return slices.Clone(d.tables) }
+
+// Protocols returns the protocols that a DHT server serves.
+func (d *DHT) Protocols() []protocol.ID { return slices.Clone(d.protocols) }
+
+// Size returns the number of peers in the routing tables, each counted once.
+func (d *DHT) Size() int {
+	if len(d.tables) == 1 {
+		return d.tables[0].RoutingTable().Size()
+	}
+	peers := make(map[peer.ID]bool)
+	for _, t := range d.tables {
+		for _, p := range t.RoutingTable().ListPeers() {
+			peers[p] = true
+		}
+	}
+	return len(peers)
+}
+
+// Connected reports whether a peer of a routing table is connected: those that
+// are gone stay in it for a while.
+func (d *DHT) Connected() bool {
+	for _, t := range d.tables {
+		if slices.ContainsFunc(t.RoutingTable().ListPeers(), d.cfg.Host.Connected) {
+			return true
+		}
+	}
+	return false
+}
+
+// Serves reports whether the node answers queries now.
+func (d *DHT) Serves() bool {
+	return slices.ContainsFunc(d.cfg.Host.Mux().Protocols(), func(p protocol.ID) bool { return slices.Contains(d.protocols, p) })
+}
+
+// Refresh asks every DHT to fill its routing table, in the background.
+func (d *DHT) Refresh() {
+	for _, t := range d.tables {
+		t.RefreshRoutingTable()
+	}
+}
+
+// Forget removes the peers that drop reports true for from the routing tables.
+func (d *DHT) Forget(drop func(peer.ID) bool) {
+	for _, t := range d.tables {
+		for _, id := range t.RoutingTable().ListPeers() {
+			if drop(id) {
+				t.RoutingTable().RemovePeer(id)
+			}
+		}
+	}
+}
+
+// active returns the DHTs that records go to: those that have peers, or else
+// the first.
+func (d *DHT) active() []*dht.IpfsDHT {
+	var list []*dht.IpfsDHT
+	for _, t := range d.tables {
+		if t.RoutingTable().Size() > 0 {
+			list = append(list, t)
+		}
+	}
+	if len(list) == 0 {
+		list = d.tables[:1]
+	}
+	return list
+}
+
+// awaitTable waits until the routing table has a peer.
+func (d *DHT) awaitTable(ctx context.Context) error {
+	timer := time.NewTimer(TableWait)
+	defer timer.Stop()
+	for {
+		changed := d.cfg.Changed.Wait()
+		if d.Size() > 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return ErrEmptyTable
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrEmptyTable, context.Cause(ctx))
+		}
+	}
+}
+
+// bind returns a context that ends with ctx, or with the node with the cause
+// errs.ErrClosed.
+func (d *DHT) bind(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(d.group.Context(), func() { cancel(errs.ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// explain turns the errors of the upstream DHT into those of this package.
+func (d *DHT) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrEmptyTable):
+		return err
+	case errors.Is(err, kb.ErrLookupFailure) || d.Size() == 0:
+		return fmt.Errorf("%w: %w", ErrEmptyTable, err)
+	case errors.Is(err, routing.ErrNotFound):
+		return errs.ErrNotFound
+	default:
+		return err
+	}
+}

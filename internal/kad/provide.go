@@ -1,0 +1,297 @@
+package kad
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/routing"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/go-p2pnode/p2pnode/internal/backoff"
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+)
+
+const (
+	// AdvertiseInterval is how often Advertise announces again, well within
+	// the lifetime of a provider record and of the addresses with it.
+	AdvertiseInterval = 3 * time.Hour
+	// retryMin and retryMax bound the delay after a failed announcement.
+	retryMin = time.Second
+	retryMax = time.Minute
+	// askTimeout bounds the handing over of a record to one peer, and the
+	// question whether it has it.
+	askTimeout = 10 * time.Second
+	// recordLifetime is how long others keep a provider record.
+	recordLifetime = 48 * time.Hour
+	// announceAtOnce bounds how many CIDs are announced again at a time, and
+	// announceTimeout each of them.
+	announceAtOnce  = 4
+	announceTimeout = time.Minute
+)
+
+// Provide announces that the node has c, and returns nil once another peer has
+// proved to hold the record. Whatever the outcome, it is announced again when
+// the node has peers after it had none, until the record's lifetime is over.
+func (d *DHT) Provide(ctx context.Context, c cid.Cid) error {
+	err := d.announce(ctx, c)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.provided[c] = time.Now()
+	return err
+}
+
+// NamespaceCID returns the CID that stands for a namespace in the DHT. It is the
+// one that go-libp2p's routing discovery uses, so that both find each other.
+func NamespaceCID(namespace string) cid.Cid {
+	sum := sha256.Sum256([]byte(namespace))
+	h, err := multihash.Encode(sum[:], multihash.SHA2_256)
+	if err != nil {
+		return cid.Undef // no error is possible: the length fits the function
+	}
+	return cid.NewCidV1(cid.Raw, h)
+}
+
+// Advertise announces a namespace until ctx ends: every AdvertiseInterval, when
+// there are peers again, and after a failure. It returns the result of the first
+// attempt.
+func (d *DHT) Advertise(ctx context.Context, namespace string) error {
+	first := make(chan error, 1)
+	if !d.group.Go(func(context.Context) { d.keepAdvertising(ctx, namespace, first) }) {
+		return errs.ErrClosed
+	}
+	return <-first // keepAdvertising sends it, whatever ends it
+}
+
+// keepAdvertising sends the result of its first attempt.
+func (d *DHT) keepAdvertising(ctx context.Context, namespace string, first chan<- error) {
+	ctx, done := d.bind(ctx)
+	defer done()
+	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
+	for ctx.Err() == nil {
+		recovered := d.cfg.Recovered.Wait()
+		err := d.store(ctx, NamespaceCID(namespace).Hash())
+		if first != nil {
+			first <- err
+			first = nil
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		delay := AdvertiseInterval
+		if err != nil {
+			d.cfg.Log.Debug("not advertised, trying again", "namespace", namespace, "err", err)
+			delay = retry.Next()
+		} else {
+			retry.Reset()
+		}
+		pause(ctx, delay, recovered) // others may have forgotten it meanwhile
+	}
+	if first != nil {
+		first <- context.Cause(ctx)
+	}
+}
+
+// pause waits for d, until wake, or until ctx ends.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-wake:
+	case <-ctx.Done():
+	}
+}
+
+// keepAnnounced announces what was provided again whenever there are peers
+// after a time without any: a Provide may have failed for want of them, and
+// others may have restarted.
+func (d *DHT) keepAnnounced(ctx context.Context, recovered <-chan struct{}) {
+	for {
+		select {
+		case <-recovered:
+		case <-ctx.Done():
+			return
+		}
+		recovered = d.cfg.Recovered.Wait()
+		d.announceAgain(ctx, recovered)
+	}
+}
+
+// announceAgain announces what was provided until all of it is, or until ctx or
+// again ends it. What fails is tried again, with growing delays.
+func (d *DHT) announceAgain(ctx context.Context, again <-chan struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.group.Go(func(context.Context) { // ends with ctx
+		select {
+		case <-again:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
+	for left := d.recent(); len(left) > 0; {
+		left = d.announceAll(ctx, left)
+		if len(left) == 0 || ctx.Err() != nil {
+			return
+		}
+		d.cfg.Log.Debug("not announced again, trying once more", "cids", len(left))
+		pause(ctx, retry.Next(), nil)
+	}
+}
+
+// recent returns what was provided and has not expired.
+func (d *DHT) recent() []cid.Cid {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.provided, func(_ cid.Cid, at time.Time) bool { return time.Since(at) > recordLifetime })
+	return slices.Collect(maps.Keys(d.provided))
+}
+
+// announceAll announces CIDs, some at a time, and returns those that failed.
+func (d *DHT) announceAll(ctx context.Context, list []cid.Cid) (failed []cid.Cid) {
+	todo := make(chan cid.Cid)
+	var mu sync.Mutex // guards failed
+	var wg sync.WaitGroup
+	for range min(announceAtOnce, len(list)) {
+		wg.Go(func() {
+			for c := range todo {
+				ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+				err := d.announce(ctx, c)
+				cancel()
+				if err != nil {
+					mu.Lock()
+					failed = append(failed, c)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, c := range list {
+		todo <- c // a worker takes it: each announcement ends with ctx
+	}
+	close(todo)
+	wg.Wait()
+	return failed
+}
+
+// announce stores a provider record once, and tells how it went.
+func (d *DHT) announce(ctx context.Context, c cid.Cid) error {
+	begun := time.Now()
+	err := d.store(ctx, c.Hash())
+	d.cfg.Announced(c, time.Since(begun), err)
+	return err
+}
+
+// store names the node as a provider of key, to those who ask it and in the
+// active DHTs. It fails when no other peer holds the record.
+func (d *DHT) store(ctx context.Context, key multihash.Multihash) error {
+	ctx, done := d.bind(ctx)
+	defer done()
+	// First to those who ask: on a node that nobody has joined yet, the first
+	// one that comes shall find what is here. The store is the node's own, and
+	// an ended ctx does not spoil it.
+	for _, t := range d.tables {
+		store := t.ProviderStore()
+		if store == nil { // the application's options say so
+			return routing.ErrNotSupported
+		}
+		if err := store.AddProvider(context.WithoutCancel(ctx), key, peer.AddrInfo{ID: d.self}); err != nil {
+			return err
+		}
+	}
+	if err := d.awaitTable(ctx); err != nil {
+		return err
+	}
+	return d.inActive(func(t *dht.IpfsDHT) error { return d.storeIn(ctx, t, key) })
+}
+
+// inActive calls put for each active DHT, and fails when all of them do.
+func (d *DHT) inActive(put func(*dht.IpfsDHT) error) error {
+	var failed []error
+	held := false
+	for _, t := range d.active() {
+		err := put(t)
+		held = held || err == nil
+		failed = append(failed, err)
+	}
+	if held {
+		return nil
+	}
+	return d.explain(errors.Join(failed...))
+}
+
+// storeIn does what the upstream Provide does, and checks the result: upstream
+// returns nil even when every peer refused the record, because the message that
+// carries it has no answer. Here one of the peers is asked for it.
+func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) error {
+	self := peer.AddrInfo{ID: d.self, Addrs: table.FilteredAddrs()}
+	if len(self.Addrs) == 0 {
+		return fmt.Errorf("%w: this node has no address that others could be told; listen, reserve a place at a relay with WithAutoRelay, or name one with WithAnnounceAddrs", errs.ErrNoPeers)
+	}
+	closest, err := table.GetClosestPeers(ctx, string(key))
+	if err != nil {
+		return err
+	}
+	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
+	if err != nil {
+		return err
+	}
+	type result struct {
+		peer peer.ID
+		err  error
+	}
+	results := make(chan result, len(closest))
+	for _, p := range closest {
+		go func() { // awaited below: each sends one result, within the timeout
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			results <- result{p, messenger.PutProviderAddrs(ctx, p, key, self)}
+		}()
+	}
+	held := false
+	var why []string
+	for range closest {
+		r := <-results
+		if r.err == nil && !held {
+			r.err = d.holds(ctx, messenger, r.peer, key)
+			held = r.err == nil
+		}
+		if r.err != nil {
+			why = append(why, fmt.Sprintf("%s: %v", r.peer, r.err))
+		}
+	}
+	switch {
+	case held:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	default:
+		return fmt.Errorf("%w: none of the %d closest peers keeps the record: %s", errs.ErrNoPeers, len(closest), strings.Join(why, "; "))
+	}
+}
+
+// holds asks a peer for this node's provider record.
+func (d *DHT) holds(ctx context.Context, m *pb.ProtocolMessenger, p peer.ID, key multihash.Multihash) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	providers, _, err := m.GetProviders(ctx, p, key)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(providers, func(ai *peer.AddrInfo) bool { return ai.ID == d.self }) {
+		return errors.New("took the record and does not have it")
+	}
+	return nil
+}

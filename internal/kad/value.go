@@ -1,0 +1,161 @@
+package kad
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/ipfs/boxo/ipns"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/routing"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+)
+
+// closerPeers is how many peers a DHT server names beside a record.
+const closerPeers = 20
+
+// Validators returns the validators of public keys and IPNS names, which every
+// libp2p network knows, and own. One of own that panics refuses the record.
+func Validators(h host.Host, own map[string]record.Validator, log *slog.Logger) record.NamespacedValidator {
+	v := record.NamespacedValidator{
+		"pk":   record.PublicKeyValidator{},
+		"ipns": ipns.Validator{KeyBook: h.Peerstore()},
+	}
+	for namespace, validator := range own {
+		v[namespace] = guard{validator, namespace, log}
+	}
+	return v
+}
+
+// guard keeps a panic of an application's validator from ending the process:
+// records come from strangers.
+type guard struct {
+	validator record.Validator
+	namespace string
+	log       *slog.Logger
+}
+
+func (g guard) Validate(key string, value []byte) (err error) {
+	defer g.caught("Validate", &err)
+	return g.validator.Validate(key, value)
+}
+
+func (g guard) Select(key string, values [][]byte) (best int, err error) {
+	defer g.caught("Select", &err)
+	best, err = g.validator.Select(key, values)
+	if err == nil && (best < 0 || best >= len(values)) {
+		return 0, fmt.Errorf("the validator of %q selected record %d of %d", g.namespace, best, len(values))
+	}
+	return best, err
+}
+
+func (g guard) caught(method string, err *error) {
+	if r := recover(); r != nil {
+		g.log.Error("validator panicked", "namespace", g.namespace, "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("the validator of %q panicked: %v", g.namespace, r)
+	}
+}
+
+// MaxRecord returns the size of the largest record, in bytes, that is sure to
+// reach those who ask for the key: with the peers that a server names beside it,
+// a message has no more than network.MessageSizeMax.
+func MaxRecord(key string) int {
+	rec := record.MakePutRecord(key, nil)
+	rec.TimeReceived = time.Unix(0, 1).UTC().Format(time.RFC3339Nano) // the longest form
+	message := pb.NewMessage(pb.Message_GET_VALUE, []byte(key), 0)
+	message.Record = rec
+	// The envelope, the tag and length of the value (which also makes that of
+	// the record longer), and the peers, each with tag and length.
+	envelope := proto.Size(message) + 2*protowire.SizeVarint(network.MessageSizeMax) + 1
+	return max(0, network.MessageSizeMax-envelope-closerPeers*(1+protowire.SizeBytes(pb.MaxPeerRecordSize)))
+}
+
+// PutValue stores a record, and returns nil once another peer has proved to hold
+// it.
+func (d *DHT) PutValue(ctx context.Context, key string, value []byte) error {
+	ctx, done := d.bind(ctx)
+	defer done()
+	if err := d.checkKey(key); err != nil {
+		return err
+	}
+	if len(value) == 0 {
+		return errors.New("the record is empty")
+	}
+	if limit := MaxRecord(key); len(value) > limit {
+		return fmt.Errorf("%w: a record of %d bytes; a DHT message carries %d with this key", errs.ErrTooLarge, len(value), limit)
+	}
+	if err := d.awaitTable(ctx); err != nil {
+		return err
+	}
+	return d.inActive(func(t *dht.IpfsDHT) error { return putValue(ctx, t, key, value) })
+}
+
+// putValue stores a record in one DHT, and asks for it: upstream does not tell
+// who took it.
+func putValue(ctx context.Context, table *dht.IpfsDHT, key string, value []byte) error {
+	if err := table.PutValue(ctx, key, value); err != nil {
+		return err
+	}
+	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
+	if err != nil {
+		return err
+	}
+	closest, err := table.GetClosestPeers(ctx, key)
+	if err != nil {
+		return err
+	}
+	for _, p := range closest {
+		if rec, _, err := messenger.GetValue(ctx, p, key); err == nil && rec != nil && bytes.Equal(rec.Value, value) {
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%w: none of the %d closest peers keeps the record", errs.ErrNoPeers, len(closest))
+}
+
+// GetValue returns the best record under a key, as its validator judges.
+func (d *DHT) GetValue(ctx context.Context, key string) ([]byte, error) {
+	ctx, done := d.bind(ctx)
+	defer done()
+	if err := d.checkKey(key); err != nil {
+		return nil, err
+	}
+	value, answered, err := asked(ctx, func(ctx context.Context) ([]byte, error) { return d.routing.GetValue(ctx, key) })
+	switch {
+	case err == nil:
+		return value, nil
+	case errors.Is(err, routing.ErrNotFound) && !answered:
+		return nil, d.ended(ctx, d.unanswered())
+	default:
+		return nil, d.ended(ctx, err)
+	}
+}
+
+// checkKey refuses a key for whose namespace there is no validator: upstream
+// would find nothing. What Config.Options added is not known here.
+func (d *DHT) checkKey(key string) error {
+	namespace, _, err := record.SplitKey(key)
+	if err != nil {
+		return errors.New("a key looks like /namespace/name")
+	}
+	if MaxRecord(key) == 0 {
+		return fmt.Errorf("%w: a key of %d bytes; a DHT message carries %d", errs.ErrTooLarge, len(key), network.MessageSizeMax)
+	}
+	if namespace == "pk" || namespace == "ipns" || d.validators[namespace] != nil || len(d.cfg.Options) > 0 {
+		return nil
+	}
+	return fmt.Errorf("no validator for the namespace %q; give WithValidator, on every node", namespace)
+}
