@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"runtime/debug"
 	"slices"
 
 	"github.com/ipfs/go-datastore"
@@ -289,4 +290,18 @@ func (c *config) mdnsServiceName() string {
 	default:
 		return fmt.Sprintf("_p2pnode-%s._udp", shortHash(c.network))
 	}
+}
+
+// defaultUserAgent is the module's path and version, as far as the build
+// knows it.
+func defaultUserAgent() string {
+	const module = "github.com/go-p2pnode/p2pnode"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == module && m.Version != "" && m.Version != "(devel)" {
+				return "p2pnode/" + m.Version
+			}
+		}
+	}
+	return "p2pnode"
 }

@@ -76,8 +76,8 @@ func GenerateRSAKey(bits int) (crypto.PrivKey, error) {
 // form, as go-libp2p's programs and kubo (Identity.PrivKey) keep it. The text
 // is as secret as the key.
 func EncodeKey(key crypto.PrivKey) (string, error) {
-	if _, err := PeerID(key); err != nil {
-		return "", err
+	if _, err := peerID(key); err != nil {
+		return "", fmt.Errorf("p2pnode: encode key: %w", err)
 	}
 	b, err := crypto.MarshalPrivateKey(key)
 	if err != nil {
@@ -123,7 +123,7 @@ func unmarshalKey(b []byte) (crypto.PrivKey, error) {
 	if again, err := crypto.MarshalPrivateKey(key); err != nil || !bytes.Equal(again, b) {
 		return nil, errors.New("it is a private key with something missing or added")
 	}
-	if _, err := PeerID(key); err != nil {
+	if _, err := peerID(key); err != nil {
 		return nil, errors.New("it is a private key without a usable public key")
 	}
 	return key, nil
@@ -132,12 +132,20 @@ func unmarshalKey(b []byte) (crypto.PrivKey, error) {
 // PeerID returns the peer ID that a private key stands for: what others know
 // its owner by. Specification: github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md.
 func PeerID(key crypto.PrivKey) (peer.ID, error) {
-	if key == nil {
-		return "", errors.New("p2pnode: the key is nil")
+	id, err := peerID(key)
+	if err != nil {
+		return "", fmt.Errorf("p2pnode: peer ID: %w", err)
+	}
+	return id, nil
+}
+
+func peerID(key crypto.PrivKey) (peer.ID, error) {
+	if isNil(key) {
+		return "", errors.New("the key is nil")
 	}
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
-		return "", errors.New("p2pnode: the key has no usable public key")
+		return "", errors.New("the key has no usable public key") // what err says may quote it
 	}
 	return id, nil
 }
@@ -158,7 +166,10 @@ func loadOrCreateIdentity(path string) (key crypto.PrivKey, created bool, err er
 		return err
 	}
 	_, created, err = keyfile.LoadOrCreate(path, generate, check)
-	if err != nil {
+	switch {
+	case errors.Is(err, keyfile.ErrExposed):
+		return nil, false, fmt.Errorf("%w (where that is impossible, read the file and give its text to WithIdentityString)", err)
+	case err != nil:
 		return nil, false, err
 	}
 	return key, created, nil

@@ -190,13 +190,14 @@ func (n *Node) startIdentity() (err error) {
 		return optionErrorf("WithBannedPeers", "%s is this node's own ID; leave it out", n.id)
 	}
 	// One list of bootstrap peers must do for all of them.
-	for option, list := range map[string]*[]peer.AddrInfo{
-		"WithBootstrapPeers": &n.cfg.bootstrap, "WithPersistentPeers": &n.cfg.persistent, "WithAutoRelay": &n.cfg.autoRelays,
-	} {
-		others := slices.DeleteFunc(slices.Clone(*list), func(p peer.AddrInfo) bool { return p.ID == n.id })
-		if len(others) < len(*list) {
-			n.log.Info("leaving out this node's own ID", "option", option)
-			*list = others
+	for _, l := range []struct {
+		option string
+		peers  *[]peer.AddrInfo
+	}{{"WithBootstrapPeers", &n.cfg.bootstrap}, {"WithPersistentPeers", &n.cfg.persistent}, {"WithAutoRelay", &n.cfg.autoRelays}} {
+		others := slices.DeleteFunc(slices.Clone(*l.peers), func(p peer.AddrInfo) bool { return p.ID == n.id })
+		if len(others) < len(*l.peers) {
+			n.log.Info("leaving out this node's own ID", "option", l.option)
+			*l.peers = others
 		}
 	}
 	return nil

@@ -200,19 +200,28 @@ func checkPeers(peers []peer.AddrInfo) error {
 	if len(peers) == 0 {
 		return errors.New("no peer given")
 	}
+	var errs []error
 	for _, p := range peers {
+		errs = append(errs, checkPeer(p))
+	}
+	return errors.Join(errs...)
+}
+
+func checkPeer(p peer.AddrInfo) error {
+	switch {
+	case p.ID == "":
+		return fmt.Errorf("a peer with the addresses %s has no ID", p.Addrs)
+	case !addrs.IsPeerID(p.ID):
+		return notAPeerID(p.ID)
+	case len(p.Addrs) == 0:
+		return fmt.Errorf("peer %s has no address", p.ID)
+	}
+	for _, a := range p.Addrs {
 		switch {
-		case p.ID == "":
-			return fmt.Errorf("a peer with the addresses %s has no ID", p.Addrs)
-		case !addrs.IsPeerID(p.ID):
-			return notAPeerID(p.ID)
-		case len(p.Addrs) == 0:
-			return fmt.Errorf("peer %s has no address", p.ID)
-		}
-		for _, a := range p.Addrs {
-			if addrs.IsListenOnly(a) {
-				return fmt.Errorf("%s is an address to listen on, not one to dial: it means every interface or any port; see Addrs on the other side", a)
-			}
+		case len(a) == 0:
+			return fmt.Errorf("an address of peer %s is nil", p.ID)
+		case addrs.IsListenOnly(a):
+			return fmt.Errorf("%s is an address to listen on, not one to dial: it means every interface or any port; see Addrs on the other side", a)
 		}
 	}
 	return nil

@@ -2,7 +2,10 @@ package p2pnode
 
 import (
 	"fmt"
+	"reflect"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -13,7 +16,68 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Each option has checked its own value already. What follows is between them:
+// Checks of single values that options have in common.
+
+var (
+	networkName = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
+	mdnsName    = regexp.MustCompile(`^_[A-Za-z0-9_-]{1,62}\._(udp|tcp)$`)
+)
+
+// checkListenAddr checks an address of WithListenAddrs.
+func checkListenAddr(a ma.Multiaddr) error {
+	switch kind := addrs.KindOf(a); {
+	case kind == addrs.Circuit:
+		return fmt.Errorf("%s goes through a relay; WithAutoRelay makes reservations", a)
+	case addrs.HasPeerID(a):
+		return fmt.Errorf("%s names a peer; leave out the /p2p part, or use WithBootstrapAddrs if this is a peer to connect to", a)
+	case kind == addrs.Unknown:
+		return fmt.Errorf("%s has no transport that this library knows; examples are /ip4/0.0.0.0/tcp/4001 and /ip4/0.0.0.0/udp/4001/quic-v1", a)
+	}
+	return nil
+}
+
+// checkAnnounceAddr checks an address of WithAnnounceAddrs.
+func checkAnnounceAddr(a ma.Multiaddr) error {
+	if addrs.HasPeerID(a) {
+		return fmt.Errorf("%s names a peer; leave out the /p2p part, it is added", a)
+	}
+	return nil
+}
+
+// checkNoneNil checks options of a library underneath: a nil one would panic
+// there, when half of the node is up.
+func checkNoneNil[F ~func(A) error, A any](opts []F) error {
+	for i, o := range opts {
+		if o == nil {
+			return fmt.Errorf("option %d of %d is nil; leave it out", i+1, len(opts))
+		}
+	}
+	return nil
+}
+
+// isNil reports whether an interface holds nothing, or a nil pointer.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	r := reflect.ValueOf(v)
+	switch r.Kind() {
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Chan, reflect.Interface:
+		return r.IsNil()
+	default:
+		return false
+	}
+}
+
+func quoteAll[S ~string](list []S) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = fmt.Sprintf("%q", string(s))
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// What follows is between options, each of which has checked its own value:
 // first the options that exclude each other by being given at all, then those
 // whose values do not fit together. The findings come in the order of the
 // tables. A text names the options involved, but for the one that the finding
@@ -183,6 +247,12 @@ var relations = slices.Concat(
 				}
 			},
 		},
+		replaced("WithLimits", "resource manager", func(c *libp2p.Config) bool { return c.ResourceManager != nil }),
+		replaced("WithConnLimits", "connection manager", func(c *libp2p.Config) bool { return c.ConnManager != nil }),
+		replaced("WithSecurity", "security", func(c *libp2p.Config) bool { return len(c.SecurityTransports) > 0 || c.Insecure }),
+		replaced("WithUserAgent", "user agent", func(c *libp2p.Config) bool { return c.UserAgent != "" }),
+		replaced("WithReachability", "reachability", func(c *libp2p.Config) bool { return c.ForceReachability != nil }),
+		replaced("WithPortMapping", "port mapping", func(c *libp2p.Config) bool { return c.NATManager != nil }),
 		{
 			with: []string{"WithBannedPeers", "WithAllowedPeers"},
 			text: "%s is among the peers of WithAllowedPeers; drop it from one of the two",
@@ -298,6 +368,23 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 					}
 				}
 			},
+		},
+	}
+}
+
+// replaced is the relation of an option with a part of WithLibp2pOptions that
+// takes the place of what the option configures.
+func replaced(option, part string, brought func(*libp2p.Config) bool) relation {
+	return relation{
+		with: []string{option, "WithLibp2pOptions"},
+		text: "the " + part + " that WithLibp2pOptions brings takes the place of what it sets; drop one of the two",
+		find: func(c *config, found func(...any)) {
+			if !c.has(option) || len(c.libp2pOptions) == 0 {
+				return
+			}
+			if theirs, err := nethost.Probe(c.libp2pOptions); err == nil && brought(theirs) {
+				found()
+			}
 		},
 	}
 }
