@@ -247,12 +247,6 @@ var relations = slices.Concat(
 				}
 			},
 		},
-		replaced("WithLimits", "resource manager", func(c *libp2p.Config) bool { return c.ResourceManager != nil }),
-		replaced("WithConnLimits", "connection manager", func(c *libp2p.Config) bool { return c.ConnManager != nil }),
-		replaced("WithSecurity", "security", func(c *libp2p.Config) bool { return len(c.SecurityTransports) > 0 || c.Insecure }),
-		replaced("WithUserAgent", "user agent", func(c *libp2p.Config) bool { return c.UserAgent != "" }),
-		replaced("WithReachability", "reachability", func(c *libp2p.Config) bool { return c.ForceReachability != nil }),
-		replaced("WithPortMapping", "port mapping", func(c *libp2p.Config) bool { return c.NATManager != nil }),
 		{
 			with: []string{"WithBannedPeers", "WithAllowedPeers"},
 			text: "%s is among the peers of WithAllowedPeers; drop it from one of the two",
@@ -287,8 +281,9 @@ var relations = slices.Concat(
 	peersToMeet("WithAutoRelay", func(c *config) []peer.AddrInfo { return c.autoRelays }),
 	replaced("WithLimits", "resource manager", func(l *libp2p.Config) bool { return l.ResourceManager != nil }),
 	replaced("WithConnLimits", "connection manager", func(l *libp2p.Config) bool { return l.ConnManager != nil }),
-	replaced("WithSecurity", "security protocols", func(l *libp2p.Config) bool { return len(l.SecurityTransports) > 0 }),
+	replaced("WithSecurity", "security protocols", func(l *libp2p.Config) bool { return len(l.SecurityTransports) > 0 || l.Insecure }),
 	replaced("WithUserAgent", "user agent", func(l *libp2p.Config) bool { return l.UserAgent != "" }),
+	replaced("WithReachability", "reachability", func(l *libp2p.Config) bool { return l.ForceReachability != nil }),
 	replaced("WithPortMapping", "NAT manager", func(l *libp2p.Config) bool { return l.NATManager != nil }),
 	replaced("WithMetrics", "bandwidth reporter", func(l *libp2p.Config) bool { return l.Reporter != nil }),
 )
@@ -368,23 +363,6 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 					}
 				}
 			},
-		},
-	}
-}
-
-// replaced is the relation of an option with a part of WithLibp2pOptions that
-// takes the place of what the option configures.
-func replaced(option, part string, brought func(*libp2p.Config) bool) relation {
-	return relation{
-		with: []string{option, "WithLibp2pOptions"},
-		text: "the " + part + " that WithLibp2pOptions brings takes the place of what it sets; drop one of the two",
-		find: func(c *config, found func(...any)) {
-			if !c.has(option) || len(c.libp2pOptions) == 0 {
-				return
-			}
-			if theirs, err := nethost.Probe(c.libp2pOptions); err == nil && brought(theirs) {
-				found()
-			}
 		},
 	}
 }
