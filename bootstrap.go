@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -398,24 +397,4 @@ func (b *bootstrapper) lastRound() *BootstrapRound {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.last
-}
-
-// complaint is the result of the last round as a subordinate clause, for the
-// errors of calls that found nobody.
-func (b *bootstrapper) complaint() string {
-	switch r := b.lastRound(); {
-	case b == nil:
-		return ""
-	case r == nil:
-		return "; the first bootstrap round is under way"
-	case len(r.Failed) == 0:
-		return ""
-	default:
-		var why []string
-		for _, f := range r.Failed {
-			why = append(why, f.Err.Error())
-		}
-		return fmt.Sprintf("; in the last bootstrap round %d of %d peers failed: %s",
-			len(r.Failed), len(r.Failed)+len(r.Connected), strings.Join(why, "; "))
-	}
 }

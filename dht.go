@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func dhtError(n *Node, what string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, kad.ErrEmptyTable):
-		return n.fail(fmt.Errorf("%s: %w", what, &emptyTableError{why: n.emptyTable(), err: err}))
+		return n.fail(fmt.Errorf("%s: %w", what, &emptyTableError{why: cmp.Or(companyOf(n).NoRoutes(), "the DHT's routing table was empty"), err: err}))
 	default:
 		return n.fail(fmt.Errorf("%s: %w", what, err))
 	}
@@ -76,20 +77,6 @@ type emptyTableError struct {
 
 func (e *emptyTableError) Error() string { return ErrNoPeers.Error() + ": " + e.why }
 func (e *emptyTableError) Unwrap() error { return e.err }
-
-// emptyTable says why the routing table may be empty and what to do.
-func (n *Node) emptyTable() string {
-	why := "the routing table is empty"
-	switch {
-	case !n.cfg.looksForPeers() && n.base.PeerCount() == 0:
-		return why + " and nothing says where to find peers; give WithBootstrapPeers or WithMDNS, or call Connect"
-	case n.base.PeerCount() == 0:
-		return why + " because no peer is connected" + n.boot.complaint()
-	default:
-		return fmt.Sprintf("%s though %d peers are connected: none of them serves the DHT protocol %v; check that WithNetwork is the same everywhere and that not all are DHT clients",
-			why, n.base.PeerCount(), n.dht.Protocols())
-	}
-}
 
 // FindPeer returns the addresses of a peer: those of a connected peer at once,
 // otherwise what the DHT knows. It never returns a peer without an address and

@@ -91,8 +91,8 @@ func TestWaitReady(t *testing.T) {
 	go func() { waiting <- n.WaitReady(testContext(t)) }()
 	other := newNode(t)
 	mustNot(t, other.Connect(testContext(t), n.AddrInfo()))
-	if err := n.WaitReady(ended()); !errors.Is(err, ErrNotReady) || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "of at least 2 peers") {
-		t.Errorf("WaitReady with one of two peers = %v", err)
+	if got := missingAtOnce(n); !slices.Equal(got, []Stage{StageConnected}) {
+		t.Errorf("with one of two peers %q are missing", got)
 	}
 	mustNot(t, newNode(t).Connect(testContext(t), n.AddrInfo()))
 	mustNot(t, <-waiting)
@@ -105,9 +105,20 @@ func TestWaitReady(t *testing.T) {
 			break
 		}
 	}
-	if err := m.WaitReady(ended()); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "routing table is empty") || !strings.Contains(err.Error(), "DHT clients") {
-		t.Errorf("WaitReady without a DHT server = %v", err)
+	if got := missingAtOnce(m); !slices.Equal(got, []Stage{StageRouting}) {
+		t.Errorf("without a DHT server %q are missing", got)
 	}
+}
+
+// missingAtOnce are the stages that a node is not ready for.
+func missingAtOnce(n *Node) (list []Stage) {
+	err := n.WaitReady(ended())
+	if e, ok := errors.AsType[*NotReadyError](err); ok && errors.Is(err, ErrNotReady) && errors.Is(err, context.Canceled) {
+		for _, m := range e.Missing {
+			list = append(list, m.Stage)
+		}
+	}
+	return list
 }
 
 func TestStatusIsASnapshotThatMarshals(t *testing.T) {

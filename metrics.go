@@ -27,8 +27,8 @@ type metric struct {
 var nodeMetrics = []metric{
 	{"peers", "Connected peers.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.PeerCount()) }},
 	{"connections", "Open connections, of which a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.ConnCount()) }},
-	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.refusedCounts().Total()) }},
-	{"handshakes_failed_total", "Incoming connections that ended before it was known whose they are.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.handshakes().Failed) }},
+	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(refusedOf(n).Total()) }},
+	{"handshakes_failed_total", "Incoming connections that ended before it was known whose they are.", prometheus.CounterValue, func(n *Node) float64 { return float64(handshakesFailed(n)) }},
 	{"received_bytes_total", "Bytes received in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalIn) }},
 	{"sent_bytes_total", "Bytes sent in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalOut) }},
 	{"dht_routing_table_peers", "Peers in the DHT's routing table.", prometheus.GaugeValue, func(n *Node) float64 {

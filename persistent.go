@@ -271,20 +271,6 @@ func (p *persistentPart) infos() []peer.AddrInfo {
 	return addrs.Merge(list...) // a copy
 }
 
-// complaint is why persistent peers are not connected, as a subordinate clause.
-func (p *persistentPart) complaint() string {
-	var why []string
-	for _, s := range p.list() {
-		if !s.Connected && s.LastError != "" {
-			why = append(why, s.LastError)
-		}
-	}
-	if len(why) == 0 {
-		return ""
-	}
-	return "; persistent peers are not connected: " + strings.Join(why, "; ")
-}
-
 func (n *Node) startPersistent() error {
 	n.persistent = &persistentPart{
 		group: n.group, connected: n.base.Connected, keep: func(id peer.ID, on bool) { n.base.Protect(id, "p2pnode-persistent", on) },

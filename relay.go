@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/relays"
 )
 
 // RelayLimits bounds what a relay gives away. A zero field means its default.
@@ -46,12 +47,12 @@ type RelayStatus struct {
 	Missing string `json:"missing,omitempty"`
 }
 
-func (n *Node) relayStatus() []RelayStatus {
+func relayStatus(c *relays.Client) []RelayStatus {
 	var list []RelayStatus
-	for _, r := range n.relay.Relays() {
-		s := RelayStatus{ID: r.ID, Reserved: n.relay.Reserved(r.ID)}
+	for _, r := range c.Relays() {
+		s := RelayStatus{ID: r.ID, Reserved: c.Reserved(r.ID)}
 		if !s.Reserved {
-			s.Missing = n.relay.Missing(r.ID)
+			s.Missing = c.Missing(r.ID)
 		}
 		list = append(list, s)
 	}

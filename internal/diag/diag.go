@@ -1,0 +1,433 @@
+// Package diag judges what keeps a node from working as it could. It reads its
+// argument and nothing else: whoever asks gathers a [Situation] first. [Judge]
+// finds everything; [Company.Few], [Company.NoRoutes] and [Reach.Unreachable]
+// answer in the same words why somebody waits in vain.
+package diag
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind is what was found.
+type Kind string
+
+// The kinds, in the order in which [Judge] finds them.
+const (
+	NobodyToFind      Kind = "nobody-to-find"
+	NoBootstrapPeer   Kind = "no-bootstrap-peer"
+	PersistentMissing Kind = "persistent-peer-missing"
+	FewPeers          Kind = "few-peers"
+	NetworkKey        Kind = "network-key-differs"
+	LoopbackOnly      Kind = "loopback-only"
+	DHTClient         Kind = "dht-client"
+	NoDHTPeer         Kind = "no-dht-peer"
+	UDPBlocked        Kind = "udp-blocked"
+	NATWithoutRelay   Kind = "nat-without-relay"
+	NoReservation     Kind = "no-reservation"
+	ClockBehind       Kind = "clock-behind"
+	FewFiles          Kind = "few-open-files"
+	LimitsRefuse      Kind = "limits-refuse"
+	DamagedFiles      Kind = "damaged-files"
+)
+
+// Finding is something that keeps a node from working as it could.
+type Finding struct {
+	Kind     Kind
+	What, Do string
+}
+
+// Situation is what a node knows of itself at one moment.
+type Situation struct {
+	Now     time.Time
+	Company Company
+	Reach   Reach
+	Machine Machine
+}
+
+// Company is whom the node is connected to, and whom it was told of.
+type Company struct {
+	Peers     int  // connected
+	Want      int  // how many are wanted at least
+	Told      bool // something says where to find peers
+	Server    bool // others come to it: that nobody is there is no fault
+	Bootstrap int  // bootstrap peers given
+	Private   bool // it has the key of a private network
+
+	// Last is the last round of dialling bootstrap and saved peers; nil before
+	// the first one. Looking is set when such rounds are made.
+	Looking bool
+	Last    *Round
+	// PersistentErrs are why persistent peers that are not connected are not.
+	PersistentErrs []string
+
+	// BootstrapFailed and PersistentFailed are those that did not answer when
+	// they were dialled for the sake of this judgement.
+	BootstrapFailed, PersistentFailed []Failure
+
+	// Handshakes is how many incoming connections ended in their handshake, and
+	// LastHandshake when the last one did; zero for never.
+	Handshakes    uint64
+	LastHandshake time.Time
+
+	// DHT is nil without one.
+	DHT *DHT
+}
+
+// Round is a round of dialling.
+type Round struct {
+	Connected int
+	Failed    []Failure
+}
+
+// Failure is a peer that was not reached.
+type Failure struct {
+	Peer string
+	Err  error
+}
+
+// DHT is the state of the DHT.
+type DHT struct {
+	Table     int    // peers in the routing table
+	Serves    bool   // it answers queries
+	Client    bool   // it was told to be a client
+	Mode      string // as configured
+	Network   string
+	Protocols []string
+	// Spoken are the protocols of each connected peer that has told them.
+	Spoken [][]string
+}
+
+// Reach is what others can do with the node.
+type Reach struct {
+	Reachability string // "Unknown", "Public" or "Private"
+	Listening    bool
+	// Announced are the addresses that the node announces, but for those
+	// through relays.
+	Announced []Addr
+	// BootstrapAddrs are those of the bootstrap peers, likewise.
+	BootstrapAddrs []Addr
+	Relays         []Relay // those that it is to use
+	UDPBlocked     bool    // almost every dial over UDP fails
+}
+
+// Addr is an address.
+type Addr struct {
+	Text     string
+	Loopback bool
+}
+
+// Relay is a relay that the node was told to use.
+type Relay struct {
+	Peer     string
+	Reserved bool
+	Missing  string // why there is no reservation
+}
+
+// Machine is the state of the machine and of what it stores.
+type Machine struct {
+	Signed      []Signed // when connected peers signed their addresses, by their clocks
+	OpenFiles   uint64   // how many files the process may open; 0 when it is not known
+	MaxConns    int      // how many connections there may be before some are trimmed
+	Refused     string   // what limits have refused since the start
+	LastRefusal time.Time
+	Warnings    []string // about files that were damaged or not read
+}
+
+// Signed is when a peer signed its addresses, by the peer's clock.
+type Signed struct {
+	Peer string
+	At   time.Time
+}
+
+const (
+	// clockSlack is how far ahead of this node's clock a peer may have signed
+	// its addresses before the clock is called wrong.
+	clockSlack = time.Minute
+	// clockNonsense is how far ahead is no clock any more.
+	clockNonsense = 100 * 365 * 24 * time.Hour
+	// lately is how long ago something may have happened that is not a state.
+	lately = 10 * time.Minute
+)
+
+// What several judgements say.
+const (
+	nothingTold = "nothing says where to find peers"
+	tellIt      = "give WithBootstrapPeers or WithMDNS, or call Connect"
+	checkDHT    = "check that WithNetwork is the same everywhere, and that not all others are DHT clients"
+)
+
+// Judge finds what is wrong; nothing when nothing is.
+func Judge(s Situation) []Finding {
+	j := judge{now: s.Now}
+	j.company(s.Company)
+	j.keys(s.Company)
+	j.reach(s.Reach, s.Company.DHT, s.Company)
+	j.machine(s.Machine, slices.Concat(s.Company.BootstrapFailed, s.Company.PersistentFailed))
+	return j.found
+}
+
+type judge struct {
+	now   time.Time
+	found []Finding
+}
+
+func (j *judge) add(kind Kind, do, format string, args ...any) {
+	j.found = append(j.found, Finding{Kind: kind, What: fmt.Sprintf(format, args...), Do: do})
+}
+
+func (j *judge) recent(at time.Time) bool { return !at.IsZero() && j.now.Sub(at) < lately }
+
+// company judges why there is nobody, or too few.
+func (j *judge) company(c Company) {
+	if c.Peers == 0 && !c.Server && !c.Told {
+		j.add(NobodyToFind, tellIt, "no peer is connected, and %s", nothingTold)
+	}
+	switch {
+	case c.Bootstrap > 0 && len(c.BootstrapFailed) == c.Bootstrap:
+		do := "check their addresses and IDs, that they run, and that this machine has a network; more peers can be given with WithBootstrapPeers"
+		if _, cut := broken(slices.Concat(c.BootstrapFailed, c.PersistentFailed)); cut && !c.Private {
+			do += "; one that hangs up or falls silent in the handshake may refuse this node, have no room, or be in a private network (WithPrivateNetwork)"
+		}
+		j.add(NoBootstrapPeer, do, "none of %d bootstrap peers can be reached: %s", c.Bootstrap, texts(c.BootstrapFailed))
+	case c.Bootstrap == 0 && c.Peers == 0 && c.Last != nil && len(c.Last.Failed) > 0:
+		j.add(NoBootstrapPeer, "give WithBootstrapPeers: the peers saved in WithDataDir are all there is, and they may be gone",
+			"no saved peer can be reached, of the last %d: %s", len(c.Last.Failed), texts(c.Last.Failed))
+	}
+	if len(c.PersistentFailed) > 0 {
+		j.add(PersistentMissing, "check their addresses and IDs, and that they run and let this node in; the node goes on trying",
+			"%s", texts(c.PersistentFailed))
+	}
+	if c.Peers > 0 && c.Peers < c.Want && len(c.BootstrapFailed) < max(c.Bootstrap, 1) {
+		j.add(FewPeers, "give more peers with WithBootstrapPeers, or lower WithMinPeers", "%s", c.count(c.Want))
+	}
+}
+
+// keys judges whether the keys of a private network differ.
+func (j *judge) keys(c Company) {
+	const compare = "compare Status().PrivateNetwork on both sides; it is made from the key of WithPrivateNetwork"
+	garbled, cut := broken(slices.Concat(c.BootstrapFailed, c.PersistentFailed))
+	switch {
+	case c.Private && garbled:
+		j.add(NetworkKey, compare, "what peers answer in the handshake makes no sense, as when the keys differ or the other side has none")
+	case c.Private && cut:
+		j.add(NetworkKey, compare, "peers hang up or fall silent in the handshake, as they do when the keys differ or the other side has none; they may also refuse this node, or have no room")
+	case garbled:
+		j.add(NetworkKey, "if it is a private network, give its key with WithPrivateNetwork",
+			"what peers answer in the handshake makes no sense, as when they have the key of a private network, and this node has none")
+	case c.Private && c.Peers == 0 && j.recent(c.LastHandshake):
+		j.add(NetworkKey, compare, "%d incoming connections broke off in their handshake, as they do when the keys differ, and no peer is connected", c.Handshakes)
+	}
+}
+
+// reach judges what others cannot do with this node.
+func (j *judge) reach(r Reach, d *DHT, c Company) {
+	if r.Listening && loopback(r.Announced) && !loopback(r.BootstrapAddrs) {
+		var list []string
+		for _, a := range r.Announced {
+			list = append(list, a.Text)
+		}
+		j.add(LoopbackOnly, "listen on other addresses with WithListenAddrs, such as /ip4/0.0.0.0/tcp/4001",
+			"the node announces %v, which only this machine can dial", list)
+	}
+	if d != nil && !d.Serves {
+		why := fmt.Sprintf("its mode is %s and reachability is %s", d.Mode, r.Reachability)
+		do := "others cannot dial this node: with WithReachability(network.ReachabilityPublic) say that they can, if you know better"
+		if d.Client {
+			why, do = "WithDHTMode says so", "leave WithDHTMode(DHTModeClient) out if the node is to hold records for others"
+		}
+		j.add(DHTClient, do, "it answers nobody's queries and holds no records, because %s", why)
+	}
+	if d != nil && d.Table == 0 && d.unspoken() {
+		j.add(NoDHTPeer, checkDHT, "%s of the network %q: a wrong network name?", c.nobodyServes(), d.Network)
+	}
+	if r.UDPBlocked {
+		j.add(UDPBlocked, "let UDP through the firewall, or name TCP and WebSocket alone with WithTransports",
+			"95 of 100 dials over UDP have failed, and QUIC needs it; the peers may also be gone")
+	}
+	if r.Reachability == "Private" && len(r.Relays) == 0 {
+		j.add(NATWithoutRelay, "name relays with WithAutoRelay, and add WithHolePunching, or forward a port and announce it with WithAnnounceAddrs",
+			"others cannot dial this node, and no relay keeps a place for it")
+	}
+	if missing := r.missing(); len(missing) > 0 && len(missing) == len(r.Relays) {
+		j.add(NoReservation, "check the addresses of WithAutoRelay, and that those peers run a relay (WithRelayService) with room",
+			"no relay keeps a place for this node, so that others cannot reach it: %s", strings.Join(missing, "; "))
+	}
+}
+
+// machine judges what is wrong with the machine, and what was refused.
+func (j *judge) machine(m Machine, failed []Failure) {
+	const setClock = "set this machine's clock; records and certificates are dated"
+	now := j.now.UTC().Format(time.RFC3339)
+	if who, from := notYetValid(failed); who != "" {
+		j.add(ClockBehind, setClock, "the certificate of %s holds from %s on, and this machine's clock says %s", who, from, now)
+	} else if who, ahead := ahead(j.now, m.Signed); ahead > clockSlack {
+		j.add(ClockBehind, setClock, "%s signed its addresses %v in the future of this machine's clock, which says %s", who, ahead.Round(time.Second), now)
+	}
+	if need := uint64(2 * m.MaxConns); m.OpenFiles > 0 && m.OpenFiles < need {
+		j.add(FewFiles, fmt.Sprintf("raise it (ulimit -n %d), or lower WithConnLimits", 2*need),
+			"the process may open %d files, and %d connections need up to %d", m.OpenFiles, m.MaxConns, need)
+	}
+	if j.recent(m.LastRefusal) {
+		j.add(LimitsRefuse, "raise them with WithLimits, those of files with ulimit -n, or find out who opens so many",
+			"since the start, and lately too: %s", m.Refused)
+	}
+	if len(m.Warnings) > 0 {
+		j.add(DamagedFiles, "look at the files that were set aside or left; bans that were lost can be made again with BanPeer and BanSubnet",
+			"%s", strings.Join(m.Warnings, "; "))
+	}
+}
+
+// Few says why fewer peers are connected than wanted, "" when enough are.
+func (c Company) Few(want int) string {
+	if c.Peers >= want {
+		return ""
+	}
+	return c.count(want) + c.because()
+}
+
+// NoRoutes says why the DHT's routing table is empty, "" when it is not.
+func (c Company) NoRoutes() string {
+	const empty = "the DHT's routing table is empty"
+	switch {
+	case c.DHT == nil || c.DHT.Table > 0:
+		return ""
+	case c.Peers > 0:
+		return empty + " though " + c.nobodyServes() + "; " + checkDHT
+	default:
+		return empty + ": no peer is connected" + c.because()
+	}
+}
+
+// Unreachable says why others cannot be known to reach the node, "" when they
+// can: it is public, or a relay keeps a place for it.
+func (r Reach) Unreachable() string {
+	missing := r.missing()
+	switch {
+	case r.Reachability == "Public" || len(missing) < len(r.Relays):
+		return ""
+	case len(r.Relays) == 0:
+		return fmt.Sprintf("reachability is %s, and no relay is named; name one with WithAutoRelay, or say WithReachability if you know better", r.Reachability)
+	default:
+		return fmt.Sprintf("reachability is %s; no relay keeps a place for this node: %s", r.Reachability, strings.Join(missing, "; "))
+	}
+}
+
+func (c Company) count(want int) string {
+	return fmt.Sprintf("%d of at least %d peers connected", c.Peers, want)
+}
+
+// because says why there are no more peers, as far as it is known without
+// dialling.
+func (c Company) because() string {
+	var why string
+	switch {
+	case !c.Told:
+		why = "; " + nothingTold + "; " + tellIt
+	case !c.Looking:
+	case c.Last == nil:
+		why = "; the first bootstrap round is under way"
+	case len(c.Last.Failed) > 0:
+		why = fmt.Sprintf("; in the last bootstrap round %d of %d peers failed: %s",
+			len(c.Last.Failed), len(c.Last.Failed)+c.Last.Connected, texts(c.Last.Failed))
+	}
+	if len(c.PersistentErrs) > 0 {
+		why += "; persistent peers are not connected: " + strings.Join(c.PersistentErrs, "; ")
+	}
+	return why
+}
+
+func (c Company) nobodyServes() string {
+	return fmt.Sprintf("%d peers are connected, and none of them serves the DHT protocol %v", c.Peers, c.DHT.Protocols)
+}
+
+// unspoken reports whether every connected peer that has said what it speaks
+// has said nothing of this network's DHT.
+func (d *DHT) unspoken() bool {
+	for _, list := range d.Spoken {
+		if slices.ContainsFunc(list, func(p string) bool { return slices.Contains(d.Protocols, p) }) {
+			return false
+		}
+	}
+	return len(d.Spoken) > 0
+}
+
+func (r Reach) missing() (list []string) {
+	for _, relay := range r.Relays {
+		if !relay.Reserved {
+			list = append(list, relay.Peer+": "+relay.Missing)
+		}
+	}
+	return list
+}
+
+// loopback reports whether there are addresses, all of this machine alone.
+func loopback(list []Addr) bool {
+	return len(list) > 0 && !slices.ContainsFunc(list, func(a Addr) bool { return !a.Loopback })
+}
+
+func texts(list []Failure) string {
+	var out []string
+	for _, f := range list {
+		out = append(out, f.Err.Error())
+	}
+	return strings.Join(out, "; ")
+}
+
+// garbledTexts are what multistream and varint say of bytes that make no sense.
+var garbledTexts = []string{
+	"incoming message was too large", "message did not have trailing newline", "received mismatch in protocol id",
+	"varint not minimally encoded", "varints larger than uint63", "varints malformed",
+}
+
+// broken reports whether dials ended as they do when the two sides have
+// different pre-shared keys: what arrives makes no sense (garbled), or the other
+// side, to which it makes none, hangs up or waits for more (cut). The second has
+// other causes too.
+func broken(list []Failure) (garbled, cut bool) {
+	for _, f := range list {
+		text := f.Err.Error()
+		in := func(s string) bool { return strings.Contains(text, s) }
+		garbled = garbled || slices.ContainsFunc(garbledTexts, in)
+		cut = cut || errors.Is(f.Err, io.EOF) || in("could not read full nonce") ||
+			in("negotiate security protocol") && (in("connection reset") || in("broken pipe") || in("EOF") || in("forcibly closed") || in("deadline exceeded"))
+	}
+	return garbled, cut
+}
+
+// notYetValid finds a dial that failed because the peer's certificate, which
+// libp2p dates an hour back, begins to hold later than this machine's clock.
+func notYetValid(list []Failure) (who, from string) {
+	for _, f := range list {
+		_, text, ok := strings.Cut(f.Err.Error(), "is not yet valid: current time ")
+		if !ok {
+			continue
+		}
+		if _, text, ok = strings.Cut(text, " is before "); !ok {
+			continue // it has expired, which the same error tells otherwise
+		}
+		end := strings.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789-:TZ+", r) })
+		if end < 0 {
+			end = len(text)
+		}
+		return f.Peer, strings.TrimRight(text[:end], ":")
+	}
+	return "", ""
+}
+
+// ahead returns by how much signed addresses of peers are ahead of this
+// machine's clock: they carry the time of their making. With several peers, two
+// have to agree, for one may be lying.
+func ahead(now time.Time, list []Signed) (who string, by time.Duration) {
+	list = slices.DeleteFunc(slices.Clone(list), func(s Signed) bool { return s.At.Sub(now) >= clockNonsense })
+	slices.SortFunc(list, func(a, b Signed) int { return b.At.Compare(a.At) })
+	if len(list) == 0 {
+		return "", 0
+	}
+	second := list[min(1, len(list)-1)]
+	return second.Peer, second.At.Sub(now)
+}

@@ -1,0 +1,70 @@
+package nethost
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multistream"
+
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+)
+
+// ErrNoAnswer is a dial that ctx ended.
+var ErrNoAnswer = errors.New("no answer in the time that there was")
+
+// Probe dials peers, all at once and until ctx ends, and returns why those fail
+// that do; each error is a [ConnectError]. A peer counts as reached when it
+// shows a sign of life, or has been connected for as long as settled: one that
+// shuts this node out hangs up some time after the handshake. The dials belong
+// to group; when that is closing, peers are left out.
+func (d Dialer) Probe(ctx context.Context, group *lifecycle.Group, peers []peer.AddrInfo, settled time.Duration) map[peer.ID]error {
+	var (
+		dials  sync.WaitGroup
+		mu     sync.Mutex
+		failed = make(map[peer.ID]error) // guarded by mu
+	)
+	for _, p := range peers {
+		if d.Host.ConnectedFor(p.ID, settled) {
+			continue
+		}
+		dials.Add(1)
+		started := group.Go(func(context.Context) {
+			defer dials.Done()
+			err := d.probe(ctx, p)
+			if err == nil {
+				return
+			}
+			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+				err = &ConnectError{ID: p.ID, Err: ErrNoAnswer}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			failed[p.ID] = err
+		})
+		if !started {
+			dials.Done()
+		}
+	}
+	dials.Wait()
+	return failed
+}
+
+// probe connects to a peer and waits for a sign of life.
+func (d Dialer) probe(ctx context.Context, p peer.AddrInfo) error {
+	err := d.Connect(ctx, p)
+	if d.Host.Connected(p.ID) { // it may have dialled this node
+		_, asked := d.Host.Ping(ctx, p.ID)
+		var unsupported multistream.ErrNotSupported[protocol.ID]
+		if asked == nil || errors.As(asked, &unsupported) {
+			return nil
+		}
+	}
+	if err == nil {
+		err = &ConnectError{ID: p.ID, Err: ErrLostAtOnce}
+	}
+	return err
+}

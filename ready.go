@@ -1,0 +1,172 @@
+package p2pnode
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Stage is one thing that [Node.WaitReady] can wait for: a short identifier.
+type Stage string
+
+// The stages of [Node.WaitReady]; [StageTopic] makes more.
+const (
+	// StageListening: the node listens on an address.
+	StageListening Stage = "listening"
+	// StageConnected: as many peers are connected as [WithMinPeers] asks for, at
+	// least one.
+	StageConnected Stage = "connected"
+	// StageRouting: somebody is in the DHT's routing table.
+	StageRouting Stage = "routing"
+	// StageReachable: others can dial the node. It is known to be public, or a
+	// reservation at a relay stands.
+	StageReachable Stage = "reachable"
+)
+
+// topicStage is what the stages of StageTopic begin with.
+const topicStage = "topic:"
+
+// StageTopic is the stage in which the node has joined a topic, and a message
+// that it publishes has somebody to go to: "topic:" and the topic's name.
+func StageTopic(topic string) Stage { return Stage(topicStage + topic) }
+
+// MissingStage is a [Stage] that was not reached.
+type MissingStage struct {
+	Stage Stage `json:"stage"`
+	// Why it was not, in words for people.
+	Why string `json:"why"`
+}
+
+// NotReadyError is what [Node.WaitReady] returns when its ctx ends first. It
+// matches [ErrNotReady] and ctx's error through errors.Is.
+type NotReadyError struct {
+	// Missing are the stages that were not reached, at least one.
+	Missing []MissingStage
+	// Err is ctx's error.
+	Err error
+}
+
+// Error names each missing stage and why it was not reached.
+func (e *NotReadyError) Error() string {
+	var list []string
+	for _, m := range e.Missing {
+		list = append(list, string(m.Stage)+": "+m.Why)
+	}
+	return fmt.Sprintf("%v (%v): %s", ErrNotReady, e.Err, strings.Join(list, "; "))
+}
+
+// Unwrap returns [ErrNotReady] and Err.
+func (e *NotReadyError) Unwrap() []error { return []error{ErrNotReady, e.Err} }
+
+// WaitReady waits until the node is of use: it listens (unless
+// [WithoutListening]), as many peers as [WithMinPeers] asks for are connected,
+// and with bootstrap peers, persistent peers or mDNS somebody is in the DHT's
+// routing table. A node that was told nothing about others is ready when it
+// listens. With stages it waits for those instead, all of them.
+//
+// When ctx ends first it returns a [NotReadyError], with what is still missing in
+// each stage. A stage that cannot come, because the part is off, is
+// [ErrDisabled] at once. It returns [ErrClosed] when the node is closed.
+func (n *Node) WaitReady(ctx context.Context, stages ...Stage) error {
+	for _, s := range stages {
+		if err := checkStage(n, s); err != nil {
+			return fmt.Errorf("p2pnode: wait ready: %w", err)
+		}
+	}
+	want := n.cfg.effectiveMinPeers()
+	if len(stages) == 0 {
+		stages = defaultStages(n.cfg)
+	} else {
+		want = max(want, 1)
+	}
+	missing := func() (list []MissingStage) {
+		for _, s := range stages {
+			if why := missingFor(n, s, want); why != "" {
+				list = append(list, MissingStage{Stage: s, Why: why})
+			}
+		}
+		return list
+	}
+	for {
+		if n.closed() {
+			return ErrClosed
+		}
+		change := n.watch.change.Wait()
+		list := missing()
+		if len(list) == 0 {
+			return nil
+		}
+		select {
+		case <-change:
+		case <-n.ctx.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			if now := missing(); len(now) > 0 {
+				list = now
+			}
+			return &NotReadyError{Missing: list, Err: ctx.Err()}
+		}
+	}
+}
+
+// defaultStages are those of a WaitReady without stages.
+func defaultStages(cfg *config) []Stage {
+	stages := []Stage{StageListening, StageConnected, StageRouting}
+	return slices.DeleteFunc(stages, func(s Stage) bool {
+		return s == StageListening && cfg.noListen || s == StageRouting && (cfg.noDHT || !cfg.looksForPeers())
+	})
+}
+
+// checkStage rejects a stage that can never be reached.
+func checkStage(n *Node, s Stage) error {
+	topic, isTopic := strings.CutPrefix(string(s), topicStage)
+	switch {
+	case s == StageListening && n.cfg.noListen:
+		return fmt.Errorf("%s: %w", s, disabled("listening", "leave WithoutListening out"))
+	case s == StageRouting && n.dht == nil:
+		return fmt.Errorf("%s: %w", s, disabled("the DHT", "leave WithoutDHT out"))
+	case isTopic && topic != "" && n.pubsub == nil:
+		return fmt.Errorf("%s: %w", s, disabled("pubsub", "leave WithoutPubSub out"))
+	case s == StageListening, s == StageRouting, s == StageConnected, s == StageReachable, isTopic && topic != "":
+		return nil
+	default:
+		return fmt.Errorf("there is no stage %q; use one of the constants, or StageTopic", s)
+	}
+}
+
+// missingFor says what keeps the node from a stage, "" when nothing does. The
+// stage of connections wants so many peers.
+func missingFor(n *Node, s Stage, peers int) string {
+	switch s {
+	case StageListening:
+		if len(n.base.ListenAddrs()) == 0 {
+			return "the node does not listen"
+		}
+	case StageConnected:
+		if n.base.PeerCount() < peers {
+			return companyOf(n).Few(peers)
+		}
+	case StageRouting:
+		if n.dht.Size() == 0 {
+			return companyOf(n).NoRoutes()
+		}
+	case StageReachable:
+		return reachOf(n).Unreachable()
+	default:
+		reach, joined := n.pubsub.Reach(strings.TrimPrefix(string(s), topicStage))
+		switch {
+		case !joined:
+			return "the node has not joined the topic; call Subscribe or Publish"
+		case reach == 0:
+			return "nobody else is known to be subscribed to the topic"
+		}
+	}
+	return ""
+}
+
+// hasEnough is what bootstrap works for: the minimum of peers, and somebody
+// in the routing table.
+func (n *Node) hasEnough() bool {
+	return n.base.PeerCount() >= n.cfg.effectiveMinPeers() && (n.dht == nil || n.dht.Size() > 0)
+}
