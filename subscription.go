@@ -49,6 +49,8 @@ func SubscribeBuffer(n int) SubscribeOption {
 
 // Subscribe subscribes the node to a topic. Each subscription, also of the
 // same topic, gets every message from then on, the node's own ones included.
+// What one author publishes arrives in order from a direct neighbour, unless a
+// validator of the application's runs; over several hops there is no order.
 // The ctx bounds the call alone: the subscription lives until its Close or the
 // node's. A wrong option is an [OptionError]. It returns [ErrDisabled] without
 // pubsub and [ErrClosed] after Close.

@@ -40,6 +40,9 @@ const (
 	// validateQueue is how many messages wait for their signatures to be
 	// checked; gossipsub's own 32 are less than a burst.
 	validateQueue = 1024
+	// validateWorkers is how many check signatures. With gossipsub's own
+	// number, one a core, a burst of one author's arrives out of order.
+	validateWorkers = 1
 	// pumpBuffer is how many messages wait between gossipsub and the pump
 	// that deals them out; the pump never blocks, so this covers a burst.
 	pumpBuffer = 1024
@@ -113,6 +116,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithFloodPublish(true),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithValidateQueueSize(validateQueue),
+		pubsub.WithValidateWorkers(validateWorkers),
 		pubsub.WithBlacklist(cfg.Blacklist),
 		pubsub.WithRawTracer(tracer{r}),
 	}, cfg.Options...)

@@ -383,3 +383,25 @@ func TestPeersOfATopicAreTold(t *testing.T) {
 	sa.Close()
 	sb.Close()
 }
+
+// With one worker that checks signatures, what one author publishes arrives in
+// order over a direct link; with one a core about one in twenty is late.
+func TestABurstKeepsItsOrderOverADirectLink(t *testing.T) {
+	ha, hb := newHost(t), newHost(t)
+	a, b := newRouter(t, ha, nil), newRouter(t, hb, nil)
+	s, err := b.Subscribe(within(t), "t", 1000)
+	must(t, err)
+	connect(t, ha, hb)
+	for range 5 {
+		for i := range 200 {
+			must(t, a.Publish(within(t), "t", fmt.Append(nil, i), false))
+		}
+		for i := range 200 {
+			m, _, err := s.Next(within(t))
+			must(t, err)
+			if string(m.Data) != fmt.Sprint(i) {
+				t.Fatalf("message %s in place of %d", m.Data, i)
+			}
+		}
+	}
+}

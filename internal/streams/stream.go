@@ -34,12 +34,12 @@ type streamContext struct {
 	st              *stream
 }
 
-func (c streamContext) Done() <-chan struct{} {
+func (c *streamContext) Done() <-chan struct{} {
 	c.st.watch()
 	return c.Context.Done()
 }
 
-func (c streamContext) Err() error {
+func (c *streamContext) Err() error {
 	c.st.watch()
 	return c.Context.Err()
 }
@@ -53,9 +53,10 @@ func (c streamContext) Err() error {
 // under mu.
 type stream struct {
 	network.Stream
-	group  *lifecycle.Group
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	group   *lifecycle.Group
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	handler streamContext // what the handler gets of ctx
 
 	mu          sync.Mutex
 	watched     bool          // the handler asked for the end of its ctx; guarded by mu
@@ -74,6 +75,7 @@ type stream struct {
 func newStream(ctx context.Context, raw network.Stream, group *lifecycle.Group) *stream {
 	s := &stream{Stream: raw, group: group}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.handler = streamContext{s.ctx, s}
 	return s
 }
 

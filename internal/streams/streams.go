@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -56,9 +57,9 @@ type Server struct {
 	backlog int // of listeners
 
 	mu      sync.Mutex
-	closed  bool                                  // guarded by mu
-	served  map[protocol.ID]*service              // guarded by mu
-	running map[network.Conn]map[*stream]struct{} // streams with a handler; guarded by mu
+	closed  bool                     // guarded by mu
+	served  map[protocol.ID]*service // guarded by mu
+	running map[*stream]struct{}     // streams with a handler; guarded by mu
 }
 
 // service is a served protocol.
@@ -71,7 +72,7 @@ type service struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		host: cfg.Host, log: cfg.Log, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
-		backlog: defaultBacklog, served: make(map[protocol.ID]*service), running: make(map[network.Conn]map[*stream]struct{}),
+		backlog: defaultBacklog, served: make(map[protocol.ID]*service), running: make(map[*stream]struct{}),
 	}
 	for _, p := range slices.Concat(libp2pProtocols, cfg.Own, cfg.Host.Mux().Protocols()) {
 		s.own[p] = true
@@ -86,12 +87,7 @@ func New(ctx context.Context, cfg Config) *Server {
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	var list []*stream
-	for _, on := range s.running {
-		for st := range on {
-			list = append(list, st)
-		}
-	}
+	list := slices.Collect(maps.Keys(s.running))
 	s.mu.Unlock()
 	for _, st := range list {
 		st.end(errs.ErrClosed)
@@ -236,17 +232,18 @@ func (s *Server) run(ctx context.Context, raw network.Stream, h Handler) {
 		_ = raw.Reset()
 		return
 	}
-	panicked, err := guard(streamContext{st.ctx, st}, st, h)
+	panicked, err := guard(&st.handler, st, h)
 	s.leave(st)
 	gone := st.ctx.Err() != nil && !errors.Is(context.Cause(st.ctx), errOwnReset)
 	st.finish()
-	log := s.log.With("protocol", raw.Protocol(), "peer", raw.Conn().RemotePeer())
-	switch {
-	case err == nil:
+	if err == nil {
 		if err := raw.Close(); err != nil {
-			log.Debug("closing handled stream", "err", err)
+			s.log.Debug("closing handled stream", "protocol", raw.Protocol(), "err", err)
 		}
 		return
+	}
+	log := s.log.With("protocol", raw.Protocol(), "peer", raw.Conn().RemotePeer())
+	switch {
 	case gone && !panicked: // by the peer, or because the node closes
 		log.Debug("stream ended before its handler", "err", err)
 	default:
@@ -268,39 +265,35 @@ func guard(ctx context.Context, st network.Stream, h Handler) (panicked bool, er
 // enter registers a stream. One whose connection is gone already has missed
 // disconnected.
 func (s *Server) enter(st *stream) bool {
-	conn := st.Conn()
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	closed := s.closed
+	if !closed {
+		s.running[st] = struct{}{}
+	}
+	s.mu.Unlock()
+	if closed {
 		return false
 	}
-	if s.running[conn] == nil {
-		s.running[conn] = make(map[*stream]struct{})
-	}
-	s.running[conn][st] = struct{}{}
-	s.mu.Unlock()
-	if conn.IsClosed() {
+	if st.Conn().IsClosed() {
 		st.end(errConnClosed)
 	}
 	return true
 }
 
 func (s *Server) leave(st *stream) {
-	conn := st.Conn()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.running[conn], st)
-	if len(s.running[conn]) == 0 {
-		delete(s.running, conn)
-	}
+	delete(s.running, st)
 }
 
 // disconnected ends the handlers of a connection that is gone.
 func (s *Server) disconnected(_ network.Network, conn network.Conn) {
 	s.mu.Lock()
 	var list []*stream
-	for st := range s.running[conn] {
-		list = append(list, st)
+	for st := range s.running {
+		if st.Conn() == conn {
+			list = append(list, st)
+		}
 	}
 	s.mu.Unlock()
 	for _, st := range list {
