@@ -1,0 +1,308 @@
+package p2pnode
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/metrics"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// explicitDefaults are an option of every name with the value that the node has
+// without it, where there is one: what was given must not be taken for what was
+// not.
+func explicitDefaults(t *testing.T) map[string]Option {
+	c := defaultConfig()
+	key := someKey(t)
+	text, err := EncodeKey(key)
+	mustNot(t, err)
+	return map[string]Option{
+		"WithNetwork":         WithNetwork(c.network),
+		"WithIPFS":            WithIPFS(),
+		"WithPrivateNetwork":  WithPrivateNetwork([]byte(strings.Repeat("k", 32))),
+		"WithIdentity":        WithIdentity(key),
+		"WithIdentityFile":    WithIdentityFile("node.key"),
+		"WithIdentityString":  WithIdentityString(text),
+		"WithDataDir":         WithDataDir("data"),
+		"WithListenAddrs":     WithListenAddrs("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"),
+		"WithoutListening":    WithoutListening(),
+		"WithPartialListen":   WithPartialListen(),
+		"WithAnnounceAddrs":   WithAnnounceAddrs("/ip4/192.0.2.9/tcp/1"),
+		"WithTransports":      WithTransports(TransportTCP, TransportWebSocket),
+		"WithSecurity":        WithSecurity(c.security...),
+		"WithUserAgent":       WithUserAgent(c.userAgent),
+		"WithReachability":    WithReachability(network.ReachabilityPrivate),
+		"WithPortMapping":     WithPortMapping(),
+		"WithConnLimits":      WithConnLimits(c.connLow, c.connHigh),
+		"WithLimits":          WithLimits(Limits{Conns: 2 * c.connHigh}),
+		"WithAllowedPeers":    WithAllowedPeers(somePeer("1").ID),
+		"WithBannedPeers":     WithBannedPeers(otherID(t)),
+		"WithBootstrapPeers":  WithBootstrapPeers(somePeer("1")),
+		"WithBootstrapAddrs":  WithBootstrapAddrs(someAddr),
+		"WithPersistentPeers": WithPersistentPeers(somePeer("1")),
+		"WithMinPeers":        WithMinPeers(c.effectiveMinPeers()),
+		"WithMDNS":            WithMDNS(),
+		"WithMDNSService":     WithMDNSService(c.mdnsServiceName()),
+		"WithoutRelay":        WithoutRelay(),
+		"WithAutoRelay":       WithAutoRelay(somePeer("1")),
+		"WithRelayService":    WithRelayService(),
+		"WithRelayLimits":     WithRelayLimits(RelayLimits{}),
+		"WithHolePunching":    WithHolePunching(),
+		"WithDHTMode":         WithDHTMode(c.effectiveDHTMode()),
+		"WithoutDHT":          WithoutDHT(),
+		"WithValidator":       WithValidator("app", record.PublicKeyValidator{}),
+		"WithDatastore":       WithDatastore(dssync.MutexWrap(datastore.NewMapDatastore())),
+		"WithoutPubSub":       WithoutPubSub(),
+		"WithMaxMessageSize":  WithMaxMessageSize(c.maxMessageSize),
+		"WithLogger":          WithLogger(slog.New(slog.DiscardHandler)),
+		"WithMetrics":         WithMetrics(prometheus.NewRegistry()),
+		"WithLibp2pOptions":   WithLibp2pOptions(libp2p.Ping(true)),
+		"WithDHTOptions":      WithDHTOptions(dht.Concurrency(10)),
+		"WithPubSubOptions":   WithPubSubOptions(pubsub.WithFloodPublish(true)),
+	}
+}
+
+func otherID(t *testing.T) peer.ID {
+	id, err := PeerID(someKey(t))
+	mustNot(t, err)
+	return id
+}
+
+// Of all pairs of options those conflict that cannot mean anything together, in
+// either order, and no others.
+func TestEveryPairOfOptions(t *testing.T) {
+	options := explicitDefaults(t)
+	// Pairs that are refused for their values, which are those above.
+	refused := map[[2]string]string{
+		{"WithIPFS", "WithValidator"}:             "WithValidator",
+		{"WithIPFS", "WithAllowedPeers"}:          "WithIPFS", // the public bootstrap peers are not among them
+		{"WithoutListening", "WithAnnounceAddrs"}: "WithAnnounceAddrs",
+	}
+	for _, c := range conflicts {
+		refused[[2]string{c.option, c.with}] = c.option
+	}
+	names := slices.Sorted(maps.Keys(options))
+	for i, a := range names {
+		for _, b := range names[i+1:] {
+			want := refused[[2]string{a, b}] + refused[[2]string{b, a}]
+			for _, opts := range [][]Option{{options[a], options[b]}, {options[b], options[a]}} {
+				if a == "WithPartialListen" || b == "WithPartialListen" {
+					// By itself it has nothing to say, and with WithoutListening neither.
+					if a != "WithListenAddrs" && a != "WithoutListening" && b != "WithoutListening" {
+						opts = append(opts, options["WithListenAddrs"])
+					}
+				}
+				err := ValidateOptions(opts...)
+				var got string
+				for _, e := range OptionErrors(err) {
+					if e.Option == a || e.Option == b {
+						got = e.Option
+					}
+					for _, name := range []string{a, b} {
+						if !strings.Contains(e.Error(), name) {
+							t.Errorf("%s and %s: %q does not name %s", a, b, e, name)
+						}
+					}
+				}
+				if got != want {
+					t.Errorf("%s and %s: refused as %q, want %q: %v", a, b, got, want, err)
+				}
+			}
+		}
+	}
+}
+
+// The tables name options that exist, and a finding names all of them.
+func TestTablesOfRelations(t *testing.T) {
+	options := explicitDefaults(t)
+	for _, name := range optionNames(t) {
+		if options[name] == nil {
+			t.Errorf("%s is not among the pairs", name)
+		}
+	}
+	for _, c := range conflicts {
+		if options[c.option] == nil || options[c.with] == nil || !strings.Contains(c.text, c.with) {
+			t.Errorf("%+v: a name that is no option, or that the text lacks", c)
+		}
+	}
+	for _, r := range relations {
+		for i, name := range r.with {
+			if options[name] == nil || i > 0 && !strings.Contains(r.text, name) {
+				t.Errorf("%v: %s is no option, or the text lacks it: %q", r.with, name, r.text)
+			}
+		}
+	}
+}
+
+// Every relation is found, under the right option, and alone.
+func TestEveryRelation(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, row := range relationRows(t) {
+		err := ValidateOptions(row.opts...)
+		list := OptionErrors(err)
+		if len(list) != 1 || list[0].Option != row.option {
+			t.Errorf("%s: want one finding of %s, got %v", row.name, row.option, err)
+			continue
+		}
+		for i, r := range relations {
+			if r.with[0] == row.option {
+				cfg := defaultConfig()
+				for _, o := range row.opts {
+					mustNot(t, o.apply(cfg))
+				}
+				r.find(cfg, func(args ...any) { seen[fmt.Sprint(i)] = true })
+			}
+		}
+		// New says the same, before it starts anything.
+		if n, nerr := New(testContext(t), row.opts...); n != nil || nerr == nil || nerr.Error() != err.Error() {
+			t.Errorf("%s: New says %v, ValidateOptions %v", row.name, nerr, err)
+		}
+	}
+	for i, r := range relations {
+		// The public bootstrap peers are several, by name: TestEveryPairOfOptions.
+		if !seen[fmt.Sprint(i)] && r.with[0] != "WithIPFS" && !slices.Equal(r.with, []string{"WithAutoRelay", "WithoutRelay"}) {
+			t.Errorf("no row for the relation of %v: %s", r.with, r.text)
+		}
+	}
+}
+
+type relationRow struct {
+	name, option string
+	opts         []Option
+}
+
+// relationRows have options that break one relation each: at least one row for
+// each of them.
+func relationRows(t *testing.T) []relationRow {
+	psk := WithPrivateNetwork([]byte(strings.Repeat("k", 32)))
+	tcp, quic := WithTransports(TransportTCP), WithTransports(TransportQUIC)
+	at := func(addr string) peer.AddrInfo {
+		return peer.AddrInfo{ID: somePeer("1").ID, Addrs: []ma.Multiaddr{ma.StringCast(addr)}}
+	}
+	valid := WithValidator("app", record.PublicKeyValidator{})
+	public := WithReachability(network.ReachabilityPublic)
+	rows := []relationRow{
+		{"a validator on the public network", "WithValidator", []Option{WithIPFS(), valid}},
+		{"a validator on the network ipfs", "WithValidator", []Option{WithNetwork("ipfs"), valid}},
+		{"pitfall 31: a key and QUIC", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1")}},
+		{"a key and WebTransport", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1/webtransport")}},
+		{"a key and WebRTC", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/webrtc-direct")}},
+		{"a key and QUIC enabled", "WithPrivateNetwork", []Option{psk, WithTransports(TransportTCP, TransportQUIC)}},
+		{"a transport that is not enabled", "WithListenAddrs", []Option{tcp, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1")}},
+		{"WebTransport, which is off", "WithListenAddrs", []Option{WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1/webtransport")}},
+		{"security for nothing", "WithSecurity", []Option{quic, WithSecurity(SecurityTLS)}},
+		{"a part of nothing", "WithPartialListen", []Option{WithPartialListen()}},
+		{"announced and not listened on", "WithAnnounceAddrs", []Option{WithoutListening(), WithAnnounceAddrs("/ip4/192.0.2.1/tcp/1")}},
+		{"public and not listening", "WithReachability", []Option{WithoutListening(), public}},
+		{"mDNS for WebSocket alone", "WithMDNS", []Option{WithMDNS(), WithListenAddrs("/ip4/0.0.0.0/tcp/1/ws")}},
+		{"mDNS without its transports", "WithMDNS", []Option{WithMDNS(), WithTransports(TransportWebSocket)}},
+		{"reservations of a public node", "WithAutoRelay", []Option{WithAutoRelay(somePeer("1")), public}},
+		{"fewer connections than stay untrimmed", "WithLimits", []Option{WithLimits(Limits{Conns: 19}), WithConnLimits(5, 10)}},
+		{"more peers than connections", "WithMinPeers", []Option{WithMinPeers(11), WithConnLimits(5, 10)}},
+		{"banned and allowed", "WithBannedPeers", []Option{WithAllowedPeers(somePeer("1").ID), WithBannedPeers(somePeer("1").ID)}},
+	}
+	for option, with := range map[string]func(peer.AddrInfo) Option{
+		"WithBootstrapPeers":  func(p peer.AddrInfo) Option { return WithBootstrapPeers(p) },
+		"WithBootstrapAddrs":  func(p peer.AddrInfo) Option { return WithBootstrapAddrs(p.Addrs[0].String() + "/p2p/" + p.ID.String()) },
+		"WithPersistentPeers": func(p peer.AddrInfo) Option { return WithPersistentPeers(p) },
+		"WithAutoRelay":       func(p peer.AddrInfo) Option { return WithAutoRelay(p) },
+	} {
+		overQUIC := with(at("/ip4/192.0.2.1/udp/1/quic-v1"))
+		rows = append(rows,
+			relationRow{option + ": banned", option, []Option{with(somePeer("1")), WithBannedPeers(somePeer("1").ID)}},
+			relationRow{option + ": not allowed", option, []Option{with(somePeer("1")), WithAllowedPeers(otherID(t))}},
+			relationRow{option + ": QUIC with a key", option, []Option{overQUIC, psk}},
+			relationRow{option + ": QUIC for TCP", option, []Option{overQUIC, tcp}},
+		)
+		if option != "WithAutoRelay" {
+			byRelay := with(at("/ip4/192.0.2.1/udp/1/quic-v1/p2p/" + otherID(t).String() + "/p2p-circuit"))
+			rows = append(rows, relationRow{option + ": by a relay without the client", option, []Option{byRelay, WithoutRelay()}})
+		}
+	}
+	return append(rows, replacedRows(t)...)
+}
+
+// replacedRows are the parts of WithLibp2pOptions that options do not reach.
+func replacedRows(t *testing.T) []relationRow {
+	conns, err := connmgr.NewConnManager(10, 20)
+	mustNot(t, err)
+	t.Cleanup(func() { mustClose(t, conns) })
+	given := explicitDefaults(t)
+	var rows []relationRow
+	for _, r := range []struct {
+		option string
+		theirs libp2p.Option
+	}{
+		{"WithLimits", libp2p.ResourceManager(&network.NullResourceManager{})},
+		{"WithConnLimits", libp2p.ConnectionManager(conns)},
+		{"WithSecurity", libp2p.Security(noise.ID, noise.New)},
+		{"WithUserAgent", libp2p.UserAgent("acme")},
+		{"WithReachability", libp2p.ForceReachabilityPublic()},
+		{"WithPortMapping", libp2p.NATPortMap()},
+		{"WithMetrics", libp2p.BandwidthReporter(metrics.NewBandwidthCounter())},
+	} {
+		rows = append(rows, relationRow{r.option + ": brought by WithLibp2pOptions", r.option, []Option{given[r.option], WithLibp2pOptions(r.theirs)}})
+	}
+	return rows
+}
+
+// What only looks like a contradiction is accepted.
+func TestRelationsThatHold(t *testing.T) {
+	psk := WithPrivateNetwork([]byte(strings.Repeat("k", 32)))
+	one := somePeer("1")
+	overQUIC := peer.AddrInfo{ID: one.ID, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/udp/1/quic-v1")}}
+	byName := peer.AddrInfo{ID: one.ID, Addrs: []ma.Multiaddr{ma.StringCast("/dnsaddr/example.test")}}
+	byRelay := peer.AddrInfo{ID: one.ID, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/udp/1/quic-v1/p2p/" + otherID(t).String() + "/p2p-circuit")}}
+	for name, opts := range map[string][]Option{
+		"a validator on another network":          {WithNetwork("x"), WithValidator("app", record.PublicKeyValidator{})},
+		"a key, TCP and WebSocket":                {psk, WithListenAddrs("/ip4/0.0.0.0/tcp/1", "/ip4/0.0.0.0/tcp/2/ws")},
+		"a key alone":                             {psk},
+		"WebSocket without TCP":                   {WithTransports(TransportWebSocket), WithListenAddrs("/ip4/0.0.0.0/tcp/1/ws")},
+		"a bootstrap peer by a relay":             {WithBootstrapPeers(byRelay)},
+		"a bootstrap peer with both":              {psk, WithBootstrapPeers(overQUIC, one)},
+		"a bootstrap peer by name":                {psk, WithBootstrapPeers(byName)},
+		"mDNS with one address for it":            {WithMDNS(), WithListenAddrs("/ip4/0.0.0.0/tcp/1/ws", "/ip4/0.0.0.0/tcp/1")},
+		"reservations of a private node":          {WithAutoRelay(one), WithReachability(network.ReachabilityPrivate)},
+		"as many peers as connections":            {WithMinPeers(10), WithConnLimits(5, 10)},
+		"limits beside another option of libp2p":  {WithLimits(Limits{Streams: 500}), WithLibp2pOptions(libp2p.UserAgent("b"))},
+		"one announced for a transport of libp2p": {WithoutListening(), WithAnnounceAddrs("/ip4/192.0.2.1/tcp/1"), WithLibp2pOptions(libp2p.Ping(true))},
+	} {
+		if err := ValidateOptions(opts...); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A nil among the options of a library underneath is found before anything
+// starts.
+func TestNilOptionsOfLibraries(t *testing.T) {
+	for name, opt := range map[string]Option{
+		"WithLibp2pOptions":  WithLibp2pOptions(libp2p.Ping(true), nil),
+		"WithDHTOptions":     WithDHTOptions(nil),
+		"WithPubSubOptions":  WithPubSubOptions(pubsub.WithFloodPublish(true), nil),
+		"WithIdentity":       WithIdentity((*crypto.Ed25519PrivateKey)(nil)),
+		"WithBootstrapPeers": WithBootstrapPeers(peer.AddrInfo{ID: somePeer("1").ID, Addrs: []ma.Multiaddr{nil}}),
+		"WithMetrics":        WithMetrics((*prometheus.Registry)(nil)),
+	} {
+		_, err := New(testContext(t), loopback(), nil, opt)
+		if list := OptionErrors(err); len(list) != 1 || list[0].Option != name {
+			t.Errorf("%s with nil: %v", name, err)
+		}
+	}
+}
