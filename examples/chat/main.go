@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,8 +25,6 @@ import (
 const (
 	maxNick = 32
 	maxLine = 1000
-	look    = 200 * time.Millisecond // how often to see who came and left
-	hellos  = 3                      // how often to say hello to who came
 )
 
 func main() { cli.Main(run) }
@@ -66,8 +63,11 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 		return cli.Explain(fs, err)
 	}
 	defer n.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	events := n.Events(ctx) // from before the first peer is on the topic
 	sub, err := n.Subscribe(ctx, *topic)
 	if err != nil {
+		cancel()
 		return err
 	}
 	fmt.Fprintf(out, "* you are %s (%s) in %s; elsewhere, others join you with one of:\n", *nick, short(n.ID()), *topic)
@@ -75,7 +75,6 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 		fmt.Fprintf(out, "*   chat -topic %s -bootstrap %s\n", *topic, a)
 	}
 
-	ctx, cancel := context.WithCancel(ctx)
 	var readers sync.WaitGroup
 	defer readers.Wait()
 	defer cancel()
@@ -92,18 +91,26 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 			}
 		}
 	})
+	happened := make(chan p2pnode.Event)
+	readers.Go(func() {
+		for ev := range events {
+			select {
+			case happened <- ev:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	typed := lines(ctx, in)
 
 	// Everything else happens in this loop, so nothing needs a lock.
-	r := &room{node: n, topic: *topic, nick: *nick, out: out, nicks: make(map[peer.ID]string), greet: make(map[peer.ID]int)}
-	ticker := time.NewTicker(look)
-	defer ticker.Stop()
+	r := &room{node: n, topic: *topic, nick: *nick, out: out, nicks: make(map[peer.ID]string)}
 	for err == nil {
 		select {
 		case m := <-heard:
 			r.hear(m)
-		case <-ticker.C:
-			err = r.look(ctx)
+		case ev := <-happened:
+			err = r.happen(ctx, ev)
 		case line, ok := <-typed:
 			if !ok {
 				return nil
@@ -143,7 +150,6 @@ type room struct {
 	out         io.Writer
 
 	nicks map[peer.ID]string // who was heard, and did not leave
-	greet map[peer.ID]int    // for each peer on the topic: how many more hellos it gets
 }
 
 // say publishes a line. Its form is the nick, a newline and the text; with no
@@ -184,37 +190,21 @@ func (r *room) hear(m *p2pnode.Message) {
 	}
 }
 
-// look sees who came to the topic and who left it.
-func (r *room) look(ctx context.Context) error {
-	var here []peer.ID
-	for _, t := range r.node.Status().Topics {
-		if t.Name == r.topic {
-			here = t.Peers
+// happen greets who came to the topic, and tells who left it.
+func (r *room) happen(ctx context.Context, ev p2pnode.Event) error {
+	switch ev := ev.(type) {
+	case p2pnode.EventTopicPeerJoined:
+		if ev.Topic == r.topic {
+			return r.node.Publish(ctx, r.topic, []byte(r.nick+"\n"), p2pnode.PublishNow())
 		}
-	}
-	hello := false
-	for _, id := range here {
-		left, known := r.greet[id]
-		if !known {
-			left = hellos // the first may come before the other is ready
-		}
-		r.greet[id] = max(left-1, 0)
-		hello = hello || left > 0
-	}
-	for id := range r.greet {
-		if slices.Contains(here, id) {
-			continue
-		}
-		if who, ok := r.nicks[id]; ok {
+	case p2pnode.EventTopicPeerLeft:
+		who, known := r.nicks[ev.ID]
+		if ev.Topic == r.topic && known {
 			fmt.Fprintf(r.out, "* %s is gone\n", who)
+			delete(r.nicks, ev.ID)
 		}
-		delete(r.greet, id)
-		delete(r.nicks, id)
 	}
-	if !hello {
-		return nil
-	}
-	return r.node.Publish(ctx, r.topic, []byte(r.nick+"\n"), p2pnode.PublishNow())
+	return nil
 }
 
 // printable takes out what could play tricks with the terminal.

@@ -25,8 +25,7 @@ const (
 	fetchProtocol = protocol.ID("/example/content/1.0.0")
 	maxFile       = 1 << 30
 	patience      = 30 * time.Second // a peer that does not answer, or a transfer that stands still, so long has failed
-	provideAgain  = 12 * time.Hour   // provider records are found for 48 hours
-	retry         = time.Second      // the pause before another try to provide or to find
+	retry         = time.Second      // the pause before another search
 )
 
 func main() { cli.Main(run) }
@@ -98,31 +97,23 @@ func provideFile(ctx context.Context, name string, out io.Writer, start func() (
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  content -fetch %s -o FILE -bootstrap %s\n", c, a)
 	}
-	told := false
-	for {
-		err := n.Provide(ctx, c)
-		wait := provideAgain
-		switch {
-		case ctx.Err() != nil:
-			return nil // interrupted, as it should be
-		case err == nil:
-			fmt.Fprintf(out, "provided: other peers know that %s is here\n", c)
-			told = false
-		case errors.Is(err, p2pnode.ErrNoPeers):
-			// The record is held by other peers, so there must be one; Provide
-			// itself has waited for it for a while.
-			if wait = retry; !told {
-				fmt.Fprintln(out, "no other peer is here yet to know about it")
-				told = true
-			}
-		default:
-			return err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+	events := n.Events(ctx)
+	switch err := n.Provide(ctx, c); {
+	case ctx.Err() != nil:
+		return nil // interrupted, as it should be
+	case errors.Is(err, p2pnode.ErrNoPeers):
+		// The record is held by other peers, so there must be one. The node
+		// announces it when there is.
+		fmt.Fprintln(out, "no other peer is here yet to know about it")
+	case err != nil:
+		return err
+	}
+	for ev := range events { // until ctx ends
+		if ev, ok := ev.(p2pnode.EventProvided); ok && ev.Err == nil {
+			fmt.Fprintf(out, "provided: other peers know that %s is here\n", ev.CID)
 		}
 	}
+	return nil
 }
 
 // fetchFile writes to a temporary file, which gets its name only when the hash

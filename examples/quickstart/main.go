@@ -291,6 +291,10 @@ func (p *progress) Write(b []byte) (int, error) {
 
 func (d *demo) publish(ctx context.Context) (string, error) {
 	names := []string{"boot", "alice", "bob", "carol", "dave", "erin"}
+	carol := d.nodes["carol"]
+	settle, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	events := carol.Events(settle)
 	subs := make(map[string]*p2pnode.Subscription)
 	for _, name := range names {
 		s, err := d.nodes[name].Subscribe(ctx, topic)
@@ -300,19 +304,21 @@ func (d *demo) publish(ctx context.Context) (string, error) {
 		defer s.Close()
 		subs[name] = s
 	}
-	// Publish waits for the first peer on the topic by itself. For all of
-	// them to hear it, wait until carol knows of all. Should some not be her
-	// neighbours, the others pass it on once gossipsub has settled, which
-	// takes a second or two.
-	carol := d.nodes["carol"]
-	settle, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	err := wait(settle, func() bool {
-		topics := carol.Status().Topics
-		return len(topics) == 1 && len(topics[0].Peers) == len(names)-1
-	})
-	if err != nil && ctx.Err() != nil {
-		return "", err
+	// Publish waits for the first peer on the topic by itself. For all of them
+	// to hear it, wait until carol's messages reach the other five. Should some
+	// not be her neighbours, the others pass it on once gossipsub has settled,
+	// which takes a second or two.
+	reached := make(map[peer.ID]bool)
+	for ev := range events {
+		if joined, ok := ev.(p2pnode.EventTopicPeerJoined); ok {
+			reached[joined.ID] = true
+		}
+		if len(reached) == len(names)-1 {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return "", ctx.Err()
 	}
 	text := "alice has " + d.cid.String()
 	if err := carol.Publish(ctx, topic, []byte(text)); err != nil {
@@ -451,20 +457,6 @@ func connection(from, to *p2pnode.Node) (p2pnode.Peer, bool) {
 		}
 	}
 	return p2pnode.Peer{}, false
-}
-
-// wait looks at something again and again until it is true.
-func wait(ctx context.Context, ok func() bool) error {
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	for !ok() {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
 }
 
 // short leaves the middle of the peer IDs out of an address.
