@@ -23,22 +23,30 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
+// banner is a node, simulated or not.
+type banner interface {
+	BanPeer(id peer.ID, until time.Time, reason string) error
+	BanSubnet(subnet netip.Prefix, until time.Time, reason string) error
+	UnbanPeer(id peer.ID) error
+	UnbanSubnet(subnet netip.Prefix) error
+}
+
 // ban bans what a Ban names, and unban ends that.
-func ban(n *p2pnode.Node, b p2pnode.Ban) error {
+func ban(n banner, b p2pnode.Ban) error {
 	if b.Peer != "" {
 		return n.BanPeer(b.Peer, b.Until, b.Reason)
 	}
 	return n.BanSubnet(b.Subnet, b.Until, b.Reason)
 }
 
-func unban(n *p2pnode.Node, b p2pnode.Ban) error {
+func unban(n banner, b p2pnode.Ban) error {
 	if b.Peer != "" {
 		return n.UnbanPeer(b.Peer)
 	}
 	return n.UnbanSubnet(b.Subnet)
 }
 
-func mustBan(t *testing.T, n *p2pnode.Node, b p2pnode.Ban) {
+func mustBan(t *testing.T, n banner, b p2pnode.Ban) {
 	t.Helper()
 	if err := ban(n, b); err != nil {
 		t.Fatal(err)
@@ -46,7 +54,7 @@ func mustBan(t *testing.T, n *p2pnode.Node, b p2pnode.Ban) {
 }
 
 // cannotMeet checks that neither of two nodes gets a connection to the other.
-func cannotMeet(t *testing.T, net *p2ptest.Network, a, b *p2pnode.Node) {
+func cannotMeet(t *testing.T, net *p2ptest.Network, a, b *p2ptest.Node) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -235,7 +243,7 @@ func TestBansSurviveARestart(t *testing.T) {
 		mustBan(t, n, p2pnode.Ban{Subnet: netip.MustParsePrefix("192.0.2.0/24")})
 		before := n.Bans()
 		net.Crash(n)
-		n = net.Restart(n)
+		net.Restart(n)
 		after := n.Bans()
 		if len(before) != 3 || len(after) != 3 {
 			t.Fatalf("%v before, %v after the restart", before, after)
@@ -247,7 +255,7 @@ func TestBansSurviveARestart(t *testing.T) {
 		}
 		cannotMeet(t, net, n, bad)
 		time.Sleep(time.Hour)
-		n = net.Restart(n)
+		net.Restart(n)
 		if list := n.Bans(); len(list) != 2 {
 			t.Errorf("%v are blocked after the end of one", list)
 		}
@@ -255,7 +263,7 @@ func TestBansSurviveARestart(t *testing.T) {
 		// One that an option repeats stays when the option goes.
 		mustBan(t, n, p2pnode.Ban{Peer: worse.ID(), Reason: "again"})
 		mustBan(t, n, p2pnode.Ban{Subnet: netip.MustParsePrefix("198.51.100.0/24")})
-		n = net.Restart(n)
+		net.Restart(n)
 		if list := n.Bans(); len(list) != 3 || list[0].Reason+list[1].Reason+list[2].Reason != "again" {
 			t.Errorf("%v are banned", list)
 		}
@@ -283,7 +291,7 @@ func TestBansSurviveARestart(t *testing.T) {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		n = net.Restart(n)
+		net.Restart(n)
 		if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "bans") || !strings.Contains(w[0], "set aside") {
 			t.Errorf("warnings: %q", w)
 		}
@@ -432,7 +440,7 @@ func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
 		boot, friend, bad := net.Node(t), net.Node(t), net.Node(t)
 		opts := []p2pnode.Option{p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithDataDir(dir), p2pnode.WithMinPeers(3), p2pnode.WithoutDHT()}
 		n := net.Node(t, opts...)
-		for _, p := range []*p2pnode.Node{friend, bad} {
+		for _, p := range []*p2ptest.Node{friend, bad} {
 			if err := n.Connect(t.Context(), p.AddrInfo()); err != nil {
 				t.Fatal(err)
 			}

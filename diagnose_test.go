@@ -32,7 +32,9 @@ import (
 
 // finds checks that Diagnose has exactly the findings of the kinds given, and
 // returns them in one text.
-func finds(t *testing.T, n *p2pnode.Node, kinds ...p2pnode.FindingKind) string {
+func finds(t *testing.T, n interface {
+	Diagnose(ctx context.Context) ([]p2pnode.Finding, error)
+}, kinds ...p2pnode.FindingKind) string {
 	t.Helper()
 	list, err := n.Diagnose(t.Context())
 	if err != nil {
@@ -156,7 +158,7 @@ func TestDiagnoseSavedPeersAreGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		net.Crash(other)
-		n = net.Restart(n)
+		net.Restart(n)
 		time.Sleep(10 * time.Second)
 		says(t, finds(t, n, p2pnode.FindingNoBootstrap), other.ID().String(), "WithBootstrapPeers")
 	})
@@ -320,7 +322,7 @@ func TestDiagnoseClockBehind(t *testing.T) {
 		time.Sleep(time.Second)
 		finds(t, n)
 		// As the peer's own clock would have signed it.
-		signed := func(p *p2pnode.Node, key crypto.PrivKey, ahead time.Duration) {
+		signed := func(p *p2ptest.Node, key crypto.PrivKey, ahead time.Duration) {
 			t.Helper()
 			rec := peer.PeerRecordFromAddrInfo(p.AddrInfo())
 			rec.Seq = uint64(time.Now().Add(ahead).UnixNano())
@@ -422,7 +424,7 @@ func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
 			says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingUDPBlocked), "WithTransports")
 			time.Sleep(7 * time.Second)
 		}
-		boot = net.Restart(boot)
+		net.Restart(boot)
 		net.Within(time.Minute).Connected(n, boot)
 		net.RoutingTable(n, 1)
 		finds(t, n)

@@ -16,7 +16,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-func persistent(tb testing.TB, n *p2pnode.Node, id peer.ID) p2pnode.PersistentStatus {
+func persistent(tb testing.TB, n interface{ Status() p2pnode.Status }, id peer.ID) p2pnode.PersistentStatus {
 	tb.Helper()
 	for _, s := range n.Status().Persistent {
 		if s.ID == id {
@@ -56,7 +56,7 @@ func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
 		if longest < 5*time.Minute {
 			t.Errorf("the delays have grown to %v", longest)
 		}
-		friend = net.Restart(friend)
+		net.Restart(friend)
 		net.Within(11*time.Minute).Connected(n, friend)
 		if s := persistent(t, n, friend.ID()); !s.Connected || s.Failures != 0 || s.LastError != "" || !s.NextDial.IsZero() {
 			t.Errorf("connected: %+v", s)
@@ -66,7 +66,7 @@ func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
 		if err := friend.Close(); err != nil {
 			t.Fatal(err)
 		}
-		friend = net.Restart(friend)
+		net.Restart(friend)
 		net.Within(10*time.Second).Connected(n, friend)
 	})
 }
@@ -147,13 +147,13 @@ func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
 // TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd: it shuts this node out,
 // or closes each connection after a while.
 func TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd(t *testing.T) {
-	for name, hangUp := range map[string]func(friend, n *p2pnode.Node){
-		"blocked": func(friend, n *p2pnode.Node) {
+	for name, hangUp := range map[string]func(friend, n *p2ptest.Node){
+		"blocked": func(friend, n *p2ptest.Node) {
 			if err := friend.BanPeer(n.ID(), time.Time{}, ""); err != nil {
 				panic(err)
 			}
 		},
-		"closed after 2s": func(friend, n *p2pnode.Node) {
+		"closed after 2s": func(friend, n *p2ptest.Node) {
 			friend.Host().Network().Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 				time.AfterFunc(2*time.Second, func() { c.Close() })
 			}})
@@ -222,8 +222,8 @@ func TestPersistentPeersChangeAtRunTime(t *testing.T) {
 		if list := n.Status().Persistent; len(list) != 1 || list[0].ID != a.ID() {
 			t.Errorf("after the removal: %+v", list)
 		}
-		b = restart(t, net, b)
-		a = restart(t, net, a)
+		restart(t, net, b)
+		restart(t, net, a)
 		net.Connected(n, a)
 		time.Sleep(time.Minute)
 		for _, p := range n.Peers() {
@@ -269,12 +269,12 @@ func TestPersistentPeersChangeAtRunTime(t *testing.T) {
 	})
 }
 
-func restart(t *testing.T, net *p2ptest.Network, n *p2pnode.Node) *p2pnode.Node {
+func restart(t *testing.T, net *p2ptest.Network, n *p2ptest.Node) {
 	t.Helper()
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return net.Restart(n)
+	net.Restart(n)
 }
 
 func must[T any](v T, err error) T {

@@ -25,7 +25,9 @@ func missingStages(err error) []p2pnode.MissingStage {
 }
 
 // notReady waits for stages in vain, and checks that those are missing.
-func notReady(t *testing.T, n *p2pnode.Node, stages []p2pnode.Stage, want ...p2pnode.Stage) []p2pnode.MissingStage {
+func notReady(t *testing.T, n interface {
+	WaitReady(ctx context.Context, stages ...p2pnode.Stage) error
+}, stages []p2pnode.Stage, want ...p2pnode.Stage) []p2pnode.MissingStage {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -103,7 +105,7 @@ func TestWaitReadyForReachability(t *testing.T) {
 		behind := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		for _, n := range []*p2pnode.Node{known, behind} {
+		for _, n := range []*p2ptest.Node{known, behind} {
 			if err := n.WaitReady(ctx, p2pnode.StageReachable); err != nil {
 				t.Error(err)
 			}

@@ -18,19 +18,25 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
+// member is a peer of a simulated network.
+type member interface {
+	p2ptest.Selector
+	ID() peer.ID
+}
+
 // recoverers are nodes that know one bootstrap peer, and how each comes back to
 // it: by this library, by boxo's bootstrap, by the DHT's own option.
 var recoverers = []struct {
 	name  string
-	start func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer
+	start func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member
 }{
-	{"p2pnode", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
+	{"p2pnode", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member {
 		return net.Node(t, p2pnode.WithBootstrapPeers(boot))
 	}},
-	{"boxo", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
+	{"boxo", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member {
 		return withBoxo(t, net, boot, new(backups))
 	}},
-	{"DHT", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) p2ptest.Peer {
+	{"DHT", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member {
 		raw := net.Raw(t, p2ptest.RawDHT(dht.BootstrapPeers(boot)), p2ptest.RawConnect(boot))
 		if err := raw.DHT.Bootstrap(t.Context()); err != nil {
 			t.Fatal(err)
@@ -78,31 +84,29 @@ func withBoxo(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, saved *bac
 // outages cut a node off from its only peer, and return when that is over.
 var outages = []struct {
 	name string
-	cut  func(t *testing.T, net *p2ptest.Network, boot *p2pnode.Node, n p2ptest.Peer) *p2pnode.Node
+	cut  func(t *testing.T, net *p2ptest.Network, boot *p2ptest.Node, n member)
 }{
 	{"bootstrap peer down for 5s", down(5 * time.Second)},
 	{"bootstrap peer down for 1m", down(time.Minute)},
 	{"bootstrap peer down for 10m", down(10 * time.Minute)},
-	{"partition of 30m", func(_ *testing.T, net *p2ptest.Network, boot *p2pnode.Node, n p2ptest.Peer) *p2pnode.Node {
-		net.PartitionPeers([]peer.ID{n.ID()}, []peer.ID{boot.ID()})
+	{"partition of 30m", func(_ *testing.T, net *p2ptest.Network, boot *p2ptest.Node, n member) {
+		net.Partition(n, boot)
 		time.Sleep(30 * time.Minute)
 		net.Heal()
-		return boot
 	}},
-	{"suspended for 1h", func(_ *testing.T, net *p2ptest.Network, boot *p2pnode.Node, n p2ptest.Peer) *p2pnode.Node {
+	{"suspended for 1h", func(_ *testing.T, net *p2ptest.Network, boot *p2ptest.Node, n member) {
 		net.Suspend(n, time.Hour)
 		time.Sleep(time.Hour)
-		return boot
 	}},
 }
 
-func down(d time.Duration) func(*testing.T, *p2ptest.Network, *p2pnode.Node, p2ptest.Peer) *p2pnode.Node {
-	return func(t *testing.T, net *p2ptest.Network, boot *p2pnode.Node, _ p2ptest.Peer) *p2pnode.Node {
+func down(d time.Duration) func(*testing.T, *p2ptest.Network, *p2ptest.Node, member) {
+	return func(t *testing.T, net *p2ptest.Network, boot *p2ptest.Node, _ member) {
 		if err := boot.Close(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(d)
-		return net.Restart(boot)
+		net.Restart(boot)
 	}
 }
 
@@ -124,7 +128,7 @@ func BenchmarkRecovery(b *testing.B) {
 						net.Within(giveUp).Connected(n, boot)
 						// At any point of whatever period it has.
 						time.Sleep(time.Minute + time.Duration(net.Rand("phase").Int64N(int64(2*time.Minute))))
-						boot = o.cut(t, net, boot, n)
+						o.cut(t, net, boot, n)
 						synctest.Wait()
 						begun := time.Now()
 						connected := func() bool {
@@ -151,7 +155,10 @@ func BenchmarkRestart(b *testing.B) {
 	for name, prepare := range map[string]func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, dir string) (again func() host.Host){
 		"p2pnode": func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, dir string) func() host.Host {
 			n := net.Node(t, p2pnode.WithBootstrapPeers(boot), p2pnode.WithDataDir(dir))
-			return func() host.Host { return net.Restart(n).Host() }
+			return func() host.Host {
+				net.Restart(n)
+				return n.Host()
+			}
 		},
 		"boxo": func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, _ string) func() host.Host {
 			saved := new(backups)

@@ -97,7 +97,8 @@ func TestBootstrapPeerThatComesBackIsMetSoon(t *testing.T) {
 						t.Fatal(err)
 					}
 					time.Sleep(down)
-					boot := net.Restart(nodes[0])
+					boot := nodes[0]
+					net.Restart(boot)
 					back := time.Now()
 					net.Connected(nodes[1], boot)
 					net.Connected(nodes[2], boot)
@@ -126,14 +127,14 @@ func TestBootstrapPeerThatStartedAfreshIsFoundByThoseWhoHaveOthers(t *testing.T)
 		net.RoutingTable(a, 2)
 		net.RoutingTable(b, 2)
 		net.Crash(boot)
-		for _, n := range []*p2pnode.Node{a, b} { // a query that fails drops it from the tables
+		for _, n := range []*p2ptest.Node{a, b} { // a query that fails drops it from the tables
 			net.Disconnected(n, boot)
 			if _, err := n.GetValue(t.Context(), "/pk/nobody"); err == nil {
 				t.Fatal("found")
 			}
 		}
 		time.Sleep(time.Minute)
-		boot = net.Restart(boot)
+		net.Restart(boot)
 		late := net.Node(t, join)
 		net.Within(11*time.Minute).Connected(a, boot)
 		net.Within(11*time.Minute).Connected(b, boot)
@@ -186,7 +187,7 @@ func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
 		net.SetDNS("boot.test", net.Addr(boot).String())
 		net.SetDNS("seeds.test", boot.Addrs()[0].String())
 		net.SetDNS("later.test", net.Addr(boot).String())
-		for _, n := range []*p2pnode.Node{byIP, byList, unknown} {
+		for _, n := range []*p2ptest.Node{byIP, byList, unknown} {
 			net.Within(10*time.Second).Connected(n, boot)
 		}
 	})
@@ -215,7 +216,7 @@ func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
 				}
 				net.Crash(nodes[0], nodes[1])
 				begun := time.Now()
-				n = net.Restart(n)
+				net.Restart(n)
 				if !crash {
 					begun = time.Now() // its Close came before
 				}
@@ -385,21 +386,21 @@ func TestNetworksOfTwoNamesNeverMix(t *testing.T) {
 		bootA := net.Node(t, p2pnode.WithNetwork("a"))
 		bootB := net.Node(t, p2pnode.WithNetwork("b"))
 		boots := p2pnode.WithBootstrapPeers(bootA.AddrInfo(), bootB.AddrInfo())
-		var a, b []*p2pnode.Node
+		var a, b []*p2ptest.Node
 		for range 4 {
 			a = append(a, net.Node(t, p2pnode.WithNetwork("a"), boots))
 			b = append(b, net.Node(t, p2pnode.WithNetwork("b"), boots))
 		}
 		net.Ready()
 		time.Sleep(time.Minute)
-		ids := func(list []*p2pnode.Node, more ...*p2pnode.Node) (out []peer.ID) {
+		ids := func(list []*p2ptest.Node, more ...*p2ptest.Node) (out []peer.ID) {
 			for _, n := range append(more, list...) {
 				out = append(out, n.ID())
 			}
 			return out
 		}
 		for _, side := range []struct {
-			nodes []*p2pnode.Node
+			nodes []*p2ptest.Node
 			own   []peer.ID
 		}{{a, ids(a, bootA)}, {b, ids(b, bootB)}} {
 			for _, n := range side.nodes {
@@ -424,7 +425,7 @@ func TestNetworksOfTwoNamesNeverMix(t *testing.T) {
 		if err := a[0].Advertise(t.Context(), "room"); err != nil {
 			t.Fatal(err)
 		}
-		found := func(n *p2pnode.Node) (list []peer.ID) {
+		found := func(n *p2ptest.Node) (list []peer.ID) {
 			for ai := range n.FindProviders(t.Context(), c) {
 				list = append(list, ai.ID)
 			}

@@ -20,10 +20,10 @@
 //
 //	func TestGreeting(t *testing.T) {
 //		synctest.Test(t, func(t *testing.T) {
-//			net := p2ptest.NewNetwork(t)
-//			a := net.Node(t)
-//			b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
-//			net.Ready()
+//			sim := p2ptest.NewNetwork(t)
+//			a := sim.Node(t)
+//			b := sim.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+//			sim.Ready()
 //			app := greeter.New(b)
 //			// …
 //		})
@@ -47,20 +47,20 @@
 // methods of [Waiter], which [Network] has too, wait for them, and fail the
 // test with the Status of every node when they do not come:
 //
-//	net.Connected(a, b)          // both know of a connection
-//	net.RoutingTable(a, 20)      // a has 20 peers in its DHT table
-//	net.Subscribed("news")       // everybody has heard who is subscribed
-//	net.Meshed("news")           // the meshes hang together: messages reach all
-//	net.Delivered(sub, 3)        // three messages, returned
-//	net.EventProvided(c)              // somebody holds a provider record
-//	net.Until("…", func() error) // whatever else
+//	sim.Connected(a, b)          // both know of a connection
+//	sim.RoutingTable(a, 20)      // a has 20 peers in its DHT table
+//	sim.Subscribed("news")       // everybody has heard who is subscribed
+//	sim.Meshed("news")           // the meshes hang together: messages reach all
+//	sim.Delivered(sub, 3)        // three messages, returned
+//	sim.Provided(c)              // somebody holds a provider record
+//	sim.Until("…", func() error) // whatever else
 //
 // The limit is 2 minutes, in virtual time, unless [WithWaitLimit] or
 // [Waiter.Within] says otherwise.
 //
 // # Many nodes
 //
-//	nodes := net.Nodes(t, 100, p2ptest.Random(3), p2ptest.Use(p2pnode.WithConnLimits(16, 24)))
+//	nodes := sim.Nodes(t, 100, p2ptest.Random(3), p2ptest.Use(p2pnode.WithConnLimits(16, 24)))
 //
 // A [Shape] ([Star], [Ring], [Random], [Clusters]) says who knows whom at the
 // start. From about 200 nodes on [WithMemoryTransport] is advisable: it leaves
@@ -79,21 +79,21 @@
 // [Network.SetPath] does it for a pair, and [Network.SetLink] for one node,
 // with bandwidth each way, jitter, loss and MTU, at any moment:
 //
-//	net.SetLink(phone, p2ptest.Link{Up: 1 * p2ptest.Mbit, Down: 8 * p2ptest.Mbit, Loss: 0.02, Latency: 40 * time.Millisecond})
+//	sim.SetLink(phone, p2ptest.Link{Up: 1 * p2ptest.Mbit, Down: 8 * p2ptest.Mbit, Loss: 0.02, Latency: 40 * time.Millisecond})
 //
 // # Faults
 //
-//	net.Partition(left, right)     // two halves, silently
-//	net.Isolate(node)              // one, from everybody
-//	net.Heal()                     // both end
-//	net.Crash(node)                // gone without a goodbye
-//	node = net.Restart(node)       // the same identity, address and data
-//	net.Suspend(node, time.Hour)   // a closed laptop
-//	stop := net.Churn(nodes, …)    // coming and going
+//	sim.Partition(left, right)     // two halves, silently
+//	sim.Isolate(node)              // one, from everybody
+//	sim.Heal()                     // both end
+//	sim.Crash(node)                // gone without a goodbye
+//	node = sim.Restart(node)       // the same identity, address and data
+//	sim.Suspend(node, time.Hour)   // a closed laptop
+//	stop := sim.Churn(nodes, …)    // coming and going
 //
 // # NATs
 //
-//	home := net.NAT(p2ptest.PortRestricted)
+//	home := sim.NAT(p2ptest.PortRestricted)
 //	laptop := home.Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching())
 //
 // Hole punching succeeds and fails as it would: between two port-restricted

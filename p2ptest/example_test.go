@@ -91,19 +91,19 @@ func (c *Counter) repeat(ctx context.Context) {
 // survive a partition. In a test, synctest.Test takes the place of Run.
 func Example() {
 	p2ptest.Run("counter", func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Regions()))
-		nodes := net.Nodes(t, 8)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Regions()))
+		nodes := sim.Nodes(t, 8)
+		sim.Ready()
 		counters := make([]*Counter, len(nodes))
 		for i, n := range nodes {
-			c, err := NewCounter(t.Context(), n)
+			c, err := NewCounter(t.Context(), n.Current())
 			if err != nil {
 				t.Fatal(err)
 			}
 			counters[i] = c
 		}
 		values := func(list []*Counter, want int) {
-			net.Until(fmt.Sprintf("counters at %d", want), func() error {
+			sim.Until(fmt.Sprintf("counters at %d", want), func() error {
 				for i, c := range list {
 					if got := c.Value(); got != want {
 						return fmt.Errorf("counter %d is at %d", i, got)
@@ -118,14 +118,14 @@ func Example() {
 		values(counters, 3)
 		fmt.Println("together: everybody is at 3")
 
-		net.Partition(nodes[:4], nodes[4:])
+		sim.Partition(nodes[:4], nodes[4:])
 		counters[1].Add(10)
 		counters[6].Add(100)
 		values(counters[:4], 13)
 		values(counters[4:], 103)
 		fmt.Println("cut in two: one half is at 13, the other at 103")
 
-		net.Heal()
+		sim.Heal()
 		values(counters, 113)
 		fmt.Println("healed: everybody is at 113")
 	})
@@ -138,10 +138,10 @@ func Example() {
 // Delivery times are exact: two nodes, 40 ms apart, and one message.
 func ExampleNetwork_Node() {
 	p2ptest.Run("delivery", func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(40*time.Millisecond)))
-		a := net.Node(t)
-		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
-		for _, n := range []*p2pnode.Node{a, b} {
+		sim := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(40*time.Millisecond)))
+		a := sim.Node(t)
+		b := sim.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		for _, n := range []*p2ptest.Node{a, b} {
 			if _, err := n.Subscribe(t.Context(), "news"); err != nil {
 				t.Fatal(err)
 			}
@@ -150,13 +150,13 @@ func ExampleNetwork_Node() {
 		if err != nil {
 			t.Fatal(err)
 		}
-		net.Meshed("news")
+		sim.Meshed("news")
 
 		sent := time.Now()
 		if err := a.Publish(t.Context(), "news", []byte("hello")); err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range net.Delivered(sub, 1) {
+		for _, m := range sim.Delivered(sub, 1) {
 			fmt.Printf("%s after %v\n", m.Data, time.Since(sent))
 		}
 	})
@@ -168,15 +168,15 @@ func ExampleNetwork_Node() {
 // test.
 func ExampleNetwork_Suspend() {
 	p2ptest.Run("suspend", func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		nodes := net.Nodes(t, 3)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t)
+		nodes := sim.Nodes(t, 3)
+		sim.Ready()
 		laptop := nodes[2]
 
-		net.Suspend(laptop, time.Hour)
+		sim.Suspend(laptop, time.Hour)
 		time.Sleep(time.Hour)
 		fmt.Println("peers after an hour:", len(laptop.Peers()))
-		net.Until("peers again", func() error {
+		sim.Until("peers again", func() error {
 			if len(laptop.Peers()) == 0 {
 				return fmt.Errorf("there are none")
 			}
@@ -192,17 +192,17 @@ func ExampleNetwork_Suspend() {
 // Content is found after its provider's neighbour has crashed.
 func ExampleNetwork_Crash() {
 	p2ptest.Run("crash", func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		nodes := net.Nodes(t, 10)
+		sim := p2ptest.NewNetwork(t)
+		nodes := sim.Nodes(t, 10)
 		for _, n := range nodes {
-			net.RoutingTable(n, 5) // not the first node alone, which will crash
+			sim.RoutingTable(n, 5) // not the first node alone, which will crash
 		}
 		c := cidOf(t, "a file")
 		if err := nodes[1].Provide(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		net.EventProvided(c)
-		net.Crash(nodes[0])
+		sim.Provided(c)
+		sim.Crash(nodes[0])
 		for provider, err := range nodes[9].FindProviders(t.Context(), c) {
 			fmt.Println(provider.ID == nodes[1].ID(), err)
 		}
@@ -215,16 +215,16 @@ func ExampleNetwork_Crash() {
 // directly.
 func ExampleNetwork_NAT() {
 	p2ptest.Run("nat", func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		relay := net.Node(t, p2pnode.WithRelayService())
+		sim := p2ptest.NewNetwork(t)
+		relay := sim.Node(t, p2pnode.WithRelayService())
 		behind := []p2pnode.Option{
 			p2pnode.WithBootstrapPeers(relay.AddrInfo()),
 			p2pnode.WithAutoRelay(relay.AddrInfo()),
 			p2pnode.WithHolePunching(),
 		}
-		a := net.NAT(p2ptest.PortRestricted).Node(t, behind...)
-		b := net.NAT(p2ptest.PortRestricted).Node(t, behind...)
-		net.Until("a reservation", func() error {
+		a := sim.NAT(p2ptest.PortRestricted).Node(t, behind...)
+		b := sim.NAT(p2ptest.PortRestricted).Node(t, behind...)
+		sim.Until("a reservation", func() error {
 			if !b.Status().Relays[0].Reserved {
 				return fmt.Errorf("there is none")
 			}
@@ -234,7 +234,7 @@ func ExampleNetwork_NAT() {
 		if err := a.Connect(t.Context(), b.AddrInfo()); err != nil {
 			t.Fatal(err)
 		}
-		net.Until("a direct connection", func() error {
+		sim.Until("a direct connection", func() error {
 			for _, p := range a.Peers() {
 				if p.ID == b.ID() && !p.Relayed {
 					return nil

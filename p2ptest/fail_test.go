@@ -3,9 +3,11 @@ package p2ptest_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -80,57 +82,83 @@ func wants(t *testing.T, text string, parts ...string) {
 func TestWaitsFailWithWhatIsMissingAndTheStatusOfAll(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		wait func(tb testing.TB, w p2ptest.Waiter, a, b *p2pnode.Node)
+		wait func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node)
 		says []string
 	}{
-		{"Ready", func(_ testing.TB, w p2ptest.Waiter, a, _ *p2pnode.Node) { w.Ready(a) },
+		{"Ready", func(_ testing.TB, w p2ptest.Waiter, a, _ *p2ptest.Node) { w.Ready(a) },
 			[]string{"node 0 ready", "not ready", "0 of at least 1 peers"}},
-		{"Connected", func(_ testing.TB, w p2ptest.Waiter, a, b *p2pnode.Node) { w.Connected(a, b) },
+		{"Connected", func(_ testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) { w.Connected(a, b) },
 			[]string{"node 0 connected to node 1", "node 0 has no connection to node 1", "node 1 has no connection to node 0"}},
-		{"Disconnected", func(tb testing.TB, w p2ptest.Waiter, a, b *p2pnode.Node) {
+		{"Disconnected", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
 			if err := a.Connect(tb.Context(), b.AddrInfo()); err != nil {
 				tb.Fatalf("%v", err)
 			}
 			w.Disconnected(a, b)
 		}, []string{"node 0 disconnected from node 1", "node 0 still has a connection to node 1"}},
-		{"RoutingTable", func(_ testing.TB, w p2ptest.Waiter, a, _ *p2pnode.Node) { w.RoutingTable(a, 3) },
+		{"RoutingTable", func(_ testing.TB, w p2ptest.Waiter, a, _ *p2ptest.Node) { w.RoutingTable(a, 3) },
 			[]string{"3 peers in the routing table of node 0", "there are 0"}},
-		{"Subscribed", func(tb testing.TB, w p2ptest.Waiter, a, b *p2pnode.Node) {
-			subscribeAll(tb, "news", []*p2pnode.Node{a})
+		{"Subscribed", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
+			subscribeAll(tb, "news", p2ptest.Nodes{a})
 			w.Subscribed("news", a, b)
 		}, []string{`2 nodes subscribed to "news"`, "node 1 is not subscribed"}},
-		{"Meshed", func(tb testing.TB, w p2ptest.Waiter, a, b *p2pnode.Node) {
-			subscribeAll(tb, "news", []*p2pnode.Node{a, b})
+		{"Meshed", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
+			subscribeAll(tb, "news", p2ptest.Nodes{a, b})
 			w.Meshed("news")
 		}, []string{`mesh of topic "news"`, "one has 1 of the 2 peers"}},
-		{"Meshed without members", func(_ testing.TB, w p2ptest.Waiter, _, _ *p2pnode.Node) { w.Meshed("news") },
+		{"Meshed without members", func(_ testing.TB, w p2ptest.Waiter, _, _ *p2ptest.Node) { w.Meshed("news") },
 			[]string{"0 peers have joined it"}},
-		{"Delivered", func(tb testing.TB, w p2ptest.Waiter, a, b *p2pnode.Node) {
-			sub := subscribeAll(tb, "news", []*p2pnode.Node{a})[0]
+		{"Delivered", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
+			sub := subscribeAll(tb, "news", p2ptest.Nodes{a})[0]
 			if err := a.Publish(tb.Context(), "news", []byte("one"), p2pnode.PublishNow()); err != nil {
 				tb.Fatalf("%v", err)
 			}
 			w.Delivered(sub, 2)
 		}, []string{`2 messages of "news"`, "there were 1"}},
-		{"Provided", func(tb testing.TB, w p2ptest.Waiter, _, _ *p2pnode.Node) {
-			w.EventProvided(cidOf(tb, "nobody has it"))
+		{"Provided", func(tb testing.TB, w p2ptest.Waiter, _, _ *p2ptest.Node) {
+			w.Provided(cidOf(tb, "nobody has it"))
 		}, []string{"provider record of bafk", "nobody holds one"}},
-		{"Until", func(_ testing.TB, w p2ptest.Waiter, _, _ *p2pnode.Node) {
+		{"Found", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
+			w.Found(a, cidOf(tb, "nobody has it"), b)
+		}, []string{"found by node 0", "did not find node 1"}},
+		{"Until", func(_ testing.TB, w p2ptest.Waiter, _, _ *p2ptest.Node) {
 			w.Until("the end of time", func() error { return errors.New("not yet") })
 		}, []string{"the end of time", "not yet"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("TMPDIR", dir) // where the file goes, outside Windows
 			synctest.Test(t, func(t *testing.T) {
 				begun := time.Now()
 				text := failing(t, func(tb testing.TB) {
-					net := p2ptest.NewNetwork(tb, p2ptest.WithSeed(42))
-					a := net.Node(tb, p2pnode.WithMinPeers(1))
-					b := net.Node(tb)
-					c.wait(tb, net.Within(10*time.Second), a, b)
+					sim := p2ptest.NewNetwork(tb, p2ptest.WithSeed(42))
+					a := sim.Node(tb, p2pnode.WithMinPeers(1))
+					b := sim.Node(tb)
+					c.wait(tb, sim.Within(10*time.Second), a, b)
 				})
-				wants(t, text, append(c.says,
-					"not within 10s", "-p2ptest.seed=42",
-					"node 0 (12D3Koo", `"reachability":"Unknown"`, "node 1 (12D3Koo")...)
+				wants(t, text, append(c.says, "not within 10s", "-p2ptest.seed=42", " (12D3Koo")...)
+				if lines := strings.Count(text, "\n"); lines > 8 {
+					t.Errorf("%d lines:\n%s", lines, text)
+				}
+				fields := strings.Fields(text[:strings.LastIndex(text, "\np2ptest: the seed was")])
+				file, err := os.ReadFile(fields[len(fields)-1])
+				mustNot(t, err)
+				var report struct {
+					Test  string
+					Seed  uint64
+					Peers []struct {
+						Name, State string
+						Status      *p2pnode.Status
+					}
+				}
+				mustNot(t, json.Unmarshal(file, &report))
+				if report.Test != t.Name() || report.Seed != 42 || len(report.Peers) != 2 {
+					t.Fatalf("the file has %s", file)
+				}
+				for i, p := range report.Peers {
+					if p.Name != fmt.Sprint("node ", i) || p.State != "running" || p.Status == nil {
+						t.Errorf("the file says of peer %d %+v", i, p)
+					}
+				}
 				if took := time.Since(begun); took < 10*time.Second || took > 11*time.Second {
 					t.Errorf("failed after %v, want 10s", took)
 				}
@@ -140,18 +168,18 @@ func TestWaitsFailWithWhatIsMissingAndTheStatusOfAll(t *testing.T) {
 }
 
 func TestBadInputFailsNamingTheOption(t *testing.T) {
-	within := func(f func(tb testing.TB, net *p2ptest.Network)) func(testing.TB) {
+	within := func(f func(tb testing.TB, sim *p2ptest.Network)) func(testing.TB) {
 		return func(tb testing.TB) { f(tb, p2ptest.NewNetwork(tb)) }
 	}
 	node := func(opts ...p2pnode.Option) func(testing.TB) {
-		return within(func(tb testing.TB, net *p2ptest.Network) { net.Node(tb, opts...) })
+		return within(func(tb testing.TB, sim *p2ptest.Network) { sim.Node(tb, opts...) })
 	}
 	network := func(opts ...p2ptest.Option) func(testing.TB) {
 		return func(tb testing.TB) { p2ptest.NewNetwork(tb, opts...) }
 	}
 	latency := func(l p2ptest.Latency) func(testing.TB) { return network(p2ptest.WithLatency(l)) }
 	nodes := func(n int, opts ...p2ptest.NodesOption) func(testing.TB) {
-		return within(func(tb testing.TB, net *p2ptest.Network) { net.Nodes(tb, n, opts...) })
+		return within(func(tb testing.TB, sim *p2ptest.Network) { sim.Nodes(tb, n, opts...) })
 	}
 	psk := make(pnet.PSK, 32)
 	psk[0] = 1
@@ -165,12 +193,12 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 		{"WithTransports leaves out QUIC", node(p2pnode.WithTransports(p2pnode.TransportTCP))},
 		{"WithPrivateNetwork needs TCP", node(p2pnode.WithPrivateNetwork(psk))},
 		{"WithIPFS joins the public network", node(p2pnode.WithIPFS())},
-		{"WithIdentity: node 0 and node 1 are both", within(func(tb testing.TB, net *p2ptest.Network) {
+		{"WithIdentity: node 0 and node 1 are both", within(func(tb testing.TB, sim *p2ptest.Network) {
 			key, err := p2pnode.GenerateKey(p2pnode.KeyEd25519)
 			if err != nil {
 				tb.Fatalf("%v", err)
 			}
-			net.Nodes(tb, 2, p2ptest.Use(p2pnode.WithIdentity(key)))
+			sim.Nodes(tb, 2, p2ptest.Use(p2pnode.WithIdentity(key)))
 		})},
 		{"WithConnLimits", node(p2pnode.WithConnLimits(9, 3))},
 		{"WithDHTMode: ", node(p2pnode.WithoutDHT(), p2pnode.WithDHTMode(p2pnode.DHTModeServer))},
@@ -204,34 +232,46 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 		// All at once.
 		{"WithWaitLimit: 0s", network(p2ptest.WithLink(p2ptest.Link{MTU: 5}), p2ptest.WithWaitLimit(0))},
 
-		{"SetLink: loss", within(func(tb testing.TB, net *p2ptest.Network) { net.SetLink(net.Node(tb), p2ptest.Link{Loss: -1}) })},
-		{"SetPath: latency", within(func(tb testing.TB, net *p2ptest.Network) {
-			net.SetPath(net.Node(tb), net.Node(tb), p2ptest.Path{Latency: -1})
+		{"SetLink: loss", within(func(tb testing.TB, sim *p2ptest.Network) { sim.SetLink(sim.Node(tb), p2ptest.Link{Loss: -1}) })},
+		{"SetPath: latency", within(func(tb testing.TB, sim *p2ptest.Network) {
+			sim.SetPath(sim.Node(tb), sim.Node(tb), p2ptest.Path{Latency: -1})
 		})},
-		{"SetRegion: \"Atlantis\" is none", within(func(tb testing.TB, net *p2ptest.Network) { net.SetRegion(net.Node(tb), "Atlantis") })},
-		{"SetDNS: \"example\" is neither", within(func(_ testing.TB, net *p2ptest.Network) { net.SetDNS("x.test", "example") })},
-		{"Suspend: 0s", within(func(tb testing.TB, net *p2ptest.Network) { net.Suspend(net.Node(tb), 0) })},
-		{"Partition: no groups", within(func(_ testing.TB, net *p2ptest.Network) { net.Partition() })},
-		{"is in group 0 and in group 1", within(func(tb testing.TB, net *p2ptest.Network) {
-			n := []*p2pnode.Node{net.Node(tb)}
-			net.Partition(n, n)
+		{"SetRegion: \"Atlantis\" is none", within(func(tb testing.TB, sim *p2ptest.Network) { sim.SetRegion(sim.Node(tb), "Atlantis") })},
+		{"SetDNS: \"example\" is neither", within(func(_ testing.TB, sim *p2ptest.Network) { sim.SetDNS("x.test", "example") })},
+		{"Suspend: 0s", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Suspend(sim.Node(tb), 0) })},
+		{"Partition: no groups", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Partition() })},
+		{"is in group 0 and in group 1", within(func(tb testing.TB, sim *p2ptest.Network) {
+			n := sim.Node(tb)
+			sim.Partition(n, p2ptest.Peers(n))
 		})},
-		{"is no peer of this network", within(func(tb testing.TB, net *p2ptest.Network) { net.Isolate(p2ptest.NewNetwork(tb).Node(tb)) })},
-		{"nil stands for no peer", within(func(_ testing.TB, net *p2ptest.Network) { net.Isolate(nil) })},
-		{"does not run any more", within(func(tb testing.TB, net *p2ptest.Network) {
-			n := net.Node(tb)
-			net.Crash(n)
-			net.Crash(n)
+		{"is no peer of this network", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.NewNetwork(tb).Node(tb)) })},
+		{"a nil Selector", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(nil) })},
+		{"a nil *Node", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate((*p2ptest.Node)(nil)) })},
+		{"a nil *RawNode", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate((*p2ptest.RawNode)(nil)) })},
+		{"a nil *Hostile", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate((*p2ptest.Hostile)(nil)) })},
+		{"is no peer of this network", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.IDs("who")) })},
+		{"Isolate: the selector names nobody", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.All()) })},
+		{"Crash: raw 0 is not a node of the library", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Crash(sim.Raw(tb)) })},
+		{"Addr: the selector names 2 peers", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Addr(sim.Nodes(tb, 2)) })},
+		{"Connected: both selectors name the same peer", within(func(tb testing.TB, sim *p2ptest.Network) {
+			n := sim.Node(tb)
+			sim.Connected(n, n)
 		})},
-		{"Churn: 0 nodes", within(func(_ testing.TB, net *p2ptest.Network) { net.Churn(nil, 1, 1, nil) })},
-		{"NAT: there is no kind 17", within(func(_ testing.TB, net *p2ptest.Network) { net.NAT(17) })},
+		{"does not run any more", within(func(tb testing.TB, sim *p2ptest.Network) {
+			n := sim.Node(tb)
+			sim.Crash(n)
+			sim.Crash(n)
+		})},
+		{"Churn: a crash every 0s", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Churn(sim.Node(tb), 0, 1, nil) })},
+		{"Churn: the selector names nobody", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Churn(p2ptest.Nodes{}, 1, 1, nil) })},
+		{"NAT: there is no kind 17", within(func(_ testing.TB, sim *p2ptest.Network) { sim.NAT(17) })},
 		{"NAT: WithMemoryTransport", func(tb testing.TB) {
 			p2ptest.NewNetwork(tb, p2ptest.WithMemoryTransport()).NAT(p2ptest.FullCone)
 		}},
-		{"RoutingTable: node 0 has no DHT", within(func(tb testing.TB, net *p2ptest.Network) {
-			net.RoutingTable(net.Node(tb, p2pnode.WithoutDHT()), 1)
+		{"RoutingTable: node 0 has no DHT", within(func(tb testing.TB, sim *p2ptest.Network) {
+			sim.RoutingTable(sim.Node(tb, p2pnode.WithoutDHT()), 1)
 		})},
-		{"Within: -1s", within(func(_ testing.TB, net *p2ptest.Network) { net.Within(-time.Second) })},
+		{"Within: -1s", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Within(-time.Second) })},
 	} {
 		t.Run(c.says, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { wants(t, failing(t, c.f), c.says) })
@@ -241,18 +281,18 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 
 func TestOptionsOfANodeComeAfterTheNetworks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithUserAgent("all"), p2pnode.WithoutPubSub()))
-		a := net.Node(t)
+		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithUserAgent("all"), p2pnode.WithoutPubSub()))
+		a := sim.Node(t)
 		key, err := p2pnode.GenerateKey(p2pnode.KeyEd25519)
 		mustNot(t, err)
-		b := net.Node(t, p2pnode.WithUserAgent("one"), p2pnode.WithoutDHT(), p2pnode.WithIdentity(key), p2pnode.WithoutListening(), via(a))
-		net.Connected(a, b)
+		b := sim.Node(t, p2pnode.WithUserAgent("one"), p2pnode.WithoutDHT(), p2pnode.WithIdentity(key), p2pnode.WithoutListening(), via(a))
+		sim.Connected(a, b)
 		id, err := p2pnode.PeerID(key)
 		mustNot(t, err)
 		if b.ID() != id {
 			t.Errorf("its ID is %s, not the one given", b.ID())
 		}
-		net.Until("names", func() error {
+		sim.Until("names", func() error {
 			if x, y := a.Peers()[0].Agent, b.Peers()[0].Agent; x != "one" || y != "all" {
 				return fmt.Errorf("they call themselves %q and %q", x, y)
 			}
@@ -267,11 +307,11 @@ func TestOptionsOfANodeComeAfterTheNetworks(t *testing.T) {
 func TestMetricsWorkInVirtualTime(t *testing.T) {
 	for range 2 { // what the first bubble starts must not be in the way of the second
 		synctest.Test(t, func(t *testing.T) {
-			net := p2ptest.NewNetwork(t)
+			sim := p2ptest.NewNetwork(t)
 			reg := prometheus.NewRegistry()
-			a := net.Node(t, p2pnode.WithMetrics(reg))
-			b := net.Node(t, via(a))
-			net.Ready(b)
+			a := sim.Node(t, p2pnode.WithMetrics(reg))
+			b := sim.Node(t, via(a))
+			sim.Ready(b)
 			if families, err := reg.Gather(); err != nil || len(families) == 0 {
 				t.Errorf("%d families, %v", len(families), err)
 			}
@@ -283,8 +323,8 @@ func TestLeakedGoroutinesFailTheTest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		text := failing(t, func(tb testing.TB) {
-			net := p2ptest.NewNetwork(tb)
-			net.Node(tb, p2pnode.WithLibp2pOptions(func(*libp2p.Config) error {
+			sim := p2ptest.NewNetwork(tb)
+			sim.Node(tb, p2pnode.WithLibp2pOptions(func(*libp2p.Config) error {
 				go func() { <-release }()
 				return nil
 			}))
@@ -297,18 +337,18 @@ func TestLeakedGoroutinesFailTheTest(t *testing.T) {
 func TestErrorOfCloseFailsTheTest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := failing(t, func(tb testing.TB) {
-			net := p2ptest.NewNetwork(tb)
-			n := net.Node(tb)
+			sim := p2ptest.NewNetwork(tb)
+			n := sim.Node(tb)
 			block := make(chan struct{})
 			err := n.Handle("/stuck", func(_ context.Context, _ network.Stream) error {
 				<-block // in spite of its context: Close gives it up after 5 seconds
 				return nil
 			})
 			if err != nil {
-				tb.Fatal(err)
+				tb.Fatalf("%v", err)
 			}
-			other := net.Node(tb, via(n))
-			net.Ready(other)
+			other := sim.Node(tb, via(n))
+			sim.Ready(other)
 			s, err := other.OpenStream(tb.Context(), n.ID(), "/stuck")
 			if err != nil {
 				tb.Fatalf("%v", err)
@@ -325,19 +365,19 @@ func TestErrorOfCloseFailsTheTest(t *testing.T) {
 func TestSeedDecidesIdentitiesAddressesAndPaths(t *testing.T) {
 	build := func(seed uint64) (text string) {
 		synctest.Test(t, func(t *testing.T) {
-			net := p2ptest.NewNetwork(t, p2ptest.WithSeed(seed), p2ptest.WithLatency(p2ptest.Uniform(time.Millisecond, 90*time.Millisecond)))
-			if net.Seed() != seed {
-				t.Errorf("the seed is %d", net.Seed())
+			sim := p2ptest.NewNetwork(t, p2ptest.WithSeed(seed), p2ptest.WithLatency(p2ptest.Uniform(time.Millisecond, 90*time.Millisecond)))
+			if sim.Seed() != seed {
+				t.Errorf("the seed is %d", sim.Seed())
 			}
-			nodes := net.Nodes(t, 4, p2ptest.Random(2))
-			net.Ready()
+			nodes := sim.Nodes(t, 4, p2ptest.Random(2))
+			sim.Ready()
 			for _, n := range nodes {
 				text += n.AddrInfo().String()
 				rtt, err := nodes[0].Ping(t.Context(), nodes[len(nodes)-1].ID())
 				mustNot(t, err)
 				text += rtt.String() + " "
 			}
-			text += fmt.Sprint(net.Rand("x").Uint64(), net.Rand("y").Uint64())
+			text += fmt.Sprint(sim.Rand("x").Uint64(), sim.Rand("y").Uint64())
 		})
 		return text
 	}
@@ -366,9 +406,9 @@ func TestShapesSayWhoKnowsWhom(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				net := p2ptest.NewNetwork(t)
+				sim := p2ptest.NewNetwork(t)
 				// Without a DHT nobody finds more than he was told.
-				nodes := net.Nodes(t, c.n, c.shape, p2ptest.Use(p2pnode.WithoutDHT()))
+				nodes := sim.Nodes(t, c.n, c.shape, p2ptest.Use(p2pnode.WithoutDHT()))
 				time.Sleep(5 * time.Second)
 				if got := edges(nodes); got != c.want {
 					t.Errorf("connected are %q, want %q", got, c.want)
@@ -377,19 +417,19 @@ func TestShapesSayWhoKnowsWhom(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithSeed(1))
+		sim := p2ptest.NewNetwork(t, p2ptest.WithSeed(1))
 		var started []int
-		nodes := net.Nodes(t, 20, p2ptest.Random(3), p2ptest.Use(p2pnode.WithoutDHT()),
-			p2ptest.Started(func(i int, _ *p2pnode.Node) { started = append(started, i) }))
+		nodes := sim.Nodes(t, 20, p2ptest.Random(3), p2ptest.Use(p2pnode.WithoutDHT()),
+			p2ptest.Started(func(i int, _ *p2ptest.Node) { started = append(started, i) }))
 		if len(started) != 20 || started[19] != 19 {
 			t.Errorf("told of the start of %v", started)
 		}
-		net.Ready(nodes[1:]...)
+		sim.Ready(nodes[1:])
 		time.Sleep(5 * time.Second)
 		subs := subscribeAll(t, "news", nodes)
-		net.Subscribed("news")
-		net.Meshed("news")
-		publish(t, net, nodes[19], "news", "all hang together", subs)
+		sim.Subscribed("news")
+		sim.Meshed("news")
+		publish(t, sim, nodes[19], "news", "all hang together", subs)
 		for i, n := range nodes {
 			if got := len(n.Peers()); got < 3 {
 				t.Errorf("node %d has %d peers, want at least the 3 that it knows", i, got)
@@ -399,7 +439,7 @@ func TestShapesSayWhoKnowsWhom(t *testing.T) {
 }
 
 // edges lists who is connected with whom, by index.
-func edges(nodes []*p2pnode.Node) string {
+func edges(nodes p2ptest.Nodes) string {
 	var list []string
 	for i, a := range nodes {
 		for j, b := range nodes[i+1:] {
@@ -415,10 +455,10 @@ func edges(nodes []*p2pnode.Node) string {
 
 func TestRegionsPlaceNodesInTurn(t *testing.T) {
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
-		net := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Regions()))...)
-		nodes := net.Nodes(t, 7)
-		net.Ready()
-		if a, b := net.Site(nodes[0]).Region, net.Site(nodes[6]).Region; a != p2ptest.NorthAmerica || b != a {
+		sim := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Regions()))...)
+		nodes := sim.Nodes(t, 7)
+		sim.Ready()
+		if a, b := sim.Site(nodes[0]).Region, sim.Site(nodes[6]).Region; a != p2ptest.NorthAmerica || b != a {
 			t.Errorf("the first is in %q, the seventh in %q", a, b)
 		}
 		ping := func(want time.Duration) {
@@ -428,23 +468,23 @@ func TestRegionsPlaceNodesInTurn(t *testing.T) {
 			}
 		}
 		ping(124 * time.Millisecond) // Europe to North America
-		net.SetRegion(nodes[1], p2ptest.Australia)
+		sim.SetRegion(nodes[1], p2ptest.Australia)
 		ping(189 * time.Millisecond)
 	})
 }
 
 func TestNamesAreThoseOfTheNetworkAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		a := net.Node(t)
-		net.SetDNS("a.test", net.Addr(a).String())
-		net.SetDNS("boot.test", a.Addrs()[0].String())
+		sim := p2ptest.NewNetwork(t)
+		a := sim.Node(t)
+		sim.SetDNS("a.test", sim.Addr(a).String())
+		sim.SetDNS("boot.test", a.Addrs()[0].String())
 		for _, addr := range []string{"/dns4/a.test/udp/4001/quic-v1/p2p/" + a.ID().String(), "/dnsaddr/boot.test/p2p/" + a.ID().String()} {
-			b := net.Node(t, p2pnode.WithBootstrapAddrs(addr))
-			net.Ready(b)
-			net.Connected(a, b)
+			b := sim.Node(t, p2pnode.WithBootstrapAddrs(addr))
+			sim.Ready(b)
+			sim.Connected(a, b)
 		}
-		lost := net.Node(t)
+		lost := sim.Node(t)
 		infos, err := p2pnode.ParsePeers("/dns4/example.com/udp/4001/quic-v1/p2p/" + a.ID().String())
 		mustNot(t, err)
 		if err := lost.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: infos[0].Addrs}); err == nil {
@@ -456,37 +496,42 @@ func TestNamesAreThoseOfTheNetworkAlone(t *testing.T) {
 func TestChurnKeepsTheNetworkGoing(t *testing.T) {
 	crowded(t)
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
-		nodes := net.Nodes(t, 10)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		nodes := sim.Nodes(t, 10)
+		sim.Ready()
+		first := make([]*p2pnode.Node, len(nodes))
+		for i, n := range nodes {
+			first[i] = n.Current()
+		}
 		var called atomic.Int64
-		stop := net.Churn(nodes[1:], 5*time.Second, 10*time.Second, func(*p2pnode.Node) { called.Add(1) })
+		stop := sim.Churn(nodes[1:], 5*time.Second, 10*time.Second, func(*p2ptest.Node) { called.Add(1) })
 		time.Sleep(2 * time.Minute)
 		stop()
 		restarted := 0
-		for _, n := range nodes {
-			if net.Current(n) != n {
+		for i, n := range nodes {
+			if n.Current() != first[i] {
 				restarted++
 			}
 		}
 		if restarted < 5 || int(called.Load()) < restarted {
 			t.Errorf("%d of 9 nodes were restarted within 24 crashes, and told of %d times", restarted, called.Load())
 		}
-		net.Ready()
+		sim.Ready()
 	})
 }
 
 func TestRealTimeWorksToo(t *testing.T) {
 	bothReal := func(t *testing.T, opts ...p2ptest.Option) {
-		net := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Fixed(time.Millisecond)))...)
-		nodes := net.Nodes(t, 4)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Fixed(time.Millisecond)))...)
+		nodes := sim.Nodes(t, 4)
+		sim.Ready()
 		subs := subscribeAll(t, "news", nodes)
-		net.Subscribed("news")
-		net.Meshed("news")
-		publish(t, net, nodes[3], "news", "really", subs)
-		net.Crash(nodes[2])
-		net.Ready(net.Restart(nodes[2]))
+		sim.Subscribed("news")
+		sim.Meshed("news")
+		publish(t, sim, nodes[3], "news", "really", subs)
+		sim.Crash(nodes[2])
+		sim.Restart(nodes[2])
+		sim.Ready(nodes[2])
 	}
 	t.Run("QUIC", func(t *testing.T) { bothReal(t) })
 	t.Run("memory", func(t *testing.T) { bothReal(t, p2ptest.WithMemoryTransport()) })

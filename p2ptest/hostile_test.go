@@ -10,20 +10,20 @@ import (
 
 // attack runs an attack on one of three nodes, and checks that they go on
 // serving one another.
-func attack(t *testing.T, f func(t *testing.T, net *p2ptest.Network, h *p2ptest.Hostile, victim *p2pnode.Node)) {
+func attack(t *testing.T, f func(t *testing.T, sim *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node)) {
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
-		net := p2ptest.NewNetwork(t, opts...)
-		nodes := net.Nodes(t, 3)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t, opts...)
+		nodes := sim.Nodes(t, 3)
+		sim.Ready()
 		victim := nodes[0]
-		h := net.Hostile(t, p2ptest.RawConnect(victim.AddrInfo()))
-		net.Connected(victim, h)
-		f(t, net, h, victim)
+		h := sim.Hostile(t, p2ptest.RawConnect(victim.AddrInfo()))
+		sim.Connected(victim, h)
+		f(t, sim, h, victim)
 
 		subs := subscribeAll(t, "after", nodes)
-		net.Subscribed("after", nodes...)
-		net.Meshed("after")
-		if took := publish(t, net, nodes[1], "after", "all is well", subs); took > time.Second {
+		sim.Subscribed("after", nodes)
+		sim.Meshed("after")
+		if took := publish(t, sim, nodes[1], "after", "all is well", subs); took > time.Second {
 			t.Errorf("a message took %v", took)
 		}
 		c := cidOf(t, "after")
@@ -35,15 +35,12 @@ func attack(t *testing.T, f func(t *testing.T, net *p2ptest.Network, h *p2ptest.
 }
 
 func TestFloodOfValidMessagesIsDeliveredOrCounted(t *testing.T) {
-	attack(t, func(t *testing.T, net *p2ptest.Network, h *p2ptest.Hostile, victim *p2pnode.Node) {
+	attack(t, func(t *testing.T, sim *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node) {
 		sub, err := victim.Subscribe(t.Context(), "news", p2pnode.SubscribeBuffer(64))
 		mustNot(t, err)
 		mustNot(t, h.FloodPublish(t.Context(), victim.AddrInfo(), "news", 2000, 100))
 		time.Sleep(10 * time.Second)
-		got := uint64(0)
-		for next(sub) != nil {
-			got++
-		}
+		got := len(p2ptest.Take(sub))
 		if got != 64 || sub.Dropped() == 0 {
 			t.Errorf("%d messages wait for a reader with a buffer of 64, %d are counted as dropped", got, sub.Dropped())
 		}
@@ -51,30 +48,30 @@ func TestFloodOfValidMessagesIsDeliveredOrCounted(t *testing.T) {
 }
 
 func TestMessagesWithInvalidSignaturesAreNotDelivered(t *testing.T) {
-	attack(t, func(t *testing.T, net *p2ptest.Network, h *p2ptest.Hostile, victim *p2pnode.Node) {
-		sub := subscribeAll(t, "news", []*p2pnode.Node{victim})[0]
+	attack(t, func(t *testing.T, sim *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node) {
+		sub := subscribeAll(t, "news", p2ptest.Nodes{victim})[0]
 		mustNot(t, h.InvalidSignatures(t.Context(), victim.AddrInfo(), "news", 50))
 		time.Sleep(10 * time.Second)
-		if m := next(sub); m != nil {
+		for _, m := range p2ptest.Take(sub) {
 			t.Errorf("%q of %s is delivered", m.Data, m.Author)
 		}
 		// The same with valid signatures is.
 		mustNot(t, h.FloodPublish(t.Context(), victim.AddrInfo(), "news", 1, 10))
-		net.Delivered(sub, 1)
+		sim.Delivered(sub, 1)
 	})
 }
 
 func TestMalformedRPCsDoNoHarm(t *testing.T) {
-	attack(t, func(t *testing.T, _ *p2ptest.Network, h *p2ptest.Hostile, victim *p2pnode.Node) {
-		subscribeAll(t, "news", []*p2pnode.Node{victim})
+	attack(t, func(t *testing.T, _ *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node) {
+		subscribeAll(t, "news", p2ptest.Nodes{victim})
 		mustNot(t, h.MalformedRPC(t.Context(), victim.AddrInfo(), 50))
 		time.Sleep(10 * time.Second)
 	})
 }
 
 func TestProviderRecordsInTheNameOfOthersAreRefused(t *testing.T) {
-	attack(t, func(t *testing.T, net *p2ptest.Network, h *p2ptest.Hostile, victim *p2pnode.Node) {
-		bystander := net.Node(t, via(victim))
+	attack(t, func(t *testing.T, sim *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node) {
+		bystander := sim.Node(t, via(victim))
 		cids, err := h.ProviderSpam(t.Context(), victim.AddrInfo(), 200, bystander.ID())
 		mustNot(t, err)
 		time.Sleep(10 * time.Second)
@@ -90,7 +87,7 @@ func TestProviderRecordsInTheNameOfOthersAreRefused(t *testing.T) {
 }
 
 func TestHalfOpenStreamsEnd(t *testing.T) {
-	attack(t, func(t *testing.T, _ *p2ptest.Network, h *p2ptest.Hostile, victim *p2pnode.Node) {
+	attack(t, func(t *testing.T, _ *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node) {
 		streams := func() (n int) {
 			for _, c := range victim.Host().Network().ConnsToPeer(h.ID()) {
 				for _, s := range c.GetStreams() {

@@ -1,6 +1,7 @@
 package p2ptest
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -29,13 +30,17 @@ const (
 )
 
 // NAT is a network address translator, or a firewall, that nodes can stand
-// behind. What is behind it gets out; in comes what its kind lets in. It
-// forgets a mapping 5 minutes after the last packet out.
+// behind. What is behind it gets out; in comes what its kind lets in. All nodes
+// behind one share its public address, its link and its region; behind a
+// firewall each has its own. It forgets a mapping 5 minutes after the last
+// packet out.
 type NAT struct {
-	net    *Network
-	nat    *simhost.NAT
-	kind   NATKind
-	placed bool // guarded by net.mu
+	net  *Network
+	nat  *simhost.NAT
+	kind NATKind
+
+	mu     sync.Mutex
+	placed bool // guarded by mu
 }
 
 // NAT adds a NAT to the network. On one with WithMemoryTransport, which has no
@@ -52,18 +57,53 @@ func (n *Network) NAT(kind NATKind) *NAT {
 }
 
 // Node adds a node behind the NAT, as Network.Node does in the open.
-func (t *NAT) Node(tb testing.TB, opts ...p2pnode.Option) *p2pnode.Node {
+func (t *NAT) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
 	tb.Helper()
 	return t.net.node(tb, t.machine, opts)
 }
 
-// machine adds a machine behind the NAT. All behind one share its link and
-// region; behind a firewall each has its own.
+// machine adds a machine behind the NAT.
 func (t *NAT) machine() *simhost.Machine {
 	m := t.nat.NewMachine()
-	if t.kind == Firewall || !t.placed {
-		t.placed = true
+	t.mu.Lock()
+	first := !t.placed
+	t.placed = true
+	t.mu.Unlock()
+	if first || t.kind == Firewall {
 		t.net.place(m)
 	}
 	return m
+}
+
+// Machine is a computer with one public address, on which any number of nodes
+// run: on ports of their own, from 4001 on, over one link. Between them packets
+// take no time. A crash, a cut or a partition is about one of the nodes, not
+// about the machine.
+type Machine struct {
+	net *Network
+
+	mu    sync.Mutex
+	first *simhost.Machine // guarded by mu
+}
+
+// Machine adds a machine to the network.
+func (n *Network) Machine() *Machine { return &Machine{net: n} }
+
+// Node adds a node on the machine, as Network.Node does on one of its own.
+// NewAddress takes a node off it.
+func (h *Machine) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
+	tb.Helper()
+	node := h.net.node(tb, h.machine, opts)
+	node.m.elsewhere = h.net.public
+	return node
+}
+
+func (h *Machine) machine() *simhost.Machine {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.first == nil {
+		h.first = h.net.public()
+		return h.first
+	}
+	return h.first.NewNeighbour()
 }

@@ -14,11 +14,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-datastore"
-	dssync "github.com/ipfs/go-datastore/sync"
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -36,10 +36,6 @@ var seedFlag = flag.String("p2ptest.seed", "", "the `seed` of every simulated ne
 
 // startTimeout bounds New of one node: it waits for nothing on the network.
 const startTimeout = time.Minute
-
-// Peer is anybody on the network: a *p2pnode.Node, a *RawNode, a *Hostile, or
-// a libp2p host of one of them.
-type Peer interface{ ID() peer.ID }
 
 // Network is a simulated network with nodes on it. Its methods are safe for
 // concurrent use, and those that can fail end the test that NewNetwork was
@@ -59,30 +55,40 @@ type Network struct {
 	watchers sync.WaitGroup // of the nodes' events
 
 	mu       sync.Mutex
-	members  map[peer.ID]*member      // guarded by mu
-	order    []*member                // guarded by mu
-	pairs    map[[2]int]time.Duration // latencies, by the indexes of sites; guarded by mu
-	isolated map[*member]bool         // guarded by mu
-	changed  chan struct{}            // closed when something happened on a node; guarded by mu
+	members  map[peer.ID]*member          // guarded by mu
+	order    []*member                    // guarded by mu
+	pairs    map[[2]int]time.Duration     // latencies, by the indexes of sites; guarded by mu
+	isolated map[*member]*simhost.Machine // where each was cut off; guarded by mu
+	changed  chan struct{}                // closed when something happened on a node; guarded by mu
 }
 
 // member is one peer on the network.
 type member struct {
 	id      peer.ID // guarded by Network.mu until the node has started
 	name    string
-	machine *simhost.Machine
+	key     crypto.PrivKey
+	machine atomic.Pointer[simhost.Machine] // where it is attached
 	mesh    *meshTracer
 	tb      testing.TB
 
 	// The rest is for nodes of the library.
-	opts []p2pnode.Option
-	node *p2pnode.Node // the running one, or the last; guarded by Network.mu
-	gone bool          // crashed; guarded by Network.mu
-	stop context.CancelFunc
+	node      atomic.Pointer[p2pnode.Node] // the running one, or the last
+	elsewhere func() *simhost.Machine      // makes another machine for it
+	opts      []p2pnode.Option             // the user's
+	knows     []peer.AddrInfo              // by the shape of its group
+	settings  p2pnode.Settings             // that follow from opts
+	data      datastore.Batching
+	lost      bool   // its data, at a restart: data is then in place of any other datastore
+	dataDir   string // in place of that of settings, once its data was lost; empty otherwise
+	gone      bool   // crashed; guarded by Network.mu
+	stop      context.CancelFunc
 
 	// raw is somebody else's host, nil for a node of the library.
 	raw *RawNode
 }
+
+// at is the machine that the member is attached at.
+func (m *member) at() *simhost.Machine { return m.machine.Load() }
 
 // NewNetwork makes an empty network, which goes with the test. In a
 // testing/synctest bubble time on it is virtual; outside it is real. Options
@@ -118,7 +124,7 @@ func NewNetwork(tb testing.TB, opts ...Option) *Network {
 		names:    names,
 		members:  make(map[peer.ID]*member),
 		pairs:    make(map[[2]int]time.Duration),
-		isolated: make(map[*member]bool),
+		isolated: make(map[*member]*simhost.Machine),
 		changed:  make(chan struct{}),
 	}
 	n.label = fmt.Sprintf("%p", n)
@@ -172,8 +178,8 @@ func (n *Network) latency(from, to simhost.Site) time.Duration {
 	return d
 }
 
-// machine adds a machine in the open.
-func (n *Network) machine() *simhost.Machine { return n.place(n.sim.NewMachine()) }
+// public adds a machine with a public address of its own.
+func (n *Network) public() *simhost.Machine { return n.place(n.sim.NewMachine()) }
 
 // place gives a machine at a site of its own its link and its region, in turn.
 func (n *Network) place(m *simhost.Machine) *simhost.Machine {
@@ -195,7 +201,7 @@ func (n *Network) identity(i int) crypto.PrivKey {
 }
 
 // join registers a new peer, with its machine and identity.
-func (n *Network) join(tb testing.TB, what string, machine func() *simhost.Machine) (*member, crypto.PrivKey) {
+func (n *Network) join(tb testing.TB, what string, machine *simhost.Machine) *member {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i := len(n.order)
@@ -204,11 +210,12 @@ func (n *Network) join(tb testing.TB, what string, machine func() *simhost.Machi
 	if err != nil {
 		tb.Fatalf("p2ptest: making an identity: %v", err) // cannot happen either
 	}
-	m := &member{id: id, name: fmt.Sprintf("%s %d", what, i), machine: machine(), tb: tb}
+	m := &member{id: id, name: fmt.Sprintf("%s %d", what, i), key: key, tb: tb}
+	m.machine.Store(machine)
 	m.mesh = &meshTracer{changed: n.notify}
 	n.order = append(n.order, m)
 	n.members[id] = m
-	return m, key
+	return m
 }
 
 // Node adds a node to the network. It has an identity from the network's seed,
@@ -220,53 +227,92 @@ func (n *Network) join(tb testing.TB, what string, machine func() *simhost.Machi
 // Close fails the test. Options that need real sockets, or the Internet, fail
 // it at once: WithMDNS, WithPortMapping, WithListenAddrs, WithTransports
 // without QUIC, WithPrivateNetwork, WithIPFS.
-func (n *Network) Node(tb testing.TB, opts ...p2pnode.Option) *p2pnode.Node {
+func (n *Network) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
 	tb.Helper()
-	return n.node(tb, n.machine, opts)
+	return n.node(tb, n.public, opts)
 }
 
-func (n *Network) node(tb testing.TB, machine func() *simhost.Machine, opts []p2pnode.Option) *p2pnode.Node {
+func (n *Network) node(tb testing.TB, machine func() *simhost.Machine, opts []p2pnode.Option) *Node {
 	tb.Helper()
 	m := n.prepare(tb, machine, opts)
 	n.start(tb, m)
 	tb.Cleanup(func() { n.closeAll(tb, []*member{m}) })
-	return m.node
+	return &Node{net: n, m: m}
 }
 
 // prepare checks the options and registers a node that is not started yet.
 func (n *Network) prepare(tb testing.TB, machine func() *simhost.Machine, opts []p2pnode.Option) *member {
 	tb.Helper()
 	opts = append(slices.Clone(n.cfg.node), opts...)
-	found, err := examine(opts)
+	settings, err := p2pnode.Describe(opts...)
+	if err == nil {
+		err = possible(settings)
+	}
 	if err != nil {
 		tb.Fatalf("p2ptest: %v", err)
 	}
-	m, key := n.join(tb, "node", machine)
-	base := []p2pnode.Option{
-		p2pnode.WithIdentity(key),
+	m := n.join(tb, "node", machine())
+	m.elsewhere, m.opts, m.settings, m.data = machine, opts, settings, newDatastore()
+	return m
+}
+
+// possible says which of a node's options cannot work on a simulated network.
+func possible(s p2pnode.Settings) error {
+	var refused []string
+	refuse := func(is bool, why string) {
+		if is {
+			refused = append(refused, why)
+		}
+	}
+	refuse(s.MDNS, "WithMDNS needs real sockets: there is no multicast on a simulated network; give WithBootstrapPeers")
+	refuse(s.PortMapping, "WithPortMapping needs a real router; use NAT(FullCone)")
+	refuse(slices.Contains(s.Given, "WithListenAddrs"), "WithListenAddrs needs real sockets: the network gives each node its address; leave it out")
+	refuse(s.PrivateNetwork != "", "WithPrivateNetwork needs TCP, and a simulated network carries QUIC alone; use WithNetwork to keep networks apart")
+	refuse(!slices.Contains(s.Transports, p2pnode.TransportQUIC) && s.PrivateNetwork == "", "WithTransports leaves out QUIC, which is what a simulated network carries; add TransportQUIC or leave the option out")
+	refuse(s.Public, `WithIPFS joins the public network; use WithNetwork("ipfs") for its protocols`)
+	if refused == nil {
+		return nil
+	}
+	return errors.New(strings.Join(refused, "\n"))
+}
+
+// options are all those that a node starts with: what the network needs, what
+// the shape of a group says, and the user's.
+func (n *Network) options(m *member) []p2pnode.Option {
+	opts := []p2pnode.Option{
+		p2pnode.WithIdentity(m.key),
 		p2pnode.WithTransports(p2pnode.TransportQUIC),
 		p2pnode.WithLibp2pOptions(n.hostOptions(m)...),
 	}
-	if found.listens {
-		base = append(base, p2pnode.WithListenAddrs(m.machine.ListenAddr()))
+	if len(m.settings.ListenAddrs) > 0 {
+		opts = append(opts, p2pnode.WithListenAddrs(m.at().ListenAddr()))
 	}
-	if found.dht {
-		base = append(base, p2pnode.WithDatastore(dssync.MutexWrap(datastore.NewMapDatastore())))
+	if m.settings.DHT {
+		opts = append(opts, p2pnode.WithDatastore(m.data))
 	}
-	if found.pubsub {
-		base = append(base, p2pnode.WithPubSubOptions(pubsub.WithRawTracer(m.mesh)))
+	if m.settings.PubSub {
+		opts = append(opts, p2pnode.WithPubSubOptions(pubsub.WithRawTracer(m.mesh)))
 	}
-	m.opts = append(base, opts...)
-	return m
+	if len(m.knows) > 0 {
+		opts = append(opts, p2pnode.WithBootstrapPeers(m.knows...))
+	}
+	opts = append(opts, m.opts...)
+	if m.settings.Datastore && m.lost {
+		opts = append(opts, p2pnode.WithDatastore(m.data))
+	}
+	if m.dataDir != "" {
+		opts = append(opts, p2pnode.WithDataDir(m.dataDir))
+	}
+	return opts
 }
 
 // hostOptions put a libp2p host on a member's machine.
 func (n *Network) hostOptions(m *member) []libp2p.Option {
 	opts := []libp2p.Option{libp2p.MultiaddrResolver(n.names)}
 	if n.cfg.memory {
-		return append(opts, m.machine.Memory()...)
+		return append(opts, m.at().Memory()...)
 	}
-	return append(opts, m.machine.QUIC()...)
+	return append(opts, m.at().QUIC()...)
 }
 
 // start runs a node on its machine.
@@ -279,7 +325,7 @@ func (n *Network) start(tb testing.TB, m *member) {
 	pprof.Do(context.Background(), pprof.Labels(leakLabel, n.label), func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
-		node, err = p2pnode.New(ctx, m.opts...)
+		node, err = p2pnode.New(ctx, n.options(m)...)
 	})
 	if err != nil {
 		tb.Fatalf("p2ptest: %s: %v", m.name, err)
@@ -298,7 +344,8 @@ func (n *Network) start(tb testing.TB, m *member) {
 		m.id = node.ID()
 		n.members[m.id] = m
 	}
-	m.node, m.gone, m.stop = node, false, cancel
+	m.gone, m.stop = false, cancel
+	m.node.Store(node)
 	n.mu.Unlock()
 	events := node.Events(ctx)
 	n.watchers.Go(func() { // ends with the node, or in closeAll
@@ -315,7 +362,7 @@ func (n *Network) closeAll(tb testing.TB, list []*member) {
 	var wg sync.WaitGroup
 	for i, m := range list {
 		n.mu.Lock()
-		node, gone, stop := m.node, m.gone, m.stop
+		node, gone, stop := m.node.Load(), m.gone, m.stop
 		n.mu.Unlock()
 		if node == nil {
 			continue
@@ -341,74 +388,86 @@ func (n *Network) notify() {
 	n.changed = make(chan struct{})
 }
 
-// member finds who stands behind a peer.
-func (n *Network) member(p Peer) *member {
-	n.tb.Helper()
-	if p == nil {
-		n.tb.Fatalf("p2ptest: nil stands for no peer of this network")
+// name is what failed tests call a peer, by its ID.
+func (n *Network) name(id peer.ID) string {
+	if m := n.known(id); m != nil {
+		return m.name
 	}
-	n.mu.Lock()
-	m := n.members[p.ID()]
-	n.mu.Unlock()
-	if m == nil {
-		n.tb.Fatalf("p2ptest: %s is no peer of this network", p.ID())
-	}
-	return m
-}
-
-// nodes are the running nodes of the library, in the order of creation.
-func (n *Network) nodes() []*p2pnode.Node {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var list []*p2pnode.Node
-	for _, m := range n.order {
-		if m.node != nil && !m.gone {
-			list = append(list, m.node)
-		}
-	}
-	return list
+	return id.String()
 }
 
 // Addr returns the IP address of a peer, a private one behind a NAT.
-func (n *Network) Addr(p Peer) netip.Addr {
+func (n *Network) Addr(who Selector) netip.Addr {
 	n.tb.Helper()
-	return n.member(p).machine.IP()
+	return n.one("Addr", who).at().IP()
 }
 
 // Site returns where a peer is attached.
-func (n *Network) Site(p Peer) Site {
+func (n *Network) Site(who Selector) Site {
 	n.tb.Helper()
-	return Site(n.member(p).machine.Site())
+	return Site(n.one("Site", who).at().Site())
 }
 
-// SetRegion moves a peer to a region of Regions or Matrix; another name fails
-// the test.
-func (n *Network) SetRegion(p Peer, region string) {
+// SetRegion moves peers to a region of Regions or Matrix; another name fails
+// the test. Peers at one address share the region.
+func (n *Network) SetRegion(who Selector, region string) {
 	n.tb.Helper()
 	if !slices.Contains(n.cfg.latency.regions, region) {
 		n.tb.Fatalf("p2ptest: SetRegion: %q is none of the regions %q of WithLatency", region, n.cfg.latency.regions)
 	}
-	n.member(p).machine.SetRegion(region)
+	for _, m := range n.pick("SetRegion", everybody, who) {
+		m.at().SetRegion(region)
+	}
 }
 
-// SetLink changes what joins a peer, or the NAT that it is behind, to the
-// network, from now on.
-func (n *Network) SetLink(p Peer, l Link) {
+// SetLink changes what joins peers to the network, from now on. Peers behind
+// one NAT, or at one address, share a link.
+func (n *Network) SetLink(who Selector, l Link) {
 	n.tb.Helper()
 	if err := l.check(); err != nil {
 		n.tb.Fatalf("p2ptest: SetLink: %v", err)
 	}
-	n.member(p).machine.SetLink(l.simLink())
+	for _, m := range n.pick("SetLink", everybody, who) {
+		m.at().SetLink(l.simLink())
+	}
 }
 
-// SetPath replaces what WithLatency says about two peers, from now on. Their
-// links count besides.
-func (n *Network) SetPath(a, b Peer, path Path) {
+// SetPath replaces what WithLatency says about each pair of a peer of a and
+// one of b, in both directions, from now on. Their links count besides.
+func (n *Network) SetPath(a, b Selector, p Path) {
 	n.tb.Helper()
-	if err := checkPath(path.Latency, path.Jitter, path.Loss); err != nil {
-		n.tb.Fatalf("p2ptest: SetPath: %v", err)
+	n.setPaths("SetPath", a, b, p, true)
+}
+
+// SetOneWay is SetPath for the packets from one side to the other alone. With a
+// Loss of 1 nothing gets through that way, though all does on the way back.
+func (n *Network) SetOneWay(from, to Selector, p Path) {
+	n.tb.Helper()
+	n.setPaths("SetOneWay", from, to, p, false)
+}
+
+func (n *Network) setPaths(call string, from, to Selector, p Path, both bool) {
+	n.tb.Helper()
+	if err := checkPath(p.Latency, p.Jitter, p.Loss); err != nil {
+		n.tb.Fatalf("p2ptest: %s: %v", call, err)
 	}
-	n.sim.SetPath(n.member(a).machine, n.member(b).machine, simhost.Path(path))
+	for _, pair := range n.couples(call, from, to) {
+		n.sim.SetPath(pair[0].at(), pair[1].at(), simhost.Path(p))
+		if both {
+			n.sim.SetPath(pair[1].at(), pair[0].at(), simhost.Path(p))
+		}
+	}
+}
+
+// Path returns what lies between two peers now, one way and without their
+// links: to change a part of it, as in
+//
+//	p := sim.Path(a, b)
+//	p.Loss = 0.3
+//	sim.SetOneWay(a, b, p)
+func (n *Network) Path(from, to Selector) Path {
+	n.tb.Helper()
+	return Path(n.sim.Path(n.one("Path", from).at(), n.one("Path", to).at()))
 }
 
 // SetDNS makes a name known on the network, in place of what was known:
@@ -422,13 +481,13 @@ func (n *Network) SetDNS(name string, values ...string) {
 }
 
 // AddrInfo tells where a peer listens, also while it is crashed.
-func (n *Network) AddrInfo(p Peer) peer.AddrInfo {
+func (n *Network) AddrInfo(who Selector) peer.AddrInfo {
 	n.tb.Helper()
-	return n.member(p).addrInfo()
+	return n.one("AddrInfo", who).addrInfo()
 }
 
 func (m *member) addrInfo() peer.AddrInfo {
-	return peer.AddrInfo{ID: m.id, Addrs: []ma.Multiaddr{ma.StringCast(m.machine.ListenAddr())}}
+	return peer.AddrInfo{ID: m.id, Addrs: []ma.Multiaddr{ma.StringCast(m.at().ListenAddr())}}
 }
 
 // Traffic is what the network has carried.
@@ -441,58 +500,4 @@ type Traffic struct {
 func (n *Network) Traffic() Traffic {
 	carried, lost := n.sim.Stats()
 	return Traffic{carried, lost}
-}
-
-// findings are what a node's options say that matters here.
-type findings struct{ listens, dht, pubsub bool }
-
-// examine finds out what stands among options that cannot be looked into: it
-// adds one that conflicts with what is looked for, and reads which option the
-// conflict names.
-func examine(opts []p2pnode.Option) (findings, error) {
-	if err := p2pnode.ValidateOptions(opts...); err != nil {
-		return findings{}, err
-	}
-	named := func(probe p2pnode.Option, option string) bool {
-		err := p2pnode.ValidateOptions(append(slices.Clone(opts), probe)...)
-		return slices.ContainsFunc(optionErrors(err), func(e *p2pnode.OptionError) bool { return e.Option == option })
-	}
-	const quic = "/ip4/16.1.0.1/udp/4001/quic-v1"
-	f := findings{
-		listens: !named(p2pnode.WithListenAddrs(quic), "WithoutListening"),
-		dht:     !named(p2pnode.WithDHTMode(p2pnode.DHTModeServer), "WithDHTMode"),
-		pubsub:  !named(p2pnode.WithPubSubOptions(pubsub.WithPeerExchange(false)), "WithPubSubOptions"),
-	}
-	var refused []string
-	refuse := func(is bool, why string) {
-		if is {
-			refused = append(refused, why)
-		}
-	}
-	refuse(named(p2pnode.WithoutListening(), "WithMDNS"), "WithMDNS needs real sockets: there is no multicast on a simulated network; give WithBootstrapPeers")
-	refuse(named(p2pnode.WithoutListening(), "WithPortMapping"), "WithPortMapping needs a real router; use NAT(FullCone)")
-	refuse(f.listens && named(p2pnode.WithoutListening(), "WithoutListening"), "WithListenAddrs needs real sockets: the network gives each node its address; leave it out")
-	refuse(named(p2pnode.WithTransports(p2pnode.TransportQUIC), "WithPrivateNetwork"), "WithPrivateNetwork needs TCP, and a simulated network carries QUIC alone; use WithNetwork to keep networks apart")
-	refuse(f.listens && named(p2pnode.WithListenAddrs(quic), "WithListenAddrs") && !named(p2pnode.WithTransports(p2pnode.TransportQUIC), "WithPrivateNetwork"), "WithTransports leaves out QUIC, which is what a simulated network carries; add TransportQUIC or leave the option out")
-	refuse(named(p2pnode.WithNetwork("p2ptest-probe"), "WithIPFS"), `WithIPFS joins the public network; use WithNetwork("ipfs") for its protocols`)
-	if refused != nil {
-		return f, errors.New(strings.Join(refused, "\n"))
-	}
-	return f, nil
-}
-
-// optionErrors are the single problems in what ValidateOptions returns.
-func optionErrors(err error) []*p2pnode.OptionError {
-	var list []*p2pnode.OptionError
-	switch e := err.(type) {
-	case *p2pnode.OptionError:
-		return append(list, e)
-	case interface{ Unwrap() []error }:
-		for _, e := range e.Unwrap() {
-			list = append(list, optionErrors(e)...)
-		}
-	case interface{ Unwrap() error }:
-		return optionErrors(e.Unwrap())
-	}
-	return list
 }

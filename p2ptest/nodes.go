@@ -103,7 +103,7 @@ type nodesConfig struct {
 	shape   Shape
 	opts    []p2pnode.Option
 	each    func(i int) []p2pnode.Option
-	started func(i int, node *p2pnode.Node)
+	started func(i int, node *Node)
 	stagger time.Duration
 }
 
@@ -127,7 +127,7 @@ func UseEach(f func(i int) []p2pnode.Option) NodesOption {
 
 // Started calls f with each node of the group as soon as it runs: to start the
 // application on it, or to show progress.
-func Started(f func(i int, node *p2pnode.Node)) NodesOption {
+func Started(f func(i int, node *Node)) NodesOption {
 	return nodesOption(func(c *nodesConfig) { c.started = f })
 }
 
@@ -140,7 +140,7 @@ func Stagger(d time.Duration) NodesOption {
 // Nodes adds a group of nodes in the shape given, Star by default, and returns
 // them in order. It does not wait for them to find each other: Ready does.
 // They are closed together. A count below one fails the test.
-func (n *Network) Nodes(tb testing.TB, count int, opts ...NodesOption) []*p2pnode.Node {
+func (n *Network) Nodes(tb testing.TB, count int, opts ...NodesOption) Nodes {
 	tb.Helper()
 	cfg := nodesConfig{shape: Star()}
 	for _, o := range opts {
@@ -165,25 +165,24 @@ func (n *Network) Nodes(tb testing.TB, count int, opts ...NodesOption) []*p2pnod
 		if cfg.each != nil {
 			own = append(own, cfg.each(i)...)
 		}
-		list[i] = n.prepare(tb, n.machine, own)
+		list[i] = n.prepare(tb, n.public, own)
 	}
 	chance := n.Rand(fmt.Sprintf("shape of %d from %s", count, list[0].id)).IntN
 	for i, m := range list {
-		// Before the node's own options, so that it can have others besides.
 		for _, j := range cfg.shape.knows(i, count, chance) {
-			m.opts = slices.Insert(m.opts, 0, p2pnode.WithBootstrapPeers(list[j].addrInfo()))
+			m.knows = append(m.knows, list[j].addrInfo())
 		}
 	}
 	tb.Cleanup(func() { n.closeAll(tb, list) })
-	nodes := make([]*p2pnode.Node, count)
+	nodes := make(Nodes, count)
 	for i, m := range list {
 		if i > 0 && cfg.stagger > 0 {
 			time.Sleep(cfg.stagger)
 		}
 		n.start(tb, m)
-		nodes[i] = m.node
+		nodes[i] = &Node{net: n, m: m}
 		if cfg.started != nil {
-			cfg.started(i, m.node)
+			cfg.started(i, nodes[i])
 		}
 	}
 	return nodes

@@ -97,10 +97,10 @@ func (n *Network) Raw(tb testing.TB, opts ...RawOption) *RawNode {
 // closed.
 func (n *Network) rawHost(tb testing.TB, what string) (*member, host.Host, context.Context) {
 	tb.Helper()
-	m, key := n.join(tb, what, n.machine)
+	m := n.join(tb, what, n.public())
 	opts := []libp2p.Option{
-		libp2p.Identity(key),
-		libp2p.ListenAddrStrings(m.machine.ListenAddr()),
+		libp2p.Identity(m.key),
+		libp2p.ListenAddrStrings(m.at().ListenAddr()),
 		libp2p.DisableRelay(),
 		libp2p.ResourceManager(&network.NullResourceManager{}),
 		func(cfg *libp2p.Config) error {

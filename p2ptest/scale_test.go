@@ -48,18 +48,18 @@ func thrifty() p2ptest.Option {
 // message reaches all.
 func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
 	tb.Helper()
-	net := p2ptest.NewNetwork(tb, append(opts, p2ptest.WithNodeOptions(deployment()))...)
+	sim := p2ptest.NewNetwork(tb, append(opts, p2ptest.WithNodeOptions(deployment()))...)
 	begun := time.Now()
-	nodes := net.Nodes(tb, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger))
-	net.Ready()
+	nodes := sim.Nodes(tb, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger))
+	sim.Ready()
 	filled := min(20, n-1)
 	for _, node := range nodes {
-		net.RoutingTable(node, filled)
+		sim.RoutingTable(node, filled)
 	}
 	tb.Logf("%d nodes: tables filled after %v", n, time.Since(begun))
 
 	subs := subscribeAll(tb, "news", nodes)
-	net.Meshed("news")
+	sim.Meshed("news")
 	c := cidOf(tb, "content")
 	provider := nodes[n/3]
 	begun = time.Now()
@@ -72,7 +72,7 @@ func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
 		}
 	}
 	tb.Logf("found by the last of ten after %v", time.Since(begun))
-	tb.Logf("one message reached all after %v", publish(tb, net, nodes[n/2], "news", "to all", subs))
+	tb.Logf("one message reached all after %v", publish(tb, sim, nodes[n/2], "news", "to all", subs))
 
 	conns, table := 0, 0
 	for _, node := range nodes {
@@ -113,13 +113,13 @@ func TestThousandNodes(t *testing.T) {
 // message to all, closed.
 func BenchmarkTwentyNodes(b *testing.B) {
 	benchmark(b, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		nodes := net.Nodes(t, 20)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t)
+		nodes := sim.Nodes(t, 20)
+		sim.Ready()
 		subs := subscribeAll(t, "news", nodes)
-		net.Subscribed("news")
-		net.Meshed("news")
-		publish(t, net, nodes[7], "news", "to all", subs)
+		sim.Subscribed("news")
+		sim.Meshed("news")
+		publish(t, sim, nodes[7], "news", "to all", subs)
 	})
 }
 
@@ -143,9 +143,9 @@ func BenchmarkIdleHour(b *testing.B) {
 				if memory {
 					opts = append(opts, p2ptest.WithMemoryTransport())
 				}
-				net := p2ptest.NewNetwork(t, opts...)
-				nodes := net.Nodes(t, 50)
-				net.Ready()
+				sim := p2ptest.NewNetwork(t, opts...)
+				nodes := sim.Nodes(t, 50)
+				sim.Ready()
 				subscribeAll(t, "news", nodes)
 				time.Sleep(time.Hour)
 			})

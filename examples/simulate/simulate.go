@@ -67,21 +67,21 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	if s.Transport == "memory" {
 		opts = append(opts, p2ptest.WithMemoryTransport())
 	}
-	net := p2ptest.NewNetwork(t, opts...)
-	chance := net.Rand("simulate")
+	sim := p2ptest.NewNetwork(t, opts...)
+	chance := sim.Rand("simulate")
 	r := result{Nodes: n}
 
 	begun := time.Now()
-	nodes := net.Nodes(t, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger),
-		p2ptest.Started(func(i int, _ *p2pnode.Node) {
+	nodes := sim.Nodes(t, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger),
+		p2ptest.Started(func(i int, _ *p2ptest.Node) {
 			goOn()
 			progress.set("%d nodes: starting, %d so far", n, i+1)
 		}))
-	net.Ready()
+	sim.Ready()
 	for i, node := range nodes {
 		goOn()
 		progress.set("%d nodes: filling routing tables, %v of virtual time, %d ready", n, time.Since(begun).Round(time.Second), i)
-		net.RoutingTable(node, min(s.Bucket, n-1)*3/4)
+		sim.RoutingTable(node, min(s.Bucket, n-1)*3/4)
 	}
 	r.TablesFilled = time.Since(begun).Seconds()
 	r.Queries = float64(queries.Load()) / float64(n)
@@ -89,20 +89,20 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	members := &members{deliveries: make(map[string]map[peer.ID]delivery)}
 	defer members.wg.Wait()
 	for _, node := range nodes {
-		mustNot(t, members.add(node))
+		mustNot(t, members.add(node.Current()))
 	}
-	net.Meshed(topic)
+	sim.Meshed(topic)
 	var crashes atomic.Int64
 	stopChurn := func() {}
 	if s.Churn > 0 {
-		stopChurn = net.Churn(nodes, time.Duration(float64(time.Minute)/s.Churn), downtime, func(again *p2pnode.Node) {
+		stopChurn = sim.Churn(nodes, time.Duration(float64(time.Minute)/s.Churn), downtime, func(again *p2ptest.Node) {
 			crashes.Add(1)
-			mustNot(t, members.add(again))
+			mustNot(t, members.add(again.Current()))
 		})
 	}
-	running := func() *p2pnode.Node {
+	running := func() *p2ptest.Node {
 		for {
-			if node := net.Current(nodes[chance.IntN(n)]); !node.Status().Closed {
+			if node := nodes[chance.IntN(n)]; !node.Status().Closed {
 				return node
 			}
 		}
@@ -123,7 +123,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 			t.Errorf("%d nodes: %v", n, err)
 		}
 		seeker := running()
-		for seeker == provider {
+		for seeker.ID() == provider.ID() {
 			seeker = running()
 		}
 		l := find(ctx, seeker, c, provider.ID())
@@ -160,7 +160,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 			}
 		}
 		for _, node := range there { // that were there all along
-			if node == publisher || node.Status().Closed {
+			if node.ID() == publisher.ID() || node.Status().Closed {
 				continue
 			}
 			expected++
@@ -175,7 +175,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	r.Copies = float64(copies.load()-before) / float64(s.Messages) / float64(n)
 	conns := 0
 	for _, node := range nodes {
-		conns += len(net.Current(node).Peers())
+		conns += len(node.Peers())
 	}
 	r.Connections = float64(conns) / float64(n)
 	r.Crashes = int(crashes.Load())
@@ -198,7 +198,7 @@ type lookup struct {
 	requests int // how many were asked by then
 }
 
-func find(ctx context.Context, node *p2pnode.Node, c cid.Cid, provider peer.ID) (l lookup) {
+func find(ctx context.Context, node *p2ptest.Node, c cid.Cid, provider peer.ID) (l lookup) {
 	ctx, cancel := context.WithTimeout(ctx, findLimit)
 	defer cancel()
 	ctx, events := dht.RegisterForLookupEvents(ctx)
@@ -241,7 +241,7 @@ type members struct {
 	wg sync.WaitGroup
 
 	mu         sync.Mutex
-	nodes      []*p2pnode.Node                 // guarded by mu
+	runs       []*p2pnode.Node                 // guarded by mu
 	deliveries map[string]map[peer.ID]delivery // by text and receiver; guarded by mu
 }
 
@@ -257,7 +257,7 @@ func (m *members) add(node *p2pnode.Node) error {
 		return err
 	}
 	m.mu.Lock()
-	m.nodes = append(m.nodes, node)
+	m.runs = append(m.runs, node)
 	m.mu.Unlock()
 	go func() { // ends when the node closes
 		for msg := range sub.Messages(context.Background()) {
@@ -278,7 +278,7 @@ func (m *members) running() []*p2pnode.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var list []*p2pnode.Node
-	for _, node := range m.nodes {
+	for _, node := range m.runs {
 		if !node.Status().Closed {
 			list = append(list, node)
 		}

@@ -66,6 +66,7 @@ func (c *memConn) pair(d *memConn) {
 	p.net.mu.Lock()
 	p.net.pairs[p] = struct{}{}
 	p.net.mu.Unlock()
+	p.recheck() // the path may have been cut before the network knew of the pair
 }
 
 func (c *memConn) LocalPeer() peer.ID             { return c.t.id }
@@ -92,18 +93,26 @@ func (c *memConn) IsClosed() bool {
 func (c *memConn) Close() error { return c.CloseWithError(0) }
 
 // CloseWithError closes this end at once, and the other one when it hears of
-// it; over a cut path it never does.
+// it. Over a cut path it never does: it times out or, once the path is healed,
+// is told by a reset.
 func (c *memConn) CloseWithError(code network.ConnErrorCode) error {
 	closed := errors.New("connection closed")
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.endLocked(&network.ConnError{ErrorCode: code, TransportError: closed}) || c.cut {
+	if !c.endLocked(&network.ConnError{ErrorCode: code, TransportError: closed}) {
 		return nil
 	}
 	other := c.other
+	if c.cut {
+		other.forgetHeldLocked()
+		return nil
+	}
 	time.AfterFunc(c.net.transit(c.t.m.site, other.t.m.site, memPacket), func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.cut {
+			return // meanwhile: the packet is lost
+		}
 		other.endLocked(&network.ConnError{Remote: true, ErrorCode: code, TransportError: closed})
 	})
 	return nil
@@ -130,6 +139,19 @@ func (c *memConn) endLocked(why error) bool {
 	return true
 }
 
+// forgetHeldLocked drops what the other end would have sent once the path is
+// healed: that end is gone, and nobody is left to send it.
+func (c *memConn) forgetHeldLocked() {
+	for s := range c.streams {
+		s.in = slices.DeleteFunc(s.in, func(k chunk) bool {
+			if k.held {
+				s.inBytes -= len(k.data)
+			}
+			return k.held
+		})
+	}
+}
+
 func (n *Network) forget(p *memPair) {
 	n.mu.Lock()
 	delete(n.pairs, p)
@@ -141,11 +163,19 @@ func (p *memPair) recheck() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a, b := p.ends[0], p.ends[1]
-	cut := p.net.cut(a.t.m, b.t.m)
+	cut := p.net.dead(a.t.m, b.t.m)
 	switch {
 	case cut == p.cut:
 	case cut:
 		p.cut = true
+		for _, c := range p.ends {
+			for s := range c.streams {
+				s.holdLocked()
+			}
+			if c.other.err != nil {
+				c.forgetHeldLocked()
+			}
+		}
 		p.timer = time.AfterFunc(idleTimeout, p.timeout)
 	default:
 		p.cut = false
@@ -327,6 +357,18 @@ func (s *memStream) pushLocked(k chunk, size int) {
 	if k.stop || k.end != nil && k.end != io.EOF {
 		wake(o.writeWake)
 	}
+}
+
+// holdLocked keeps back what is under way: those packets are lost, and sent
+// again once the path is healed.
+func (s *memStream) holdLocked() {
+	now := time.Now()
+	for i := range s.in {
+		if s.in[i].at.After(now) {
+			s.in[i].held = true
+		}
+	}
+	s.last = time.Time{}
 }
 
 // releaseLocked lets what was held arrive.

@@ -111,6 +111,9 @@ func (t *memTransport) Listen(a ma.Multiaddr) (transport.Listener, error) {
 	if port == 0 {
 		port = t.m.anyPort()
 	}
+	if !t.m.claim(port) {
+		return nil, fmt.Errorf("listen udp %s:%d: address already in use", t.m.ip, port)
+	}
 	ap = netip.AddrPortFrom(t.m.ip, port)
 	n := t.m.net
 	n.mu.Lock()
@@ -213,7 +216,7 @@ func (t *memTransport) dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID, 
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	if dst == nil || dst.host == nil || n.cut(t.m, dst.host) {
+	if dst == nil {
 		return nil, silence()
 	}
 	if err := sleep(ctx, n.transit(t.m.site, dst, memPacket)); err != nil {
@@ -222,12 +225,12 @@ func (t *memTransport) dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID, 
 	n.mu.RLock()
 	l := n.hubs[ap]
 	n.mu.RUnlock()
-	if l == nil || n.cut(t.m, dst.host) {
+	if l == nil || n.dead(t.m, l.t.m) {
 		return nil, silence()
 	}
 	from := t.localAddr()
 	admitted, refusal := l.t.admit(t, l, from)
-	if err := sleep(ctx, n.transit(dst, t.m.site, memPacket)); err != nil || n.cut(t.m, dst.host) {
+	if err := sleep(ctx, n.transit(dst, t.m.site, memPacket)); err != nil || n.dead(t.m, l.t.m) {
 		admitted.reject()
 		if err == nil {
 			err = silence()

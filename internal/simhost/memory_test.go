@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"os"
 	"reflect"
 	"runtime"
 	"strings"
@@ -280,6 +281,99 @@ func TestMemoryLossDelaysAndKeepsOrder(t *testing.T) {
 		}
 		if time.Since(begun) < 50*time.Millisecond {
 			t.Errorf("nothing was delayed: %v", time.Since(begun))
+		}
+	})
+}
+
+// What was under way, or said, when a machine went down never arrives: its
+// connections fall silent, as after a crash.
+func TestMemoryCrashIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet(t, 10*time.Millisecond)
+		c, d, a, _ := connect(t, n)
+		s, r := streams(t, c, d)
+		quiet, _ := streams(t, c, d)
+		s.Write([]byte("under way"))
+		a.m.Down()
+		s.Write([]byte("never sent"))
+		quiet.Reset()
+		c.Close()
+		begun := time.Now()
+		r.SetReadDeadline(begun.Add(20 * time.Second))
+		if k, err := r.Read(make([]byte, 99)); k != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%d bytes of a crashed machine arrive, %v", k, err)
+		}
+		r.SetReadDeadline(time.Time{})
+		_, err := r.Read(make([]byte, 99))
+		if took := time.Since(begun); !errors.Is(err, os.ErrDeadlineExceeded) || took != idleTimeout {
+			t.Errorf("%v after %v, want a timeout after %v", err, took, idleTimeout)
+		}
+	})
+}
+
+// A machine that is up again within the timeout answers with a reset, and has
+// forgotten what it meant to say.
+func TestMemoryCrashedMachineThatIsBackResets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet(t, 10*time.Millisecond)
+		c, d, a, _ := connect(t, n)
+		s, r := streams(t, c, d)
+		a.m.Down()
+		s.Write([]byte("never sent"))
+		c.Close()
+		time.Sleep(5 * time.Second)
+		a.m.Up()
+		begun := time.Now()
+		k, err := r.Read(make([]byte, 99))
+		var reset *network.ConnError
+		if k != 0 || !errors.As(err, &reset) || !reset.Remote || time.Since(begun) != 20*time.Millisecond {
+			t.Errorf("%d bytes, %v after %v", k, err, time.Since(begun))
+		}
+	})
+}
+
+// A direction in which everything is lost ends connections as a cut does.
+func TestMemoryDeadDirectionIsACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet(t, 10*time.Millisecond)
+		c, d, a, b := connect(t, n)
+		n.SetPath(a.m, b.m, Path{Loss: 1})
+		time.Sleep(idleTimeout - 1)
+		if c.IsClosed() || d.IsClosed() {
+			t.Error("the loss is noticed before the timeout")
+		}
+		time.Sleep(2)
+		if !c.IsClosed() || !d.IsClosed() {
+			t.Error("a connection outlives its path")
+		}
+	})
+}
+
+func TestMemoryNeighbours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet(t, 10*time.Millisecond)
+		a := newTransport(t, n)
+		b, c := newTransport(t, n), newTransport(t, n)
+		c.m = b.m.NewNeighbour()
+		for _, x := range []*memTransport{b, c} {
+			l, err := x.Listen(ma.StringCast(x.m.ListenAddr()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			conn, err := a.Dial(t.Context(), l.Multiaddr(), x.id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if accepted, err := l.Accept(); err != nil {
+				t.Error(err)
+			} else {
+				defer accepted.Close()
+			}
+		}
+		if _, err := c.Listen(ma.StringCast(b.m.ListenAddr())); err == nil {
+			t.Error("a port is bound twice at one address")
 		}
 	})
 }

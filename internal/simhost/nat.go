@@ -85,7 +85,7 @@ func (t *NAT) NewMachine() *Machine {
 	t.mu.Unlock()
 	m := &Machine{net: t.net, site: t.site, nat: t}
 	m.ip = netip.AddrFrom4([4]byte{10, byte(t.index >> 8), byte(t.index), byte(1 + i)})
-	m.init()
+	m.init(0)
 	return m
 }
 

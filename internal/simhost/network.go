@@ -11,10 +11,12 @@ package simhost
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +34,7 @@ type Link struct {
 	MTU      int           // bytes of the largest IP packet that passes; 0 means 1500
 }
 
-// Path is what lies between two machines, both ways alike.
+// Path is what lies between two machines, in one direction.
 type Path struct {
 	Latency time.Duration // one way
 	Jitter  time.Duration
@@ -75,6 +77,7 @@ type Network struct {
 	nSites int                             // guarded by mu
 	rngs   map[sitePair]*rng               // guarded by mu
 	paths  map[sitePair]Path               // guarded by mu
+	owners map[netip.AddrPort]*Machine     // of open ports at public addresses; guarded by mu
 	lan    map[netip.AddrPort]*endpoint    // of machines behind NATs; guarded by mu
 	pairs  map[*memPair]struct{}           // connections of memory.go; guarded by mu
 	hubs   map[netip.AddrPort]*memListener // listeners of memory.go; guarded by mu
@@ -98,27 +101,28 @@ type rng struct {
 	r  *rand.Rand // guarded by mu
 }
 
-// site is a public address: a machine's own or a NAT's.
+// site is a public address: that of one machine or of several, or a NAT's.
 type site struct {
 	Site
-	ip   netip.Addr
-	link atomic.Pointer[Link]
-	up   meter
-	down meter
-	host *Machine // nil: a NAT's
-	nat  *NAT     // nil: a machine's
+	ip    netip.Addr
+	link  atomic.Pointer[Link]
+	up    meter
+	down  meter
+	hosts []*Machine // none: a NAT's; guarded by Network.mu
+	nat   *NAT       // nil: a machine's
 }
 
 // New starts a network.
 func New(seed uint64, latency LatencyFunc) *Network {
 	n := &Network{
 		seed: seed, latency: latency,
-		sites: make(map[netip.Addr]*site),
-		rngs:  make(map[sitePair]*rng),
-		paths: make(map[sitePair]Path),
-		lan:   make(map[netip.AddrPort]*endpoint),
-		pairs: make(map[*memPair]struct{}),
-		hubs:  make(map[netip.AddrPort]*memListener),
+		sites:  make(map[netip.Addr]*site),
+		rngs:   make(map[sitePair]*rng),
+		paths:  make(map[sitePair]Path),
+		owners: make(map[netip.AddrPort]*Machine),
+		lan:    make(map[netip.AddrPort]*endpoint),
+		pairs:  make(map[*memPair]struct{}),
+		hubs:   make(map[netip.AddrPort]*memListener),
 	}
 	n.faults.Store(&faults{})
 	n.sim = &simnet.Simnet{
@@ -148,10 +152,23 @@ func (n *Network) Stats() (carried, lost uint64) { return n.carried.Load(), n.lo
 func (n *Network) NewMachine() *Machine {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := n.newSiteLocked()
+	return n.newSiteLocked().newMachineLocked(n)
+}
+
+// NewNeighbour adds a machine at the public address of another one, which is
+// behind no NAT. They share the address's ports, link and region; each listens
+// on a port of its own, and each can be cut off without the other.
+func (m *Machine) NewNeighbour() *Machine {
+	m.net.mu.Lock()
+	defer m.net.mu.Unlock()
+	return m.site.newMachineLocked(m.net)
+}
+
+// newMachineLocked adds a machine to a site that is not a NAT's.
+func (s *site) newMachineLocked(n *Network) *Machine {
 	m := &Machine{net: n, site: s, ip: s.ip}
-	s.host = m
-	m.init()
+	m.init(len(s.hosts))
+	s.hosts = append(s.hosts, m)
 	return m
 }
 
@@ -193,17 +210,29 @@ func (r *rng) float() float64 {
 	return r.r.Float64()
 }
 
-// SetPath replaces what the network's latency function says about two
-// machines.
-func (n *Network) SetPath(a, b *Machine, p Path) {
+// SetPath replaces what the network's latency function says about one
+// direction between two machines.
+func (n *Network) SetPath(from, to *Machine, p Path) {
+	key := sitePair{from.site.Index, to.site.Index}
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.paths[sitePair{a.site.Index, b.site.Index}] = p
-	n.paths[sitePair{b.site.Index, a.site.Index}] = p
+	dead := n.paths[key].Loss >= 1
+	n.paths[key] = p
+	n.mu.Unlock()
+	if dead != (p.Loss >= 1) {
+		n.recheck()
+	}
 }
 
-// path is what lies between two sites now, with both their links.
-func (n *Network) path(from, to *site) Path {
+// Path is what lies between two machines now, in one direction, without their
+// links.
+func (n *Network) Path(from, to *Machine) Path {
+	p, _ := n.bare(from.site, to.site)
+	return p
+}
+
+// bare is what lies between two sites without their links. Within a site that
+// is nothing, and there are no links, unless a path was set.
+func (n *Network) bare(from, to *site) (p Path, links bool) {
 	key := sitePair{from.Index, to.Index}
 	n.mu.RLock()
 	p, set := n.paths[key]
@@ -211,6 +240,15 @@ func (n *Network) path(from, to *site) Path {
 	n.mu.RUnlock()
 	if !set && from != to {
 		p.Latency = n.latency(a, b)
+	}
+	return p, from != to
+}
+
+// path is what lies between two sites now, with both their links.
+func (n *Network) path(from, to *site) Path {
+	p, links := n.bare(from, to)
+	if !links {
+		return p
 	}
 	for _, l := range []*Link{from.link.Load(), to.link.Load()} {
 		p.Latency += l.Latency
@@ -258,15 +296,13 @@ func (n *Network) machineAt(ap netip.AddrPort) *Machine {
 	if ep := n.lan[ap]; ep != nil {
 		return ep.owner
 	}
-	s := n.sites[ap.Addr()]
-	switch {
-	case s == nil:
-		return nil
-	case s.host != nil:
-		return s.host
-	default:
+	if m := n.owners[ap]; m != nil {
+		return m
+	}
+	if s := n.sites[ap.Addr()]; s != nil && s.nat != nil {
 		return s.nat.machineAt(ap.Port())
 	}
+	return nil
 }
 
 // Partition divides the machines into groups that cannot reach one another.
@@ -288,6 +324,19 @@ func (n *Network) Heal() {
 	n.recheck()
 }
 
+// dead reports whether two machines are cut off from each other, or whether
+// everything is lost in one of the directions.
+func (n *Network) dead(a, b *Machine) bool {
+	if n.cut(a, b) {
+		return true
+	}
+	there, back := sitePair{a.site.Index, b.site.Index}, sitePair{b.site.Index, a.site.Index}
+	n.mu.RLock()
+	dead := n.paths[there].Loss >= 1 || n.paths[back].Loss >= 1
+	n.mu.RUnlock()
+	return dead || a.site != b.site && (a.site.link.Load().Loss >= 1 || b.site.link.Load().Loss >= 1)
+}
+
 // cut reports whether two machines cannot reach each other.
 func (n *Network) cut(a, b *Machine) bool {
 	if a.down.Load() > 0 || b.down.Load() > 0 {
@@ -303,6 +352,7 @@ type Machine struct {
 	site *site
 	nat  *NAT // nil: it has a public address
 	ip   netip.Addr
+	port uint16 // that ListenAddr names
 	// firewall is nil for a machine that anybody can send to.
 	firewall *filter
 	down     atomic.Int32 // how many reasons there are for it to be cut off
@@ -312,9 +362,12 @@ type Machine struct {
 	lastPort uint16               // guarded by mu
 }
 
-func (m *Machine) init() {
+// init prepares the i-th machine at an address.
+func (m *Machine) init(i int) {
 	m.ports = make(map[uint16]*endpoint)
-	m.lastPort = firstEphemeral
+	m.port = uint16(Port + i)
+	// Neighbours begin apart, and skip what another one has.
+	m.lastPort = firstEphemeral + uint16(i*ephemeralShare%ephemeralPorts)
 }
 
 // IP is the machine's address: a private one behind a NAT.
@@ -322,14 +375,19 @@ func (m *Machine) IP() netip.Addr { return m.ip }
 
 // firstEphemeral is where the ports begin that are handed out when any will
 // do: RFC 6335.
-const firstEphemeral = 49152
+const (
+	firstEphemeral = 49152
+	ephemeralPorts = 1<<16 - firstEphemeral
+	ephemeralShare = 256 // how far apart the machines at one address begin
+)
 
-// Port is the one that a node on the machine is meant to listen on.
+// Port is the one that a node on a machine is meant to listen on. The next
+// machine at the same address has the port after it.
 const Port = 4001
 
 // ListenAddr is the multiaddr for a node on the machine to listen on.
 func (m *Machine) ListenAddr() string {
-	return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", m.ip, Port)
+	return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", m.ip, m.port)
 }
 
 // Site tells where the machine is attached.
@@ -353,6 +411,9 @@ func (m *Machine) Link() Link { return *m.site.link.Load() }
 // the network. Packets under way are not affected.
 func (m *Machine) SetLink(l Link) {
 	old := m.site.link.Swap(&l)
+	if (old.Loss >= 1) != (l.Loss >= 1) {
+		m.net.recheck()
+	}
 	if old.Up == l.Up && old.Down == l.Down && old.MTU == l.MTU {
 		return
 	}
@@ -360,11 +421,14 @@ func (m *Machine) SetLink(l Link) {
 	if m.nat != nil {
 		list = m.nat.endpoints()
 	} else {
-		m.mu.Lock()
-		for _, ep := range m.ports {
-			list = append(list, ep)
+		m.net.mu.RLock()
+		hosts := slices.Clone(m.site.hosts)
+		m.net.mu.RUnlock()
+		for _, h := range hosts {
+			h.mu.Lock()
+			list = slices.AppendSeq(list, maps.Values(h.ports))
+			h.mu.Unlock()
 		}
-		m.mu.Unlock()
 	}
 	for _, ep := range list {
 		ep.open(l)
@@ -393,11 +457,14 @@ func (m *Machine) ListenUDP(_ string, laddr *net.UDPAddr) (net.PacketConn, error
 	anyOf := port == 0
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for port == 0 || anyOf && m.ports[port] != nil {
+	for port == 0 || anyOf && (m.ports[port] != nil || !m.owns(port)) {
 		port = m.nextPortLocked()
 	}
 	ep := m.ports[port]
 	if ep == nil {
+		if !m.claim(port) {
+			return nil, fmt.Errorf("listen udp %s:%d: address already in use", m.ip, port)
+		}
 		ep = &endpoint{net: m.net, owner: m, addr: netip.AddrPortFrom(m.ip, port)}
 		if m.nat != nil {
 			// Seen on the NAT's own network only; the outside knows mappings.
@@ -414,6 +481,30 @@ func (m *Machine) ListenUDP(_ string, laddr *net.UDPAddr) (net.PacketConn, error
 		return nil, fmt.Errorf("listen udp %s: address already in use", ep.addr)
 	}
 	return c, nil
+}
+
+// owns reports whether a port is the machine's, or could be.
+func (m *Machine) owns(port uint16) bool {
+	m.net.mu.RLock()
+	defer m.net.mu.RUnlock()
+	owner := m.net.owners[netip.AddrPortFrom(m.ip, port)]
+	return owner == nil || owner == m
+}
+
+// claim makes a port the machine's, for good. It fails when a neighbour has
+// it. Behind a NAT there is nothing to claim.
+func (m *Machine) claim(port uint16) bool {
+	if m.nat != nil {
+		return true
+	}
+	m.net.mu.Lock()
+	defer m.net.mu.Unlock()
+	ap := netip.AddrPortFrom(m.ip, port)
+	if owner := m.net.owners[ap]; owner != nil && owner != m {
+		return false
+	}
+	m.net.owners[ap] = m
+	return true
 }
 
 // anyPort returns an ephemeral port number.

@@ -277,3 +277,91 @@ func TestAddressesOfManyMachinesDiffer(t *testing.T) {
 		t.Errorf("1000 machines are in %d networks: routing tables would take too few of them", len(nets))
 	}
 }
+
+func TestPathsHaveTwoDirections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet(t, 10*time.Millisecond)
+		a, b := n.NewMachine(), n.NewMachine()
+		x, y := listen(t, a, 1), listen(t, b, 1)
+		n.SetPath(a, b, Path{Latency: 300 * time.Millisecond})
+		took := func(from, to net.PacketConn) time.Duration {
+			begun := time.Now()
+			send(t, from, "x", to.LocalAddr())
+			if text, _ := receive(t, to); text != "x" {
+				t.Errorf("got %q", text)
+			}
+			return time.Since(begun)
+		}
+		if there, back := took(x, y), took(y, x); there != 300*time.Millisecond || back != 10*time.Millisecond {
+			t.Errorf("%v there and %v back, want 300ms and 10ms", there, back)
+		}
+		n.SetPath(a, b, Path{Loss: 1})
+		send(t, x, "lost", y.LocalAddr())
+		if text, _ := receive(t, y); text != "" {
+			t.Errorf("%q passes a direction that loses everything", text)
+		}
+		if back := took(y, x); back != 10*time.Millisecond {
+			t.Errorf("%v back", back)
+		}
+		if p := n.Path(a, b); p != (Path{Loss: 1}) {
+			t.Errorf("the path is %+v", p)
+		}
+		if p := n.Path(b, a); p != (Path{Latency: 10 * time.Millisecond}) {
+			t.Errorf("the way back is %+v", p)
+		}
+	})
+}
+
+func TestNeighboursShareAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet(t, 10*time.Millisecond)
+		a, other := n.NewMachine(), n.NewMachine()
+		b := a.NewNeighbour()
+		if a.IP() != b.IP() || a.ListenAddr() == b.ListenAddr() || a.Site() != b.Site() {
+			t.Fatalf("%s and %s", a.ListenAddr(), b.ListenAddr())
+		}
+		x, y, z := listen(t, a, 4001), listen(t, b, 4002), listen(t, other, 1)
+		if _, err := b.ListenUDP("udp", &net.UDPAddr{Port: 4001}); err == nil {
+			t.Error("a port is open twice at one address")
+		}
+		ports := make(map[string]bool)
+		for range 600 { // more than neighbours are apart
+			ports[listen(t, a, 0).LocalAddr().String()] = true
+			ports[listen(t, b, 0).LocalAddr().String()] = true
+		}
+		if len(ports) != 1200 {
+			t.Errorf("1200 sockets have %d addresses", len(ports))
+		}
+		for _, c := range []net.PacketConn{x, y} {
+			send(t, z, "in", c.LocalAddr())
+			if text, _ := receive(t, c); text != "in" {
+				t.Errorf("%s got %q", c.LocalAddr(), text)
+			}
+			send(t, c, "out", z.LocalAddr())
+			if text, from := receive(t, z); text != "out" || from.String() != c.LocalAddr().String() {
+				t.Errorf("%q comes from %v", text, from)
+			}
+		}
+		begun := time.Now()
+		send(t, x, "next door", y.LocalAddr())
+		if text, _ := receive(t, y); text != "next door" || time.Since(begun) != 0 {
+			t.Errorf("%q after %v", text, time.Since(begun))
+		}
+
+		// One is cut off without the other; the link is that of both.
+		a.Down()
+		send(t, z, "in", x.LocalAddr())
+		send(t, z, "in", y.LocalAddr())
+		if text, _ := receive(t, x); text != "" {
+			t.Errorf("%q arrives at a machine that is down", text)
+		}
+		if text, _ := receive(t, y); text != "in" {
+			t.Errorf("the neighbour of a machine that is down got %q", text)
+		}
+		a.SetLink(Link{MTU: 600})
+		send(t, z, string(make([]byte, 900)), y.LocalAddr())
+		if text, _ := receive(t, y); text != "" {
+			t.Error("the neighbour has a link of its own")
+		}
+	})
+}
