@@ -12,7 +12,6 @@ import (
 	"go/parser"
 	"go/printer"
 	"go/token"
-	"log"
 	"maps"
 	"os"
 	"path"
@@ -27,7 +26,7 @@ const module = "github.com/go-p2pnode/p2pnode"
 func main() {
 	files, err := filepath.Glob("../*.go")
 	if err != nil {
-		log.Fatal(err)
+		fail(err)
 	}
 	methods := make(map[string]string)
 	imports := map[string]bool{strconv.Quote(module): true}
@@ -38,7 +37,7 @@ func main() {
 		fset := token.NewFileSet()
 		file, err := parser.ParseFile(fset, name, nil, 0)
 		if err != nil {
-			log.Fatal(err)
+			fail(err)
 		}
 		for _, d := range file.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Name.IsExported() && ofNode(f) {
@@ -72,11 +71,16 @@ func main() {
 	}
 	src, err := format.Source(out.Bytes())
 	if err != nil {
-		log.Fatal(err)
+		fail(err)
 	}
 	if err := os.WriteFile("node_methods.go", src, 0o644); err != nil {
-		log.Fatal(err)
+		fail(err)
 	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "forward:", err)
+	os.Exit(1)
 }
 
 // ofNode reports whether a function is a method of *Node.
@@ -110,7 +114,7 @@ func forward(fset *token.FileSet, f *ast.FuncDecl) string {
 	qualify(f.Type)
 	var sig bytes.Buffer
 	if err := printer.Fprint(&sig, fset, f.Type); err != nil {
-		log.Fatal(err)
+		fail(err)
 	}
 	call := fmt.Sprintf("node.Current().%s(%s)", f.Name.Name, strings.Join(args, ", "))
 	if f.Type.Results != nil {
@@ -146,7 +150,7 @@ func addImport(imports map[string]bool, file *ast.File, name string) {
 	for _, s := range file.Imports {
 		p, err := strconv.Unquote(s.Path.Value)
 		if err != nil {
-			log.Fatal(err)
+			fail(err)
 		}
 		switch {
 		case s.Name != nil && s.Name.Name == name:
