@@ -34,32 +34,50 @@
 // What the options say is checked before anything starts, all of it at once:
 // values that cannot be, and options that contradict each other. Each finding
 // is an [OptionError] that names the option and the way out. [ValidateOptions]
-// does the checking alone. What is not given is this:
+// does the checking alone, and [Describe] tells what the options come to. What is
+// not given is this, for these reasons:
 //
-//	Setting              | Default                       | Why                                                                     | Option
-//	identity             | fresh Ed25519 key             | nothing is written to disk unasked                                      | WithIdentityFile
-//	data directory       | none                          | nothing is written to disk unasked                                      | WithDataDir
-//	network              | p2pnode                       | a new node joins no public network                                      | WithNetwork
-//	transports           | tcp, quic, websocket          | the three that every implementation speaks                              | WithTransports
-//	security             | tls, noise                    | TLS first, as in libp2p: with AES in hardware it costs half the CPU     | WithSecurity
-//	listen addresses     | all interfaces, any free port | IPv4 and IPv6, one per transport: reachable without configuration       | WithListenAddrs
-//	connection limits    | 160, 192                      | trimmed to the first above the second, as in libp2p                     | WithConnLimits
-//	DHT mode             | auto-server                   | serves also where reachability is never found out, as on a LAN          | WithDHTMode
-//	minimum of peers     | 1                             | one peer is a connection; 0 when nothing says where to find any         | WithMinPeers
-//	bootstrap retry      | 800ms for 1m, then 1s to 30s  | a peer that comes back is found soon, one that does not costs little    | WithBootstrapPeers
-//	LAN discovery        | off                           | announcing oneself on the LAN is a decision                             | WithMDNS
-//	relay client         | on                            | peers behind relays can be dialled                                      | WithoutRelay
-//	relay reservations   | none                          | a relay sees who talks to whom: it should be a chosen one               | WithAutoRelay
-//	relay service        | off                           | it spends bandwidth on others                                           | WithRelayService
-//	hole punching        | off                           | it dials addresses that strangers name                                  | WithHolePunching
-//	port mapping         | off                           | it changes the router's settings                                        | WithPortMapping
-//	pubsub messages      | signed, flood-published       | unsigned ones are dropped by others, unflooded ones get lost early on   | WithPubSubOptions
-//	message size         | 1048576                       | the limit that other implementations start with                         | WithMaxMessageSize
-//	wait for topic peers | 5s                            | the first message is not lost, and a silent topic is an error           | PublishNow
-//	wait for DHT peers   | 10s                           | Provide can follow New at once                                          | –
-//	unread messages      | 1024                          | a burst fits; beyond it the oldest are dropped and counted              | SubscribeBuffer
-//	logging              | none                          | a library is silent unless asked                                        | WithLogger
-//	metrics              | none                          | a registry belongs to the application                                   | WithMetrics
+//   - identity: fresh Ed25519 key; nothing is written to disk unasked
+//     ([WithIdentityFile])
+//   - data directory: none; nothing is written to disk unasked
+//     ([WithDataDir])
+//   - network: p2pnode; a new node joins no public network ([WithNetwork])
+//   - transports: tcp, quic, websocket; the three that every implementation
+//     speaks ([WithTransports])
+//   - security: tls, noise; TLS first, as in libp2p: with AES in hardware
+//     it costs half the CPU ([WithSecurity])
+//   - listen addresses: all interfaces, any free port; IPv4 and IPv6, one
+//     per transport: reachable without configuration ([WithListenAddrs])
+//   - connection limits: 160, 192; trimmed to the first above the second,
+//     as in libp2p ([WithConnLimits])
+//   - DHT mode: auto-server; serves also where reachability is never found
+//     out, as on a LAN ([WithDHTMode])
+//   - minimum of peers: 1; one peer is a connection; 0 when nothing says
+//     where to find any ([WithMinPeers])
+//   - bootstrap retry: 800ms for 1m, then 1s to 30s; a peer that comes back
+//     is found soon, one that does not costs little ([WithBootstrapPeers])
+//   - LAN discovery: off; announcing oneself on the LAN is a decision
+//     ([WithMDNS])
+//   - relay client: on; peers behind relays can be dialled ([WithoutRelay])
+//   - relay reservations: none; a relay sees who talks to whom: it should
+//     be a chosen one ([WithAutoRelay])
+//   - relay service: off; it spends bandwidth on others
+//     ([WithRelayService])
+//   - hole punching: off; it dials addresses that strangers name
+//     ([WithHolePunching])
+//   - port mapping: off; it changes the router's settings
+//     ([WithPortMapping])
+//   - pubsub messages: signed, flood-published; unsigned ones are dropped
+//     by others, unflooded ones get lost early on ([WithPubSubOptions])
+//   - message size: 1048576; the limit that other implementations start
+//     with ([WithMaxMessageSize])
+//   - wait for topic peers: 5s; the first message is not lost, and a silent
+//     topic is an error ([PublishNow])
+//   - wait for DHT peers: 10s; Provide can follow New at once
+//   - unread messages: 1024; a burst fits; beyond it the oldest are dropped
+//     and counted ([SubscribeBuffer])
+//   - logging: none; a library is silent unless asked ([WithLogger])
+//   - metrics: none; a registry belongs to the application ([WithMetrics])
 //
 // # Content
 //

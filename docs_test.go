@@ -96,28 +96,49 @@ func tableOf(t *testing.T, file string) []defaultRow {
 	return rows
 }
 
-// The tables of defaults in doc.go and docs/defaults.md say the same, and what the
+// The table of defaults in docs/defaults.md and the list in doc.go say what the
 // code does.
-func TestTablesOfDefaultsEqualTheCode(t *testing.T) {
-	doc, readme := tableOf(t, "doc.go"), tableOf(t, "docs/defaults.md")
+func TestDefaultsInTheDocsEqualTheCode(t *testing.T) {
+	table, list := tableOf(t, "docs/defaults.md"), listOf(t, "doc.go")
 	want := codeDefaults()
-	if len(doc) != len(want) {
-		t.Errorf("doc.go has %d defaults, the code %d", len(doc), len(want))
+	if len(table) != len(want) || len(list) != len(want) {
+		t.Errorf("docs/defaults.md has %d defaults, doc.go %d, the code %d", len(table), len(list), len(want))
 	}
-	for i, row := range doc {
+	for i, row := range table {
 		if got, ok := want[row.setting]; !ok || got != row.value {
-			t.Errorf("doc.go says that %s is %q, the code %q", row.setting, row.value, got)
+			t.Errorf("docs/defaults.md says that %s is %q, the code %q", row.setting, row.value, got)
 		}
 		if row.why == "" {
 			t.Errorf("%s has no reason", row.setting)
 		}
-		if i >= len(readme) || readme[i] != row {
-			t.Errorf("docs/defaults.md lacks the row %+v at its place", row)
+		item := row.setting + ": " + row.value + "; " + row.why
+		if row.option != "–" {
+			item += " ([" + row.option + "])"
+		}
+		if i >= len(list) || list[i] != item {
+			t.Errorf("doc.go lacks at its place the item\n%s", item)
 		}
 	}
-	if len(readme) != len(doc) {
-		t.Errorf("docs/defaults.md has %d defaults, doc.go %d", len(readme), len(doc))
+}
+
+// listOf reads the items of the lists in a file's comments, each on one line.
+func listOf(t *testing.T, file string) []string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	mustNot(t, err)
+	var items []string
+	inside := false
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimRight(line, "\n")
+		if item, ok := strings.CutPrefix(line, "//   - "); ok {
+			items, inside = append(items, item), true
+		} else if more, ok := strings.CutPrefix(line, "//     "); ok && inside {
+			items[len(items)-1] += " " + more
+		} else {
+			inside = false
+		}
 	}
+	return items
 }
 
 // The programs in README.md are those of examples, which run in the tests.
