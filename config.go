@@ -89,7 +89,7 @@ type config struct {
 	afterPhase func(phase string) error
 }
 
-// The defaults that stand in the table of defaults in doc.go and README.md.
+// The defaults that stand in the table of defaults: docs/defaults.md, and the list in doc.go.
 const (
 	defaultNetwork        = "p2pnode"
 	defaultConnLow        = 160

@@ -117,15 +117,15 @@
 //
 // [WithPrivateNetwork] keeps out everybody without its key, which
 // [LoadOrCreateSwarmKey] keeps in a file. [WithAllowedPeers] names those that
-// the node has to do with; [Node.Block] shuts out a peer or a subnet while it
-// runs, for a time or for good. What others may use of the machine is
-// [WithLimits].
+// the node has to do with; [Node.BanPeer] and [Node.BanSubnet] shut out a peer or
+// a subnet while it runs, for a time or for good. What others may use of the
+// machine is [WithLimits].
 //
 // # Other implementations
 //
 // The public IPFS network is [WithIPFS]. On a network of one's own,
 // WithNetwork("ipfs") speaks the DHT protocol that kubo and js-libp2p peers
-// expect, and WithMDNS("_p2p._udp") meets them on the LAN.
+// expect, and WithMDNSService("_p2p._udp") meets them on the LAN.
 //
 // # Escape hatches
 //

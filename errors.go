@@ -9,9 +9,9 @@ import (
 // The sentinels. Compare with errors.Is: every method wraps them with what
 // happened and what to do about it.
 var (
-	// ErrClosed is returned by every method of a Node after Close was called,
-	// by calls that were blocked when it was called, and by a Subscription or
-	// listener after its own Close. errors.Is(ErrClosed, net.ErrClosed) is true.
+	// ErrClosed is returned by every method of a [Node] after [Node.Close] was
+	// called, by calls that were blocked when it was called, and by a
+	// [Subscription] or listener after its own Close. errors.Is(ErrClosed, net.ErrClosed) is true.
 	ErrClosed error = errs.ErrClosed
 
 	// ErrDisabled is returned by the methods of a part that is switched off.
@@ -23,23 +23,24 @@ var (
 	// refusing the record, a lookup with nobody to ask.
 	ErrNoPeers = errs.ErrNoPeers
 
-	// ErrNotReady is returned by WaitReady when its context ends first. The
+	// ErrNotReady is returned by [Node.WaitReady] when its context ends first. The
 	// error that wraps it lists what was still missing.
 	ErrNotReady = errs.ErrNotReady
 
-	// ErrNotFound is returned by FindPeer and GetValue when the network was
+	// ErrNotFound is returned by [Node.FindPeer] and [Node.GetValue] when the network was
 	// asked and does not know the answer, and by Unhandle for a protocol without
 	// a handler.
 	ErrNotFound = errs.ErrNotFound
 
-	// ErrBanned is returned by Connect, OpenStream and AddPersistentPeers for a
-	// peer that Block, WithBlockedPeers or WithAllowedPeers shuts out, and for one
-	// all of whose addresses are in blocked subnets, or refused by a gater of
-	// WithLibp2pOptions.
+	// ErrBanned is returned by [Node.Connect], [Node.OpenStream] and
+	// [Node.AddPersistentPeers] for a peer that [Node.BanPeer] or
+	// [WithBannedPeers] bans or that is not among those of [WithAllowedPeers],
+	// and for one all of whose addresses are in banned subnets, or refused by a
+	// gater of [WithLibp2pOptions].
 	ErrBanned = errs.ErrBanned
 
-	// ErrTooLarge is returned by Publish for a message above the limit that
-	// WithMaxMessageSize sets.
+	// ErrTooLarge is returned by [Node.Publish] for a message above the limit that
+	// [WithMaxMessageSize] sets.
 	ErrTooLarge = errs.ErrTooLarge
 
 	// ErrProtocolInUse is returned by Handle and Listen for a protocol that has
@@ -49,7 +50,7 @@ var (
 )
 
 // OptionError reports an option whose value, or whose combination with other
-// options, cannot work. New and ValidateOptions return all of them at once,
+// options, cannot work. [New] and [ValidateOptions] return all of them at once,
 // joined: [OptionErrors] takes them apart.
 type OptionError struct {
 	Option string // the exported name, such as "WithListenAddrs"
@@ -81,7 +82,7 @@ func OptionErrors(err error) []*OptionError {
 	return nil
 }
 
-// StartError is what New returns when a part of the node could not be started.
+// StartError is what [New] returns when a part of the node could not be started.
 // Nothing that New started is left running.
 type StartError struct {
 	Step string // the phase of New: "identity", "host", "dht", "listen", …

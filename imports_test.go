@@ -282,27 +282,15 @@ func TestRoomsAreComplete(t *testing.T) {
 var (
 	startsGoroutines = map[string]string{
 		"bootstrap.go": "a round's dials; goes to internal/keeper",
-		"diagnose.go":  "probes at once; goes to internal/diag",
-		"host.go":      "its close; goes to internal/nethost",
 		"wake.go":      "pings after a sleep; goes to internal/keeper",
-		"relay.go":     "AutoRelay's candidates; goes to internal/relays",
 	}
 	hasMutexes = map[string]string{
-		"access.go":     "goes to internal/access",
 		"bootstrap.go":  "goes to internal/keeper",
 		"datadir.go":    "the saved peers; goes to internal/keeper",
-		"diagnose.go":   "goes to internal/diag",
 		"events.go":     "the watcher",
-		"limits.go":     "goes to internal/limits",
-		"mdns.go":       "goes to internal/lan",
 		"persistent.go": "goes to internal/keeper",
 	}
-	readsSwarm = map[string]string{
-		"access.go":    "goes to internal/access",
-		"bootstrap.go": "goes to internal/keeper",
-		"connect.go":   "goes to internal/nethost",
-		"host.go":      "goes to internal/nethost",
-	}
+	readsSwarm = map[string]string{}
 )
 
 // The face starts no goroutine, has no mutex, and does not look into libp2p's
