@@ -11,7 +11,8 @@ import (
 var (
 	// ErrClosed is returned by every method of a [Node] after [Node.Close] was
 	// called, by calls that were blocked when it was called, and by a
-	// [Subscription] or listener after its own Close. errors.Is(ErrClosed, net.ErrClosed) is true.
+	// [Subscription] or listener after its own Close.
+	// errors.Is(ErrClosed, net.ErrClosed) is true.
 	ErrClosed error = errs.ErrClosed
 
 	// ErrDisabled is returned by the methods of a part that is switched off.
@@ -27,9 +28,9 @@ var (
 	// error that wraps it lists what was still missing.
 	ErrNotReady = errs.ErrNotReady
 
-	// ErrNotFound is returned by [Node.FindPeer] and [Node.GetValue] when the network was
-	// asked and does not know the answer, and by Unhandle for a protocol without
-	// a handler.
+	// ErrNotFound is returned by [Node.FindPeer] and [Node.GetValue] when the
+	// network was asked and does not know the answer, and by [Node.Unhandle] for a
+	// protocol without a handler.
 	ErrNotFound = errs.ErrNotFound
 
 	// ErrBanned is returned by [Node.Connect], [Node.OpenStream] and

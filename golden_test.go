@@ -63,6 +63,7 @@ func TestGoldenErrors(t *testing.T) {
 		{Name: "ErrNotFound", Text: ErrNotFound.Error()},
 		{Name: "ErrBanned", Text: ErrBanned.Error()},
 		{Name: "ErrTooLarge", Text: ErrTooLarge.Error()},
+		{Name: "ErrProtocolInUse", Text: ErrProtocolInUse.Error()},
 		{Name: "disabled", Text: disabled("the DHT", "leave WithoutDHT out").Error()},
 		{Name: "OptionError", Text: (&OptionError{"WithX", cause}).Error()},
 		{Name: "StartError", Text: (&StartError{"host", cause}).Error()},

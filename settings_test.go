@@ -129,3 +129,24 @@ func TestOptionErrors(t *testing.T) {
 		}
 	}
 }
+
+// Every option shows in the settings beside its name, so that nobody has to
+// guess; those of the libraries underneath cannot be looked into.
+func TestEveryOptionShowsInSettings(t *testing.T) {
+	opaque := map[string]bool{"WithLibp2pOptions": true, "WithDHTOptions": true, "WithPubSubOptions": true}
+	plain := defaultConfig().settings()
+	for _, row := range optionRows(t) {
+		cfg := defaultConfig()
+		if row.check == nil || row.opt.apply(cfg) != nil {
+			continue
+		}
+		s := cfg.settings()
+		if !slices.Equal(s.Given, []string{row.name}) {
+			t.Errorf("%s: given are %v", row.name, s.Given)
+		}
+		s.Given = nil
+		if reflect.DeepEqual(s, plain) != opaque[row.name] {
+			t.Errorf("%s: the settings are %+v", row.name, s)
+		}
+	}
+}

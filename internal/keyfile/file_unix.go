@@ -29,7 +29,7 @@ func checkMode(path string, fi fs.FileInfo) error {
 	if mode&othersMay == 0 || mode&othersMay == groupReads && given(fi) {
 		return nil
 	}
-	return fmt.Errorf("key file %q: mode %#o lets group or others read or write it; run: chmod 600 %s: %w", path, mode, shellQuote(path), ErrExposed)
+	return fmt.Errorf("key file %q: mode %#o: %w; run: chmod 600 %s", path, mode, ErrExposed, shellQuote(path))
 }
 
 // given reports whether a file that its group may read is one that was given to

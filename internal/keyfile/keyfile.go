@@ -29,7 +29,7 @@ import (
 const MaxSize = 16 << 10
 
 // ErrExposed is returned for a file that too many may read or write.
-var ErrExposed = errors.New("others may read or write it")
+var ErrExposed = errors.New("group or others may read or write it")
 
 // untouched ends the errors about content.
 const untouched = "the file was left untouched; move it away to have a new key made, or restore it from a backup"
