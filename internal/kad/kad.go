@@ -120,11 +120,14 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 // start builds the upstream DHTs. Upstream applies options in order, the last
 // one wins, so the application's come last.
 func (d *DHT) start() error {
-	mode := []dht.Option{dht.Mode(d.cfg.Mode), dht.RoutingTableFilter(tableFilter(nil)), dht.QueryFilter(queryFilter(nil))}
-	if d.cfg.Datastore != nil {
-		mode = append(mode, dht.Datastore(d.cfg.Datastore))
+	always := []dht.Option{
+		dht.Mode(d.cfg.Mode), dht.WithCustomMessageSender(newSender),
+		dht.RoutingTableFilter(tableFilter(nil)), dht.QueryFilter(queryFilter(nil)),
 	}
-	with := func(more ...dht.Option) []dht.Option { return slices.Concat(mode, more, d.cfg.Options) }
+	if d.cfg.Datastore != nil {
+		always = append(always, dht.Datastore(d.cfg.Datastore))
+	}
+	with := func(more ...dht.Option) []dht.Option { return slices.Concat(always, more, d.cfg.Options) }
 
 	if d.cfg.Layout == Public {
 		both, err := dual.New(d.cfg.Host,

@@ -1,0 +1,180 @@
+package kad
+
+import (
+	"bufio"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// replyTimeout bounds one exchange with a peer: writing a message and, for a
+// request, reading the reply.
+const replyTimeout = 10 * time.Second
+
+// sender exchanges messages with peers, over one stream to each that is kept
+// open. It stands in for upstream's, which cannot be wrapped, for two reasons:
+// upstream prints the IDs of the peers in a reply as they come, in time that
+// grows with the square of their length, and asks a peer that is silent twice.
+type sender struct {
+	host   host.Host
+	protos []protocol.ID
+
+	mu    sync.Mutex
+	links map[peer.ID]*link // guarded by mu
+}
+
+// link is the stream to one peer. Who has its turn may use the other fields.
+type link struct {
+	turn   chan struct{}  // holds a token while somebody has the turn
+	gone   chan struct{}  // closed when the peer has disconnected
+	stream network.Stream // nil when there is none
+	read   *bufio.Reader  // of stream
+}
+
+func newSender(h host.Host, protos []protocol.ID) pb.MessageSenderWithDisconnect {
+	return &sender{host: h, protos: protos, links: make(map[peer.ID]*link)}
+}
+
+// SendRequest sends a message and returns the reply, without peers whose IDs
+// cannot be real.
+func (s *sender) SendRequest(ctx context.Context, p peer.ID, m *pb.Message) (*pb.Message, error) {
+	reply := new(pb.Message)
+	begun := time.Now()
+	if err := s.exchange(ctx, p, m, reply); err != nil {
+		return nil, err
+	}
+	s.host.Peerstore().RecordLatency(p, time.Since(begun))
+	absurd := func(p *pb.Message_Peer) bool { return !plausible(peer.ID(p.GetId())) }
+	reply.CloserPeers = slices.DeleteFunc(reply.CloserPeers, absurd)
+	reply.ProviderPeers = slices.DeleteFunc(reply.ProviderPeers, absurd)
+	return reply, nil
+}
+
+// SendMessage sends a message that has no reply.
+func (s *sender) SendMessage(ctx context.Context, p peer.ID, m *pb.Message) error {
+	return s.exchange(ctx, p, m, nil)
+}
+
+// OnDisconnect closes the stream to a peer.
+func (s *sender) OnDisconnect(_ context.Context, p peer.ID) {
+	s.mu.Lock()
+	l := s.links[p]
+	delete(s.links, p)
+	idle := false
+	if l != nil {
+		close(l.gone)
+		select {
+		case l.turn <- struct{}{}: // for good: nobody else has it
+			idle = true
+		default: // who has the turn sees at its end that the link is gone
+		}
+	}
+	s.mu.Unlock()
+	if idle {
+		l.reset()
+	}
+}
+
+// exchange sends a message and reads the reply into reply, when that is not nil.
+// A message that meets a stream from earlier, which the peer may have closed,
+// goes out again on a new one.
+func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) error {
+	l, err := s.take(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer s.release(p, l)
+	for {
+		fresh := l.stream == nil
+		if fresh {
+			stream, err := s.host.NewStream(ctx, p, s.protos...)
+			if err != nil {
+				return err
+			}
+			l.stream, l.read = stream, bufio.NewReader(stream)
+		}
+		silent, err := l.exchange(ctx, m, reply)
+		if err == nil {
+			return nil
+		}
+		l.reset()
+		if fresh || silent {
+			return err
+		}
+	}
+}
+
+// take waits for the turn at the link to a peer.
+func (s *sender) take(ctx context.Context, p peer.ID) (*link, error) {
+	for {
+		s.mu.Lock()
+		l := s.links[p]
+		if l == nil {
+			l = &link{turn: make(chan struct{}, 1), gone: make(chan struct{})}
+			s.links[p] = l
+		}
+		s.mu.Unlock()
+		select {
+		case l.turn <- struct{}{}:
+			return l, nil
+		case <-l.gone: // take a new one
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// release ends the turn at a link, and the link when it has no stream or was
+// replaced.
+func (s *sender) release(p peer.ID, l *link) {
+	s.mu.Lock()
+	current := s.links[p] == l
+	if current && l.stream == nil {
+		delete(s.links, p)
+	}
+	if current {
+		<-l.turn // never blocks: this is the token of the turn
+	}
+	s.mu.Unlock()
+	if !current {
+		l.reset()
+		<-l.turn // those who wait open a stream of their own, and reset it
+	}
+}
+
+func (l *link) reset() {
+	if l.stream != nil {
+		_ = l.stream.Reset() // it is given up
+		l.stream, l.read = nil, nil
+	}
+}
+
+// exchange is one attempt. It reports whether the peer was silent, or ctx ended:
+// another attempt would not help then.
+func (l *link) exchange(ctx context.Context, m, reply *pb.Message) (silent bool, err error) {
+	message, err := proto.MarshalOptions{}.MarshalAppend(protowire.AppendVarint(nil, uint64(proto.Size(m))), m)
+	if err != nil {
+		return true, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
+	stream := l.stream
+	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
+	if _, err = stream.Write(message); err == nil && reply != nil {
+		err = protodelim.UnmarshalOptions{MaxSize: network.MessageSizeMax}.UnmarshalFrom(l.read, reply)
+	}
+	if !stop() {
+		return true, ctx.Err() // the stream is reset
+	}
+	return false, err
+}

@@ -1,0 +1,146 @@
+package kad
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
+)
+
+func ping() *pb.Message { return pb.NewMessage(pb.Message_PING, nil, 0) }
+
+// linked is a sender, and the host that it speaks to.
+func linked(tb testing.TB, answer func(*pb.Message) *pb.Message) (*sender, *nethost.Host) {
+	tb.Helper()
+	from, to := newHost(tb), scripted(tb, answer)
+	must(tb, from.Connect(testContext(tb), hosttest.Info(to)))
+	return newSender(from, []protocol.ID{"/test/kad/1.0.0"}).(*sender), to
+}
+
+func (s *sender) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.links)
+}
+
+func streams(h *nethost.Host) (n int) {
+	for _, c := range h.Network().Conns() {
+		for _, s := range c.GetStreams() {
+			if s.Protocol() == "/test/kad/1.0.0" {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// One stream carries the messages to a peer, from however many goroutines, and
+// a stream that the peer has ended is replaced unseen.
+func TestSenderKeepsOneStream(t *testing.T) {
+	s, to := linked(t, func(m *pb.Message) *pb.Message { return m })
+	ctx := testContext(t)
+	for range 3 {
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if reply, err := s.SendRequest(ctx, to.ID(), ping()); err != nil || reply.Type != pb.Message_PING {
+					t.Errorf("got %v, %v", reply, err)
+				}
+			})
+		}
+		wg.Wait()
+		if s.count() != 1 || streams(s.host.(*nethost.Host)) != 1 {
+			t.Errorf("%d links and %d streams", s.count(), streams(s.host.(*nethost.Host)))
+		}
+		for _, c := range to.Network().Conns() {
+			for _, stream := range c.GetStreams() {
+				if stream.Protocol() == "/test/kad/1.0.0" {
+					_ = stream.Reset()
+				}
+			}
+		}
+	}
+	s.OnDisconnect(ctx, to.ID())
+	s.OnDisconnect(ctx, to.ID())
+	if s.count() != 0 || streams(s.host.(*nethost.Host)) != 0 {
+		t.Error("a stream is left after the disconnect")
+	}
+	if err := s.SendMessage(ctx, to.ID(), ping()); err != nil {
+		t.Errorf("after a disconnect: %v", err)
+	}
+}
+
+// A request to a peer that does not answer ends with its context, also one that
+// waits for its turn, and leaves nothing.
+func TestSenderEndsWithItsContext(t *testing.T) {
+	block, asked := make(chan struct{}), make(chan struct{}, 10)
+	defer close(block)
+	s, to := linked(t, func(m *pb.Message) *pb.Message {
+		asked <- struct{}{}
+		<-block
+		return m
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	results := make(chan error, 2)
+	for range 2 {
+		go func() { _, err := s.SendRequest(ctx, to.ID(), ping()); results <- err }()
+	}
+	<-asked
+	cancel()
+	for range 2 {
+		if err := <-results; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if s.count() != 0 {
+		t.Error("a link is left")
+	}
+}
+
+// Those who wait for a peer that disconnects go on with a new stream.
+func TestSenderSurvivesADisconnect(t *testing.T) {
+	block, asked := make(chan struct{}), make(chan struct{}, 10)
+	var second atomic.Bool
+	s, to := linked(t, func(m *pb.Message) *pb.Message {
+		if !second.Swap(true) {
+			asked <- struct{}{}
+			<-block
+		}
+		return m
+	})
+	defer close(block)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() { _, err := s.SendRequest(ctx, to.ID(), ping()); first <- err }()
+	<-asked
+	next := make(chan error, 1)
+	go func() { _, err := s.SendRequest(testContext(t), to.ID(), ping()); next <- err }()
+	s.OnDisconnect(ctx, to.ID())
+	if err := <-next; err != nil {
+		t.Errorf("the next request: %v", err)
+	}
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first request: %v", err)
+	}
+	if n := streams(s.host.(*nethost.Host)); n != 1 {
+		t.Errorf("%d streams are left, not the new one alone", n)
+	}
+}
+
+func TestSenderRefusesLargeReplies(t *testing.T) {
+	s, to := linked(t, func(m *pb.Message) *pb.Message {
+		return pb.NewMessage(m.Type, make([]byte, network.MessageSizeMax), 0)
+	})
+	if _, err := s.SendRequest(testContext(t), to.ID(), ping()); err == nil {
+		t.Error("a reply above the limit is taken")
+	}
+}
