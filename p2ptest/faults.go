@@ -12,7 +12,7 @@ import (
 // earlier partition; Heal ends it. A peer in two groups fails the test.
 //
 // A cut is silent, as in reality: connections across it stand until they time
-// out, which QUIC's do after 30 seconds. SetOneWay cuts one direction.
+// out, which QUIC's do after 30 to 45 seconds. SetOneWay cuts one direction.
 func (n *Network) Partition(groups ...Selector) {
 	n.tb.Helper()
 	if len(groups) == 0 {
@@ -77,7 +77,7 @@ func (n *Network) Suspend(who Selector, d time.Duration) {
 
 // Crash ends nodes at once, all at the same moment, without a goodbye on the
 // wire: to the others they fall silent, and connections to them time out after
-// 30 seconds. The nodes' methods return ErrClosed until Restart brings them
+// 30 to 45 seconds. The nodes' methods return ErrClosed until Restart brings them
 // back.
 func (n *Network) Crash(who ...Selector) {
 	n.tb.Helper()

@@ -440,7 +440,8 @@ func (n *Network) SetPath(a, b Selector, p Path) {
 }
 
 // SetOneWay is SetPath for the packets from one side to the other alone. With a
-// Loss of 1 nothing gets through that way, though all does on the way back.
+// Loss of 1 nothing gets through that way; a connection then times out, and with
+// WithMemoryTransport does so as if both ways were cut.
 func (n *Network) SetOneWay(from, to Selector, p Path) {
 	n.tb.Helper()
 	n.setPaths("SetOneWay", from, to, p, false)

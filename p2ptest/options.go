@@ -166,7 +166,8 @@ func checkPath(latency, jitter time.Duration, loss float64) error {
 	return nil
 }
 
-// Path is what lies between two nodes, both ways alike.
+// Path is what lies between two nodes, in one direction or, with SetPath, in
+// both.
 type Path struct {
 	Latency time.Duration // one way
 	Jitter  time.Duration // at most so much more for each packet

@@ -107,7 +107,7 @@ func (w Waiter) Connected(a, b Selector) {
 }
 
 // Disconnected waits until in each pair of a peer of a and one of b neither
-// thinks that it is connected to the other. After a cut that takes 30 seconds.
+// thinks that it is connected to the other. After a cut that takes 30 to 45 seconds.
 func (w Waiter) Disconnected(a, b Selector) {
 	w.net.tb.Helper()
 	w.links("Disconnected", a, b, false)
