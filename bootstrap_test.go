@@ -479,7 +479,7 @@ func TestBootstrapPeerThatComesUpLater(t *testing.T) {
 	}
 	started := false
 	for ev := range n.Events(testContext(t)) {
-		if r, ok := ev.(BootstrapRound); ok && len(r.Failed) == 1 && !started {
+		if r, ok := ev.(EventBootstrapRound); ok && len(r.Round.Failed) == 1 && !started {
 			if s := n.Status().Bootstrap; s == nil || len(s.Failed) != 1 {
 				t.Errorf("Status has the round %+v", s)
 			}

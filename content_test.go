@@ -68,7 +68,7 @@ func TestPitfall02ProvideRightAfterNew(t *testing.T) {
 	dead.Addrs[0] = ma4("/ip4/127.0.0.1/tcp/1")
 	n := newNode(t, WithBootstrapPeers(dead))
 	for ev := range n.Events(testContext(t)) {
-		if _, ok := ev.(BootstrapRound); ok {
+		if _, ok := ev.(EventBootstrapRound); ok {
 			break
 		}
 	}

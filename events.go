@@ -8,47 +8,183 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
+	"github.com/go-p2pnode/p2pnode/internal/watch"
 )
 
-// Event is one of the types below: switch on it.
-type Event interface{ event() }
+// Event is one of the Event… types of this package: switch on it. Its JSON form
+// has a "type", such as "peer-connected", and the time in "at"; [UnmarshalEvent]
+// reads it.
+type Event interface {
+	// When is the time at which it was reported.
+	When() time.Time
+	json.Marshaler
 
-// EventPeerConnected says that the first connection to a peer stands and that the
-// peer is identified.
-type EventPeerConnected struct{ Peer Peer }
+	stamped(time.Time) Event
+}
 
-// EventPeerDisconnected says that the last connection to a peer is gone.
-type EventPeerDisconnected struct{ ID peer.ID }
+// EventTime is the part that all events have.
+type EventTime struct {
+	At time.Time `json:"at"`
+}
 
-// EventAddrsChanged says that the node's own addresses are others now. Each ends in
+// When returns At.
+func (t EventTime) When() time.Time { return t.At }
+
+// EventPeerConnected reports that the first connection to a peer stands and that
+// the peer is identified.
+type EventPeerConnected struct {
+	EventTime
+	Peer Peer `json:"peer"`
+}
+
+// EventPeerDisconnected reports that the last connection to a peer is gone.
+type EventPeerDisconnected struct {
+	EventTime
+	ID peer.ID `json:"id"`
+}
+
+// EventPeerFound reports that discovery found a peer, which the node dials now.
+// A peer that is found again while it is remembered is not reported again.
+type EventPeerFound struct {
+	EventTime
+	ID    peer.ID        `json:"id"`
+	Addrs []ma.Multiaddr `json:"addrs"`
+	// Source is what found it: "mdns".
+	Source string `json:"source"`
+}
+
+// EventAddrsChanged reports that the announced addresses changed. Each ends in
 // /p2p/<id>.
-type EventAddrsChanged struct{ Addrs []ma.Multiaddr }
+type EventAddrsChanged struct {
+	EventTime
+	Addrs []ma.Multiaddr `json:"addrs"`
+}
 
-// EventReachabilityChanged says that it became known, or was told by
-// WithReachability, whether others can dial the node.
-type EventReachabilityChanged struct{ Reachability network.Reachability }
+// EventReachabilityChanged reports that it became known, or was told by
+// [WithReachability], whether others can dial the node.
+type EventReachabilityChanged struct {
+	EventTime
+	// Reachability is "Unknown", "Public" or "Private" in JSON.
+	Reachability network.Reachability `json:"-"`
+}
+
+// EventBootstrapRound reports the result of a round of dialling bootstrap peers.
+type EventBootstrapRound struct {
+	EventTime
+	Round BootstrapRound `json:"round"`
+}
+
+// EventRelayReserved reports that a reservation at a relay of [WithAutoRelay]
+// stands: others can reach the node through it.
+type EventRelayReserved struct {
+	EventTime
+	ID peer.ID `json:"id"`
+}
+
+// EventRelayLost reports that a reservation ended. The node goes on trying to get
+// it back.
+type EventRelayLost struct {
+	EventTime
+	ID peer.ID `json:"id"`
+}
+
+// EventHolePunched is the result of one attempt to connect directly to a peer that
+// is connected by a relay; there are three at most for a connection.
+type EventHolePunched struct {
+	EventTime
+	ID peer.ID `json:"id"`
+	// Took is in nanoseconds in JSON.
+	Took time.Duration `json:"took"`
+	// Err is nil when there is a direct connection now. JSON has its text, "err".
+	Err error `json:"-"`
+}
+
+// EventProvided is the result of announcing a CID, by [Node.Provide] or by the
+// node itself when it had been without peers.
+type EventProvided struct {
+	EventTime
+	CID cid.Cid `json:"cid"`
+	// Took is in nanoseconds in JSON.
+	Took time.Duration `json:"took"`
+	// Err is nil when another peer holds the record. JSON has its text, "err".
+	Err error `json:"-"`
+}
+
+// EventTopicPeerJoined reports that messages to a topic that the node uses reach a
+// peer from now on: it is subscribed, and there is a stream to it. Peers that are
+// there already when the node joins the topic are reported too.
+type EventTopicPeerJoined struct {
+	EventTime
+	Topic string  `json:"topic"`
+	ID    peer.ID `json:"id"`
+}
+
+// EventTopicPeerLeft reports that a peer of [EventTopicPeerJoined] unsubscribed, or
+// is not connected any more. Nothing is reported when the node itself leaves the
+// topic.
+type EventTopicPeerLeft struct {
+	EventTime
+	Topic string  `json:"topic"`
+	ID    peer.ID `json:"id"`
+}
+
+// EventLimitReached reports that a limit of [WithLimits] refused a connection or
+// stream: the first time, and then at most once a minute. The limit of memory is
+// not reported; [Status] counts what it refuses.
+type EventLimitReached struct {
+	EventTime
+	// Limit is the field of [Limits], "files" for those that the process may open,
+	// or "services" for libp2p's own protocols.
+	Limit string `json:"limit"`
+	// Refused is how much the limit has refused since the start.
+	Refused uint64 `json:"refused"`
+}
+
+// EventBanned reports that a peer or a subnet was banned.
+type EventBanned struct {
+	EventTime
+	Ban Ban `json:"ban"`
+}
+
+// EventUnbanned reports that a ban was ended by [Node.UnbanPeer] or
+// [Node.UnbanSubnet]: that of the one of the two fields that is set. A ban that
+// ends by itself sends none.
+type EventUnbanned struct {
+	EventTime
+	Peer   peer.ID      `json:"peer,omitempty"`
+	Subnet netip.Prefix `json:"subnet,omitzero"`
+}
+
+// EventsLost reports that the consumer of [Node.Events] was too slow: so many
+// events before the next one are missing.
+type EventsLost struct {
+	EventTime
+	Count uint64 `json:"count"`
+}
 
 // BootstrapRound is the result of one round of dialling the bootstrap peers.
 type BootstrapRound struct {
-	At        time.Time     `json:"at"`
-	Took      time.Duration `json:"took"`      // nanoseconds
-	Connected []peer.ID     `json:"connected"` // the bootstrap and saved peers that are connected after the round
-	Failed    []DialFailure `json:"failed"`    // those that are not, and why
-	Peers     int           `json:"peers"`     // how many peers of any kind are connected after the round
+	At time.Time `json:"at"`
+	// Took is in nanoseconds in JSON.
+	Took time.Duration `json:"took"`
+	// Connected are the bootstrap and saved peers that are connected after the
+	// round.
+	Connected []peer.ID `json:"connected"`
+	// Failed are those that are not, and why.
+	Failed []DialFailure `json:"failed"`
+	// Peers is how many peers of any kind are connected after the round.
+	Peers int `json:"peers"`
 }
 
 func (r BootstrapRound) clone() *BootstrapRound {
@@ -56,86 +192,30 @@ func (r BootstrapRound) clone() *BootstrapRound {
 	return &r
 }
 
-// EventRelayReserved says that a reservation at a relay of WithAutoRelay stands:
-// others can reach the node through it.
-type EventRelayReserved struct{ ID peer.ID }
-
-// EventRelayLost says that a reservation does not stand any more. The node goes on
-// trying to get it back.
-type EventRelayLost struct{ ID peer.ID }
-
-// EventHolePunched is the result of one attempt to connect directly to a peer that
-// is connected by a relay; there are three at most for a connection.
-type EventHolePunched struct {
-	ID   peer.ID
-	Took time.Duration
-	Err  error // nil when there is a direct connection now
-}
-
-// EventProvided is the result of announcing a CID, by Provide or by the node itself
-// when it had been without peers.
-type EventProvided struct {
-	CID  cid.Cid
-	Took time.Duration
-	Err  error // nil when another peer holds the record
-}
-
-// EventTopicPeerJoined says that messages to a topic that the node uses reach a
-// peer from now on: it is subscribed, and there is a stream to it. Peers that are
-// there already when the node joins the topic are reported too.
-type EventTopicPeerJoined struct {
-	Topic string
-	ID    peer.ID
-}
-
-// EventTopicPeerLeft says that a peer of EventTopicPeerJoined unsubscribed, or is
-// not connected any more. Nothing is reported when the node itself leaves the
-// topic.
-type EventTopicPeerLeft struct {
-	Topic string
-	ID    peer.ID
-}
-
-// EventBanned reports that a peer or a subnet was banned.
-type EventBanned struct{ Ban Ban }
-
-// EventUnbanned reports that a ban was ended by UnbanPeer or UnbanSubnet: that
-// of the one of the two fields that is set. A ban that ends by itself sends
-// none.
-type EventUnbanned struct {
-	Peer   peer.ID
-	Subnet netip.Prefix
-}
-
-// DialFailure is a peer that could not be reached.
+// DialFailure is a peer that could not be reached. In JSON it has the text of the
+// error.
 type DialFailure struct {
 	ID  peer.ID
 	Err error
 }
 
-// MarshalJSON writes the error as its text.
-func (f DialFailure) MarshalJSON() ([]byte, error) {
-	return json.Marshal(map[string]string{"id": f.ID.String(), "err": f.Err.Error()})
+// EventsOption changes one [Node.Events]: [EventsWithState].
+type EventsOption interface{ applyEvents(*eventsConfig) }
+
+type eventsConfig struct{ state bool }
+
+type eventsOption func(*eventsConfig)
+
+func (o eventsOption) applyEvents(c *eventsConfig) { o(c) }
+
+// EventsWithState makes the stream begin with the events that make up the present
+// state, with the times at which they happened: [EventPeerConnected],
+// [EventAddrsChanged], [EventReachabilityChanged], [EventRelayReserved] and
+// [EventTopicPeerJoined] for what stands. Nothing between them and what follows is
+// missing or told twice.
+func EventsWithState() EventsOption {
+	return eventsOption(func(c *eventsConfig) { c.state = true })
 }
-
-// EventsLost says that the consumer of Events was too slow: so many events
-// before the next one are missing.
-type EventsLost struct{ Count uint64 }
-
-func (EventPeerConnected) event()       {}
-func (EventPeerDisconnected) event()    {}
-func (EventAddrsChanged) event()        {}
-func (EventReachabilityChanged) event() {}
-func (BootstrapRound) event()           {}
-func (EventsLost) event()               {}
-func (EventRelayReserved) event()       {}
-func (EventRelayLost) event()           {}
-func (EventHolePunched) event()         {}
-func (EventProvided) event()            {}
-func (EventTopicPeerJoined) event()     {}
-func (EventTopicPeerLeft) event()       {}
-func (EventBanned) event()              {}
-func (EventUnbanned) event()            {}
 
 // eventBuffer is how many events wait for a consumer of Events.
 const eventBuffer = 256
@@ -143,229 +223,90 @@ const eventBuffer = 256
 // Events streams what happens to the node from the moment of the call, until
 // the loop ends, ctx ends or the node closes. A consumer that falls more than
 // 256 events behind loses the oldest ones and is told how many by an
-// EventsLost; it never holds up the node. Each call has a stream of its own,
+// [EventsLost]; it never holds up the node. Each call has a stream of its own,
 // for one loop: a second loop over it ends at once, and one that is never looped
 // over goes with ctx or the node. What is unread when the node closes is lost.
-func (n *Node) Events(ctx context.Context) iter.Seq[Event] {
-	sub := n.watch.subscribe()
-	stop := context.AfterFunc(ctx, func() { n.watch.unsubscribe(sub) })
+func (n *Node) Events(ctx context.Context, opts ...EventsOption) iter.Seq[Event] {
+	var cfg eventsConfig
+	for _, o := range opts {
+		if o != nil {
+			o.applyEvents(&cfg)
+		}
+	}
+	sub := n.watch.hub.Subscribe(cfg.state)
+	stop := context.AfterFunc(ctx, sub.Close)
 	return func(yield func(Event) bool) {
 		defer stop()
-		defer n.watch.unsubscribe(sub)
-		for {
-			ev, ok := sub.next(ctx, n.ctx)
-			if !ok || !yield(ev) {
-				return
-			}
-		}
-	}
-}
-
-// watcher drains the host's event bus, always: a subscriber that does not
-// would stall libp2p. It turns what it reads into the node's own events, and
-// wakes whoever waits for a change of state.
-type watcher struct {
-	log   *slog.Logger
-	host  *nethost.Host
-	addrs func() []ma.Multiaddr
-
-	change signal.Signal // something that WaitReady or bootstrap looks at may be different
-	moved  signal.Signal // the node's own addresses changed
-
-	mu        sync.Mutex
-	subs      map[*eventSub]struct{} // guarded by mu
-	announced map[peer.ID]bool       // peers whose EventPeerConnected was sent; guarded by mu
-	reach     network.Reachability   // guarded by mu
-	lost      func(peer.ID)          // called for each peer that is gone; guarded by mu
-}
-
-// newWatcher subscribes at once, before anything can happen on the host.
-func newWatcher(group *lifecycle.Group, h *nethost.Host, addrs func() []ma.Multiaddr, log *slog.Logger) (*watcher, error) {
-	w := &watcher{
-		log: log, host: h, addrs: addrs,
-		subs: make(map[*eventSub]struct{}), announced: make(map[peer.ID]bool),
-	}
-	sub, err := h.EventBus().Subscribe([]any{
-		new(event.EvtPeerConnectednessChanged),
-		new(event.EvtPeerIdentificationCompleted),
-		new(event.EvtPeerIdentificationFailed),
-		new(event.EvtLocalAddressesUpdated),
-		new(event.EvtLocalReachabilityChanged),
-	}, eventbus.BufSize(256), eventbus.Name("p2pnode"))
-	if err != nil {
-		return nil, err
-	}
-	group.Go(func(ctx context.Context) {
 		defer sub.Close()
 		for {
-			select {
-			case ev := <-sub.Out():
-				w.handle(ev)
-			case <-ctx.Done():
+			ev, lost, ok := sub.Next(ctx.Done(), n.ctx.Done())
+			if !ok || lost > 0 && !yield(EventsLost{EventTime{time.Now()}, lost}) || !yield(ev) {
 				return
 			}
 		}
+	}
+}
+
+// watcher holds what tells of changes: events for users, signals for the node's
+// own parts.
+type watcher struct {
+	change signal.Signal // something that WaitReady or bootstrap looks at may be different
+	moved  signal.Signal // the node's own addresses changed
+	hub    *watch.Hub[Event]
+	bus    *watch.Bus
+}
+
+func newWatcher() *watcher { return &watcher{hub: watch.NewHub(eventBuffer, stateOf)} }
+
+// follow begins to turn what the host's bus brings into events. gone is called
+// for each peer that is not connected any more.
+func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, gone func(peer.ID), log *slog.Logger) (err error) {
+	w.bus, err = watch.Follow(group, watch.Config{
+		Host: h, Change: &w.change, Moved: &w.moved, Gone: gone, Log: log,
+		Connected:    func(p nethost.Peer) { w.emit(EventPeerConnected{Peer: peerOf(p)}) },
+		Disconnected: func(id peer.ID) { w.emit(EventPeerDisconnected{ID: id}) },
+		Addrs:        func() { w.emit(EventAddrsChanged{Addrs: withID(h, h.Addrs())}) },
+		Reachability: func(r network.Reachability) { w.emit(EventReachabilityChanged{Reachability: r}) },
 	})
-	return w, nil
+	return err
 }
 
-func (w *watcher) handle(ev any) {
+// emit sends an event to whoever listens, with the present time.
+func (w *watcher) emit(ev Event) { w.hub.Emit(ev.stamped(time.Now())) }
+
+func (w *watcher) reachability() network.Reachability { return w.bus.Reachability() }
+
+// topicLeft drops what EventsWithState would tell of a topic that the node left.
+func (w *watcher) topicLeft(topic string) {
+	w.hub.Forget(func(ev Event) bool {
+		joined, ok := ev.(EventTopicPeerJoined)
+		return ok && joined.Topic == topic
+	})
+}
+
+// stateOf tells which part of a node's state an event is about, and whether it
+// stands from now on or ends.
+func stateOf(ev Event) (key any, stands bool) {
+	type part struct{ what, id string }
 	switch ev := ev.(type) {
-	case event.EvtPeerConnectednessChanged:
-		if ev.Connectedness == network.NotConnected {
-			w.peerGone(ev.Peer)
-		}
-	case event.EvtPeerIdentificationCompleted:
-		w.peerHere(ev.Peer)
-	case event.EvtPeerIdentificationFailed:
-		w.peerHere(ev.Peer)
-	case event.EvtLocalAddressesUpdated:
-		if w.wanted() {
-			w.emit(EventAddrsChanged{Addrs: w.addrs()})
-		}
-		w.moved.Notify()
-	case event.EvtLocalReachabilityChanged:
-		w.mu.Lock()
-		w.reach = ev.Reachability
-		w.mu.Unlock()
-		w.log.Info("reachability", "is", ev.Reachability)
-		w.emit(EventReachabilityChanged{ev.Reachability})
-	}
-	w.change.Notify()
-}
-
-// peerHere announces a peer after its identification, so that whoever acts on
-// the event can open streams.
-func (w *watcher) peerHere(id peer.ID) {
-	known, ok := w.host.Peer(id)
-	p := peerOf(known)
-	w.mu.Lock()
-	news := ok && !w.announced[id]
-	if news {
-		w.announced[id] = true
-	}
-	w.mu.Unlock()
-	if news {
-		w.log.Info("peer connected", "peer", id, "addr", p.Addr, "relayed", p.Relayed, "direction", p.Direction)
-		w.emit(EventPeerConnected{p})
-	}
-}
-
-func (w *watcher) peerGone(id peer.ID) {
-	w.mu.Lock()
-	known := w.announced[id]
-	delete(w.announced, id)
-	lost := w.lost
-	w.mu.Unlock()
-	if known {
-		w.log.Info("peer disconnected", "peer", id)
-		w.emit(EventPeerDisconnected{id})
-	}
-	if lost != nil {
-		lost(id)
-	}
-}
-
-// onLost sets what is called for each peer that is gone.
-func (w *watcher) onLost(f func(peer.ID)) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lost = f
-}
-
-func (w *watcher) reachability() network.Reachability {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.reach
-}
-
-func (w *watcher) emit(ev Event) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for s := range w.subs {
-		s.push(ev)
-	}
-}
-
-// wanted reports whether anybody listens.
-func (w *watcher) wanted() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.subs) > 0
-}
-
-func (w *watcher) subscribe() *eventSub {
-	s := &eventSub{wake: make(chan struct{}, 1), done: make(chan struct{})}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.subs[s] = struct{}{}
-	return s
-}
-
-func (w *watcher) unsubscribe(s *eventSub) {
-	w.mu.Lock()
-	delete(w.subs, s)
-	w.mu.Unlock()
-	s.once.Do(func() { close(s.done) })
-}
-
-// eventSub is the bounded queue of one consumer of Events.
-type eventSub struct {
-	wake chan struct{}
-	done chan struct{}
-	once sync.Once
-
-	mu    sync.Mutex
-	queue []Event // guarded by mu
-	lost  uint64  // guarded by mu
-}
-
-func (s *eventSub) push(ev Event) {
-	s.mu.Lock()
-	if len(s.queue) == eventBuffer {
-		s.queue = s.queue[1:]
-		s.lost++
-	}
-	s.queue = append(s.queue, ev)
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
+	case EventPeerConnected:
+		return part{"peer", string(ev.Peer.ID)}, true
+	case EventPeerDisconnected:
+		return part{"peer", string(ev.ID)}, false
+	case EventAddrsChanged:
+		return part{what: "addrs"}, true
+	case EventReachabilityChanged:
+		return part{what: "reachability"}, true
+	case EventRelayReserved:
+		return part{"relay", string(ev.ID)}, true
+	case EventRelayLost:
+		return part{"relay", string(ev.ID)}, false
+	case EventTopicPeerJoined:
+		return part{"topic " + ev.Topic, string(ev.ID)}, true
+	case EventTopicPeerLeft:
+		return part{"topic " + ev.Topic, string(ev.ID)}, false
 	default:
-	}
-}
-
-func (s *eventSub) pop() (Event, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.lost > 0 {
-		ev := EventsLost{s.lost}
-		s.lost = 0
-		return ev, true
-	}
-	if len(s.queue) == 0 {
 		return nil, false
-	}
-	ev := s.queue[0]
-	s.queue = s.queue[1:]
-	return ev, true
-}
-
-// next waits for an event until ctx ends or the node closes.
-func (s *eventSub) next(ctx, node context.Context) (Event, bool) {
-	for {
-		if ctx.Err() != nil || node.Err() != nil {
-			return nil, false
-		}
-		if ev, ok := s.pop(); ok {
-			return ev, true
-		}
-		select {
-		case <-s.wake:
-		case <-s.done:
-			return nil, false
-		case <-ctx.Done():
-		case <-node.Done():
-		}
 	}
 }
 

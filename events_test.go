@@ -77,11 +77,7 @@ func TestPitfall59SlowConsumer(t *testing.T) {
 	for range stream {
 		t.Error("an event after the end of the context")
 	}
-	mustNot(t, waitFor(t, func() bool {
-		n.watch.mu.Lock()
-		defer n.watch.mu.Unlock()
-		return len(n.watch.subs) == 1
-	}))
+	mustNot(t, waitFor(t, func() bool { return n.watch.hub.Subscribers() == 1 }))
 }
 
 func TestWaitReady(t *testing.T) {

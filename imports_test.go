@@ -90,6 +90,12 @@ var rooms = map[string]map[string]string{
 		"internal/lifecycle": "handlers are awaited",
 		"internal/errs":      "a protocol that is served already is ErrProtocolInUse",
 	},
+	"internal/watch": {
+		"internal/nethost":   "it drains the host's event bus",
+		"internal/signal":    "a change of the host is told",
+		"internal/lifecycle": "the draining is awaited",
+		"internal/ring":      "a slow subscriber loses its oldest events",
+	},
 	"internal/diag": {}, // it reads its argument and nothing else
 
 	"internal/cli":              {"": "flags and options of the programs in cmd and examples"},
@@ -122,6 +128,7 @@ var rooms = map[string]map[string]string{
 		"internal/relays":    "WithAutoRelay, WithRelayService",
 		"internal/signal":    "waits wake by events",
 		"internal/streams":   "Handle, Listen, Dial",
+		"internal/watch":     "Events",
 		"internal/backoff":   "the engines' delays are in the table of defaults",
 	},
 

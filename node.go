@@ -94,7 +94,6 @@ func (n *Node) phases() []phase {
 		{"pubsub", n.startPubSub},
 		{"streams", n.startStreams},
 		{"relay", n.startRelay},
-		{"discovery", n.startDiscovery},
 		{"metrics", n.startMetrics},
 		{"listen", n.startListening},
 		{"mdns", n.startMDNS},
@@ -117,7 +116,7 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.logger}
+	n := &Node{cfg: cfg, log: cfg.logger, watch: newWatcher()}
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	n.group = lifecycle.NewGroup(n.ctx)
 	n.stack.Push("goroutines", closeBudget, n.group.Close)
@@ -211,8 +210,8 @@ func (n *Node) startHost() (err error) {
 	n.relay = relays.New(relays.Config{
 		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce,
 		Reachability: cfg.reachability, HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
-		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{id}) },
-		Lost:     func(id peer.ID) { n.watch.emit(EventRelayLost{id}) },
+		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{ID: id}) },
+		Lost:     func(id peer.ID) { n.watch.emit(EventRelayLost{ID: id}) },
 		Punched: func(id peer.ID, took time.Duration, err error) {
 			n.watch.emit(EventHolePunched{ID: id, Took: took, Err: err})
 		},
@@ -230,6 +229,7 @@ func (n *Node) startHost() (err error) {
 		NewLimits: func() (network.ResourceManager, error) {
 			n.limits, err = limits.New(limits.Config{
 				Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: n.log,
+				Reached: func(limit string, refused uint64) { n.watch.emit(EventLimitReached{Limit: limit, Refused: refused}) },
 			})
 			return n.limits, err
 		},
@@ -248,12 +248,21 @@ func (n *Node) startHost() (err error) {
 	return nil
 }
 
-func (n *Node) startEvents() (err error) {
+func (n *Node) startEvents() error {
 	// Before the host: its close would wait for a bus that nobody drains.
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
-	n.watch, err = newWatcher(group, n.base, n.Addrs, n.log)
-	return err
+	n.sink = connector.New(n.group, connector.Config{
+		Self: n.id, Connected: n.base.Connected, Log: n.log,
+		Dial: func(ctx context.Context, p peer.AddrInfo) error { return n.dialer.Connect(ctx, p) }, // which the DHT is to improve
+		New: func(p peer.AddrInfo, source string) {
+			n.watch.emit(EventPeerFound{ID: p.ID, Addrs: p.Addrs, Source: source})
+		},
+	})
+	return n.watch.follow(group, n.base, func(id peer.ID) {
+		n.sink.Lost(id)
+		n.relay.Disconnected(id)
+	}, n.log)
 }
 
 func (n *Node) startDHT() (err error) {
@@ -283,6 +292,7 @@ func (n *Node) startPubSub() (err error) {
 		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(),
 		Changed:    n.watch.change.Notify,
 		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
+		TopicLeft:  n.watch.topicLeft,
 		PeerLeft:   func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerLeft{Topic: topic, ID: id}) },
 	})
 	if err != nil {
@@ -309,17 +319,6 @@ func (n *Node) startRelay() error {
 	if n.relay.Enabled() {
 		return n.relay.Follow(n.group, n.base)
 	}
-	return nil
-}
-
-func (n *Node) startDiscovery() error {
-	n.sink = connector.New(n.group, connector.Config{
-		Self: n.id, Dial: n.dialer.Connect, Connected: n.base.Connected, Log: n.log,
-	})
-	n.watch.onLost(func(id peer.ID) {
-		n.sink.Lost(id)
-		n.relay.Disconnected(id)
-	})
 	return nil
 }
 
@@ -386,7 +385,7 @@ func (n *Node) startBootstrap() error {
 		change:  &n.watch.change, moved: &n.watch.moved, log: n.log,
 		report: func(r BootstrapRound) {
 			n.rounds.Add(1)
-			n.watch.emit(r)
+			n.watch.emit(EventBootstrapRound{Round: r})
 			n.watch.change.Notify()
 		},
 	}

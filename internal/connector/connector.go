@@ -44,7 +44,10 @@ type Config struct {
 	Self      peer.ID
 	Dial      func(context.Context, peer.AddrInfo) error
 	Connected func(peer.ID) bool
-	Log       *slog.Logger
+	// New is called for a peer that was not known, without a lock held; nil means
+	// nobody.
+	New func(p peer.AddrInfo, source string)
+	Log *slog.Logger
 }
 
 // Connector dials discovered peers. Its methods are safe for concurrent use
@@ -71,6 +74,9 @@ type entry struct {
 
 // New returns a connector whose goroutines belong to group.
 func New(group *lifecycle.Group, cfg Config) *Connector {
+	if cfg.New == nil {
+		cfg.New = func(peer.AddrInfo, string) {}
+	}
 	return &Connector{cfg: cfg, group: group, slots: make(chan struct{}, maxDials), peers: make(map[peer.ID]*entry)}
 }
 
@@ -79,6 +85,14 @@ func (c *Connector) Found(ai peer.AddrInfo, source string) {
 	if ai.ID == c.cfg.Self || len(ai.Addrs) == 0 {
 		return
 	}
+	if c.note(ai, source) {
+		c.cfg.New(ai, source)
+	}
+}
+
+// note remembers a discovered peer and dials it. It reports whether the peer is
+// new.
+func (c *Connector) note(ai peer.AddrInfo, source string) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -87,7 +101,7 @@ func (c *Connector) Found(ai peer.AddrInfo, source string) {
 		if len(c.peers) >= maxPeers && !c.evictLocked(now) {
 			c.full++
 			c.cfg.Log.Warn("discovered peer ignored: too many are known", "peer", ai.ID, "source", source, "ignored", c.full)
-			return
+			return false
 		}
 		e = &entry{info: peer.AddrInfo{ID: ai.ID}, retry: backoff.Backoff{Min: retryMin, Max: retryMax}}
 		c.peers[ai.ID] = e
@@ -97,6 +111,7 @@ func (c *Connector) Found(ai peer.AddrInfo, source string) {
 	e.info = addrs.Merge(ai, e.info)[0] // the newest addresses first
 	e.info.Addrs = e.info.Addrs[:min(len(e.info.Addrs), maxAddrs)]
 	c.startLocked(e)
+	return !known
 }
 
 // Lost tells that a peer has disconnected: if it was discovered lately, it is

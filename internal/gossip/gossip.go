@@ -61,6 +61,7 @@ type Config struct {
 	Changed    func()                         // a topic has one more peer
 	PeerJoined func(topic string, id peer.ID) // from now on messages reach the peer
 	PeerLeft   func(topic string, id peer.ID) // messages reach the peer no longer
+	TopicLeft  func(topic string)             // the topic was left, without a PeerLeft
 }
 
 // Router is a running gossipsub router. Its methods are safe for concurrent

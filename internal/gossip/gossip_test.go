@@ -52,7 +52,7 @@ func newRouter(t *testing.T, h host.Host, set func(*Config)) *Router {
 	t.Helper()
 	cfg := Config{
 		Host: h, Blacklist: pubsub.NewMapBlacklist(), MaxMessageSize: 1 << 20, Log: slog.New(slog.DiscardHandler),
-		Changed: func() {}, PeerJoined: func(string, peer.ID) {}, PeerLeft: func(string, peer.ID) {},
+		Changed: func() {}, PeerJoined: func(string, peer.ID) {}, PeerLeft: func(string, peer.ID) {}, TopicLeft: func(string) {},
 	}
 	if set != nil {
 		set(&cfg)

@@ -7,7 +7,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// news is a peer that can be reached on a topic, or no longer.
+// news is a peer that can be reached on a topic, or no longer; without a peer,
+// the topic that was left.
 type news struct {
 	topic  string
 	id     peer.ID
@@ -74,12 +75,16 @@ func (r *Router) markLocked(t *topic, id peer.ID, linked bool) (grown bool) {
 	} else {
 		t.peers.Add(-1)
 	}
-	r.news = append(r.news, news{t.name, id, linked})
+	r.addNewsLocked(news{t.name, id, linked})
+	return linked
+}
+
+func (r *Router) addNewsLocked(n news) {
+	r.news = append(r.news, n)
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
-	return linked
 }
 
 // tell runs the callbacks, in the order of what happened.
@@ -95,7 +100,9 @@ func (r *Router) tell(ctx context.Context) {
 		r.news = nil
 		r.mu.Unlock()
 		for _, n := range list {
-			if n.joined {
+			if n.id == "" {
+				r.cfg.TopicLeft(n.topic)
+			} else if n.joined {
 				r.cfg.PeerJoined(n.topic, n.id)
 				r.cfg.Changed()
 			} else {

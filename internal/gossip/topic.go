@@ -149,6 +149,7 @@ func (r *Router) settle(t *topic) {
 		return
 	}
 	t.leaving = true
+	r.addNewsLocked(news{topic: t.name})
 	r.mu.Unlock()
 	r.leave(t)
 }

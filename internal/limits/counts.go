@@ -14,6 +14,9 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 )
 
+// tellEvery is how often [Config.Reached] is called for one limit.
+const tellEvery = time.Minute
+
 // Counts is how much each limit has refused: connections, streams and buffers.
 type Counts struct {
 	Conns, ConnsPerPeer, ConnsPerIP, ConnRatePerIP uint64
@@ -37,12 +40,13 @@ type Handshakes struct {
 // counter counts what limits refuse. It is safe for concurrent use.
 type counter struct {
 	log     *slog.Logger
-	reached func(limit string)
+	reached func(limit string, refused uint64)
 
 	mu         sync.Mutex
-	counts     Counts     // guarded by mu
-	last       time.Time  // of any refusal; guarded by mu
-	handshakes Handshakes // guarded by mu
+	counts     Counts               // guarded by mu
+	last       time.Time            // of any refusal; guarded by mu
+	told       map[string]time.Time // when reached was called last, by limit; guarded by mu
+	handshakes Handshakes           // guarded by mu
 }
 
 func (c *counter) field(limit string) *uint64 {
@@ -77,6 +81,19 @@ func (c *counter) record(limit string) (first bool) {
 	*n++
 	c.last = time.Now()
 	return *n == 1
+}
+
+// due reports whether somebody is to be told of a refusal now, and how many there
+// were of this limit.
+func (c *counter) due(limit string) (refused uint64, due bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if at, known := c.told[limit]; known && now.Sub(at) < tellEvery {
+		return 0, false
+	}
+	c.told[limit] = now
+	return *c.field(limit), true
 }
 
 func (c *counter) handshakeFailed() {
@@ -122,10 +139,13 @@ func (c *counter) explain(err error, conn bool) error {
 	if do == "" {
 		do = fmt.Sprintf("WithLimits(Limits{%s: …}) raises it", limit)
 	}
-	if c.record(limit) {
+	first := c.record(limit)
+	if refused, due := c.due(limit); due {
+		c.reached(limit, refused)
+	}
+	if first {
 		c.log.Warn("limit reached; Status counts further refusals", "limit", what, "do", do, "err", err)
 	}
-	c.reached(limit)
 	return fmt.Errorf("%w (limit of %s; %s)", err, what, do)
 }
 

@@ -23,7 +23,7 @@ func limitedFor(t *testing.T, l Limits) (m *Manager, text *bytes.Buffer, reached
 	text, reached = new(bytes.Buffer), new([]string)
 	m, err := New(Config{
 		Limits: l, ConnHigh: 2, Log: slog.New(slog.NewTextHandler(text, nil)),
-		Reached: func(limit string) { *reached = append(*reached, limit) },
+		Reached: func(limit string, _ uint64) { *reached = append(*reached, limit) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func TestPitfall40EachLimitHoldsAndIsNamed(t *testing.T) {
 				if strings.Count(text.String(), "level=WARN") != 1 {
 					t.Errorf("%+v, %s: the log has %q", c.limits, dir, text)
 				}
-				if !slices.Equal(*reached, []string{c.field, c.field}) || m.LastRefusal().IsZero() {
+				if !slices.Equal(*reached, []string{c.field}) || m.LastRefusal().IsZero() {
 					t.Errorf("%+v, %s: %q is reported", c.limits, dir, *reached)
 				}
 			})

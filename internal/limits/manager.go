@@ -31,9 +31,11 @@ type Config struct {
 	// stands behind one of them, and the refused ones would see no more than a
 	// broken handshake.
 	Public bool
-	// Reached is called for each refusal but those of memory, with the field
-	// of Limits, "files" or "services". It must not block; nil means nobody.
-	Reached func(limit string)
+	// Reached is called for the first refusal of each limit but that of memory,
+	// and at most once a minute for further ones, with the field of Limits,
+	// "files" or "services", and how much it has refused so far. It must not
+	// block; nil means nobody.
+	Reached func(limit string, refused uint64)
 	Log     *slog.Logger
 }
 
@@ -48,9 +50,9 @@ type Manager struct {
 // New scales libp2p's default limits to the machine and fits them to cfg.
 func New(cfg Config) (*Manager, error) {
 	if cfg.Reached == nil {
-		cfg.Reached = func(string) {}
+		cfg.Reached = func(string, uint64) {}
 	}
-	c := &counter{log: cfg.Log, reached: cfg.Reached}
+	c := &counter{log: cfg.Log, reached: cfg.Reached, told: make(map[string]time.Time)}
 	scaling := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaling)
 	limits := scaling.AutoScale()

@@ -1,0 +1,278 @@
+package p2pnode
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// UnmarshalEvent reads the JSON form of an [Event]. Errors in it come back as
+// their texts alone. It is an error when the type is none of this package's.
+func UnmarshalEvent(data []byte) (Event, error) {
+	var head struct {
+		Type string `json:"type"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, fmt.Errorf("p2pnode: unmarshal event: %w", err)
+	}
+	read := eventReaders[head.Type]
+	if read == nil {
+		return nil, fmt.Errorf("p2pnode: unmarshal event: no type %q", head.Type)
+	}
+	ev, err := read(data)
+	if err != nil {
+		return nil, fmt.Errorf("p2pnode: unmarshal event: %w", err)
+	}
+	return ev, nil
+}
+
+// eventReaders are the events by the "type" of their JSON form.
+var eventReaders = map[string]func([]byte) (Event, error){
+	"peer-connected":       readEvent[EventPeerConnected],
+	"peer-disconnected":    readEvent[EventPeerDisconnected],
+	"peer-found":           readEvent[EventPeerFound],
+	"addrs-changed":        readEvent[EventAddrsChanged],
+	"reachability-changed": readEvent[EventReachabilityChanged],
+	"bootstrap-round":      readEvent[EventBootstrapRound],
+	"relay-reserved":       readEvent[EventRelayReserved],
+	"relay-lost":           readEvent[EventRelayLost],
+	"hole-punched":         readEvent[EventHolePunched],
+	"provided":             readEvent[EventProvided],
+	"topic-peer-joined":    readEvent[EventTopicPeerJoined],
+	"topic-peer-left":      readEvent[EventTopicPeerLeft],
+	"limit-reached":        readEvent[EventLimitReached],
+	"banned":               readEvent[EventBanned],
+	"unbanned":             readEvent[EventUnbanned],
+	"events-lost":          readEvent[EventsLost],
+}
+
+func readEvent[E Event](data []byte) (Event, error) {
+	var ev E
+	err := json.Unmarshal(data, &ev)
+	return ev, err
+}
+
+// typed marshals an event with its type in front. The event has a time, so
+// there is something behind it.
+func typed(name string, ev any) ([]byte, error) {
+	data, err := json.Marshal(ev)
+	if err != nil {
+		return nil, err
+	}
+	return append(fmt.Appendf(nil, `{"type":%q,`, name), data[1:]...), nil
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventPeerConnected) MarshalJSON() ([]byte, error) {
+	type plain EventPeerConnected
+	return typed("peer-connected", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventPeerDisconnected) MarshalJSON() ([]byte, error) {
+	type plain EventPeerDisconnected
+	return typed("peer-disconnected", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventPeerFound) MarshalJSON() ([]byte, error) {
+	type plain EventPeerFound
+	return typed("peer-found", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventAddrsChanged) MarshalJSON() ([]byte, error) {
+	type plain EventAddrsChanged
+	return typed("addrs-changed", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventReachabilityChanged) MarshalJSON() ([]byte, error) {
+	type plain EventReachabilityChanged
+	return typed("reachability-changed", struct {
+		plain
+		Reachability reachabilityText `json:"reachability"`
+	}{plain(e), reachabilityText(e.Reachability)})
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventBootstrapRound) MarshalJSON() ([]byte, error) {
+	type plain EventBootstrapRound
+	return typed("bootstrap-round", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventRelayReserved) MarshalJSON() ([]byte, error) {
+	type plain EventRelayReserved
+	return typed("relay-reserved", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventRelayLost) MarshalJSON() ([]byte, error) {
+	type plain EventRelayLost
+	return typed("relay-lost", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventHolePunched) MarshalJSON() ([]byte, error) {
+	type plain EventHolePunched
+	return typed("hole-punched", struct {
+		plain
+		Err string `json:"err,omitempty"`
+	}{plain(e), errorText(e.Err)})
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventProvided) MarshalJSON() ([]byte, error) {
+	type plain EventProvided
+	return typed("provided", struct {
+		plain
+		Err string `json:"err,omitempty"`
+	}{plain(e), errorText(e.Err)})
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventTopicPeerJoined) MarshalJSON() ([]byte, error) {
+	type plain EventTopicPeerJoined
+	return typed("topic-peer-joined", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventTopicPeerLeft) MarshalJSON() ([]byte, error) {
+	type plain EventTopicPeerLeft
+	return typed("topic-peer-left", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventLimitReached) MarshalJSON() ([]byte, error) {
+	type plain EventLimitReached
+	return typed("limit-reached", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventBanned) MarshalJSON() ([]byte, error) {
+	type plain EventBanned
+	return typed("banned", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventUnbanned) MarshalJSON() ([]byte, error) {
+	type plain EventUnbanned
+	return typed("unbanned", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventsLost) MarshalJSON() ([]byte, error) {
+	type plain EventsLost
+	return typed("events-lost", plain(e))
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (e *EventHolePunched) UnmarshalJSON(data []byte) error {
+	type plain EventHolePunched
+	var in struct {
+		plain
+		Err string `json:"err"`
+	}
+	err := json.Unmarshal(data, &in)
+	*e = EventHolePunched(in.plain)
+	e.Err = textError(in.Err)
+	return err
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (e *EventProvided) UnmarshalJSON(data []byte) error {
+	type plain EventProvided
+	var in struct {
+		plain
+		Err string `json:"err"`
+	}
+	err := json.Unmarshal(data, &in)
+	*e = EventProvided(in.plain)
+	e.Err = textError(in.Err)
+	return err
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (e *EventReachabilityChanged) UnmarshalJSON(data []byte) error {
+	type plain EventReachabilityChanged
+	var in struct {
+		plain
+		Reachability reachabilityText `json:"reachability"`
+	}
+	err := json.Unmarshal(data, &in)
+	*e = EventReachabilityChanged(in.plain)
+	e.Reachability = network.Reachability(in.Reachability)
+	return err
+}
+
+func (e EventPeerConnected) stamped(at time.Time) Event       { e.At = at; return e }
+func (e EventPeerDisconnected) stamped(at time.Time) Event    { e.At = at; return e }
+func (e EventPeerFound) stamped(at time.Time) Event           { e.At = at; return e }
+func (e EventAddrsChanged) stamped(at time.Time) Event        { e.At = at; return e }
+func (e EventReachabilityChanged) stamped(at time.Time) Event { e.At = at; return e }
+func (e EventBootstrapRound) stamped(at time.Time) Event      { e.At = at; return e }
+func (e EventRelayReserved) stamped(at time.Time) Event       { e.At = at; return e }
+func (e EventRelayLost) stamped(at time.Time) Event           { e.At = at; return e }
+func (e EventHolePunched) stamped(at time.Time) Event         { e.At = at; return e }
+func (e EventProvided) stamped(at time.Time) Event            { e.At = at; return e }
+func (e EventTopicPeerJoined) stamped(at time.Time) Event     { e.At = at; return e }
+func (e EventTopicPeerLeft) stamped(at time.Time) Event       { e.At = at; return e }
+func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; return e }
+func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }
+func (e EventUnbanned) stamped(at time.Time) Event            { e.At = at; return e }
+func (e EventsLost) stamped(at time.Time) Event               { e.At = at; return e }
+
+// dialFailureJSON is the JSON form of a DialFailure.
+type dialFailureJSON struct {
+	ID  peer.ID `json:"id"`
+	Err string  `json:"err"`
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (f DialFailure) MarshalJSON() ([]byte, error) {
+	return json.Marshal(dialFailureJSON{f.ID, errorText(f.Err)})
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (f *DialFailure) UnmarshalJSON(data []byte) error {
+	var in dialFailureJSON
+	err := json.Unmarshal(data, &in)
+	*f = DialFailure{in.ID, textError(in.Err)}
+	return err
+}
+
+// reachabilityText is a reachability as JSON has it.
+type reachabilityText network.Reachability
+
+func (r reachabilityText) MarshalText() ([]byte, error) {
+	return []byte(network.Reachability(r).String()), nil
+}
+
+func (r *reachabilityText) UnmarshalText(text []byte) error {
+	for _, known := range []network.Reachability{network.ReachabilityUnknown, network.ReachabilityPublic, network.ReachabilityPrivate} {
+		if known.String() == string(text) {
+			*r = reachabilityText(known)
+			return nil
+		}
+	}
+	return fmt.Errorf("no reachability %q", text)
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func textError(text string) error {
+	if text == "" {
+		return nil
+	}
+	return errors.New(text)
+}
