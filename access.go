@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
+	"github.com/go-p2pnode/p2pnode/internal/backoff"
 )
 
 // Ban shuts out a peer or a subnet: one of the two is set.
@@ -75,7 +76,7 @@ func (n *Node) UnbanPeer(id peer.ID) error {
 	if !n.access.UnbanPeer(id) {
 		return fmt.Errorf("p2pnode: unban: %s is not banned", id)
 	}
-	n.persistent.wake(id)
+	n.keeper.Wake(id)
 	return n.unbanned(access.Ban{Peer: id})
 }
 
@@ -88,7 +89,7 @@ func (n *Node) UnbanSubnet(prefix netip.Prefix) error {
 	if !n.access.UnbanSubnet(prefix) {
 		return fmt.Errorf("p2pnode: unban: %s is not banned", prefix)
 	}
-	n.persistent.wakeAll() // some of them may be there
+	n.keeper.Wake() // some of them may be there
 	return n.unbanned(access.Ban{Subnet: prefix.Masked()})
 }
 
@@ -125,7 +126,7 @@ func (n *Node) Allow(ids ...peer.ID) error {
 	if err := n.changeAllowed("allow", ids, n.access.Allow); err != nil {
 		return err
 	}
-	n.persistent.wake(ids...)
+	n.keeper.Wake(ids...)
 	return nil
 }
 
@@ -168,7 +169,7 @@ func (n *Node) cutOff() {
 	}
 	cut()
 	n.group.Go(func(ctx context.Context) {
-		if pauseFor(ctx, time.Second) {
+		if backoff.Sleep(ctx, time.Second) {
 			cut()
 		}
 	})

@@ -2,399 +2,282 @@ package p2pnode
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"maps"
+	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
-	"github.com/go-p2pnode/p2pnode/internal/backoff"
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
-	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
-const (
-	// Each attempt to reach a bootstrap peer is bounded. In the first minute
-	// of an outage the bound is short, because a peer that is silent now may
-	// be back in a second, and a dial that began before may not notice: it is
-	// bootstrapQuickDial, or bootstrapSlack times what it took to connect to
-	// the peer before; one never reached gets bootstrapFirstDial every third
-	// time, for it may be far away.
-	bootstrapQuickDial  = time.Second
-	bootstrapFirstDial  = 5 * time.Second
-	bootstrapSlack      = 3
-	bootstrapDialLimit  = 15 * time.Second
-	bootstrapQuickFor   = time.Minute + 5*time.Second // so that it holds for a return at the end of the minute
-	bootstrapRoundLimit = bootstrapQuickDial          // a round does not wait longer for a dial that goes on
+// peersName is the file of the data directory with the saved peers.
+const peersName = "peers"
 
-	// In the first minute rounds follow one another after bootstrapQuickMin to
-	// bootstrapQuickMax, later at growing distances from start to start, from
-	// bootstrapRetryMin up to bootstrapRetryMax, for ever.
-	bootstrapQuickMin = 400 * time.Millisecond
-	bootstrapQuickMax = 800 * time.Millisecond
-	bootstrapRetryMin = time.Second
-	bootstrapRetryMax = 30 * time.Second
-	// savedAtOnce is how many saved peers are dialled in a round, in turn.
-	savedAtOnce = 8
-	// With enough peers, bootstrap peers that are not connected are dialled after
-	// bootstrapAgainMin, then at growing distances up to bootstrapAgainMax: a
-	// network that was cut in two, or whose bootstrap peer started afresh, has
-	// no other way to find together. They may have trimmed this node, so it is
-	// not often, and begins anew only after all were connected for as long.
-	bootstrapAgainMin = time.Minute
-	bootstrapAgainMax = 10 * time.Minute
-	// bootstrapGap separates two rounds even when peers come and go at once.
-	bootstrapGap = 400 * time.Millisecond
-)
-
-// bootstrapper keeps the node connected: whenever it has too few peers it
-// dials the bootstrap peers, until it has enough. Neither the DHT's own
-// bootstrap (which looks every two minutes, at two peers at random, and only
-// when its table is empty) nor boxo's (which without saved peers runs a single
-// round) does that.
-type bootstrapper struct {
-	peers     []peer.AddrInfo
-	saved     func() []peer.AddrInfo // some are dialled beside them; may be nil
-	dial      func(context.Context, peer.AddrInfo) error
-	connected func(peer.ID) bool
-	count     func() int          // how many peers are connected
-	enough    func() bool         // the node has the peers it wants
-	content   bool                // it wants none for themselves: do not look for more
-	refresh   func()              // tell the DHT that there is somebody to ask
-	keep      func(peer.ID, bool) // spare a peer from trimming, or no longer
-	change    *signal.Signal      // enough may have changed
-	moved     *signal.Signal      // the network may have changed: do not wait any longer
-	report    func(BootstrapRound)
-	log       *slog.Logger
-	rand      func() float64 // of the pauses; nil means math/rand/v2
-
-	dials sync.WaitGroup // those of all rounds
-	tries map[peer.ID]*try
-	turn  int // which saved peers are next
-
-	mu   sync.Mutex
-	last *BootstrapRound // guarded by mu
+// BootstrapRound is the result of one round of dialing bootstrap peers, and
+// saved peers beside them. Rounds follow one another while the node has too few
+// peers; with enough, there is one when a bootstrap peer is missing and its turn
+// has come.
+type BootstrapRound struct {
+	At        time.Time     `json:"at"`
+	Took      time.Duration `json:"took"`      // nanoseconds
+	Connected []peer.ID     `json:"connected"` // the bootstrap and saved peers that are connected after the round
+	Failed    []DialFailure `json:"failed"`    // those that are not, and why
+	Peers     int           `json:"peers"`     // how many peers of any kind are connected after the round
 }
 
-// try is where things stand with one bootstrap peer.
-type try struct {
-	n    int           // attempts since the node had enough
-	busy chan struct{} // closed when the attempt that is under way is over; nil without one
-	err  error         // of the last attempt; read when busy is nil or closed
-	took time.Duration // what the last dial that got through took; likewise
-	kept bool          // it is spared from trimming
-}
-
-// run is the loop. It returns when ctx ends, and with it every dial.
-func (b *bootstrapper) run(ctx context.Context) {
-	defer b.dials.Wait()
-	b.tries = make(map[peer.ID]*try)
-	var begun time.Time // when the last round began
-	had := true         // so that having enough from the start is not taken for a recovery
-	look := lookout{retry: backoff.Backoff{Min: bootstrapAgainMin, Max: bootstrapAgainMax, Rand: b.rand}}
-	for ctx.Err() == nil {
-		change, moved := b.change.Wait(), b.moved.Wait()
-		if !b.enough() {
-			had = false
-			b.outage(ctx, &begun)
-			look.reset()
-			continue
-		}
-		if !had {
-			b.refresh()
-		}
-		had = true
-		b.release()
-		timer := look.timer(b.content || b.complete())
-		select {
-		case <-change:
-		case <-timer:
-			if b.due(ctx, begun) {
-				begun = time.Now()
-				if b.round(ctx, b.known(b.peers), bootstrapDialLimit) {
-					b.refresh()
-				}
-				look.done()
-			}
-		case <-moved:
-			// The node may be somewhere else now, and may not have noticed
-			// what it has lost: one round at once, and no more of them when
-			// there are still enough.
-			if !b.content && b.due(ctx, begun) {
-				begun = time.Now()
-				b.round(ctx, b.candidates(), bootstrapDialLimit)
-				look.reset()
-			}
-		case <-ctx.Done():
-		}
-	}
-}
-
-// lookout says when to dial bootstrap peers again with enough others.
-type lookout struct {
-	retry    backoff.Backoff
-	next     time.Time // zero: not decided
-	complete time.Time // since when all are connected; zero when they are not
-}
-
-func (l *lookout) reset() { l.retry.Reset(); l.next, l.complete = time.Time{}, time.Time{} }
-func (l *lookout) done()  { l.next = time.Time{} }
-
-// timer returns a channel that fires when it is time, nil for never.
-func (l *lookout) timer(complete bool) <-chan time.Time {
-	if complete {
-		if l.complete.IsZero() {
-			l.complete = time.Now()
-		}
-		l.next = time.Time{}
+func newBootstrapRound(r *keeper.Round) *BootstrapRound {
+	if r == nil {
 		return nil
 	}
-	if !l.complete.IsZero() && time.Since(l.complete) > bootstrapAgainMax {
-		l.retry.Reset()
+	out := &BootstrapRound{At: r.At, Took: r.Took, Connected: slices.Clone(r.Connected), Failed: []DialFailure{}, Peers: r.Peers}
+	for _, f := range r.Failed {
+		out.Failed = append(out.Failed, DialFailure(f))
 	}
-	l.complete = time.Time{}
-	if l.next.IsZero() {
-		l.next = time.Now().Add(l.retry.Next())
-	}
-	return time.After(time.Until(l.next))
+	return out
 }
 
-// complete reports whether every bootstrap peer is connected.
-func (b *bootstrapper) complete() bool {
-	for _, p := range b.peers {
-		if !b.connected(p.ID) {
-			return false
-		}
-	}
-	return true
+// DialFailure is a peer that could not be reached. Its JSON form holds the text
+// of the error, so that an error read from JSON matches no other.
+type DialFailure struct {
+	ID  peer.ID
+	Err error
 }
 
-// outage dials until there are enough peers.
-func (b *bootstrapper) outage(ctx context.Context, begun *time.Time) {
-	since := time.Now()
-	retry := backoff.Backoff{Min: bootstrapRetryMin, Max: bootstrapRetryMax, Rand: b.rand}
-	quick := backoff.Backoff{Min: bootstrapQuickMax, Max: bootstrapQuickMax, Rand: b.rand}
-	for b.due(ctx, *begun) && !b.enough() {
-		*begun = time.Now()
-		moved := b.moved.Wait()
-		fresh := time.Since(since) < bootstrapQuickFor
-		limit := bootstrapDialLimit
-		if fresh {
-			limit = 0
-		}
-		if b.round(ctx, b.candidates(), limit) {
-			retry.Reset()
-		}
-		pause := quick.Next()
-		if !fresh {
-			pause = retry.Next() - time.Since(*begun)
-		}
-		if b.pause(ctx, pause, moved) {
-			since = time.Now()
-			retry.Reset()
-		}
-	}
+type dialFailureJSON struct {
+	ID  peer.ID `json:"id"`
+	Err string  `json:"err,omitempty"`
 }
 
-// due waits until a round may follow one that began then. It reports whether
-// ctx is still alive.
-func (b *bootstrapper) due(ctx context.Context, begun time.Time) bool {
-	if gap := bootstrapGap - time.Since(begun); gap > 0 {
-		timer := time.NewTimer(gap)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
+// MarshalJSON implements [json.Marshaler].
+func (f DialFailure) MarshalJSON() ([]byte, error) {
+	out := dialFailureJSON{ID: f.ID}
+	if f.Err != nil {
+		out.Err = f.Err.Error()
 	}
-	return ctx.Err() == nil
+	return json.Marshal(out)
 }
 
-// pause waits for d, or until there are enough peers. It reports whether the
-// network changed, which ends it too.
-func (b *bootstrapper) pause(ctx context.Context, d time.Duration, moved <-chan struct{}) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	for {
-		change := b.change.Wait()
-		if b.enough() {
-			return false
-		}
-		select {
-		case <-change:
-		case <-timer.C:
-			return false
-		case <-moved:
-			return true
-		case <-ctx.Done():
-			return false
-		}
+// UnmarshalJSON implements [json.Unmarshaler].
+func (f *DialFailure) UnmarshalJSON(b []byte) error {
+	var in dialFailureJSON
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
 	}
+	*f = DialFailure{ID: in.ID}
+	if in.Err != "" {
+		f.Err = errors.New(in.Err)
+	}
+	return nil
 }
 
-// candidates are the peers of a round: every bootstrap peer, and the next of
-// the saved ones.
-func (b *bootstrapper) candidates() []peer.AddrInfo {
-	list := slices.Clone(b.peers)
-	if b.saved != nil {
-		saved := b.saved()
-		b.forget(saved)
-		for i := range min(savedAtOnce, len(saved)) {
-			list = append(list, saved[(b.turn+i)%len(saved)])
-		}
-		b.turn += savedAtOnce
-		list = addrs.Merge(list...)
-	}
-	return b.known(list)
+// PersistentStatus describes a persistent peer.
+type PersistentStatus struct {
+	ID        peer.ID `json:"id"`
+	Connected bool    `json:"connected"`
+	// Failures is how many dials in a row have failed, or brought a connection
+	// that stood for less than a minute; LastError is why the last of them did,
+	// and NextDial when the next one comes. They are zero while the peer is
+	// connected.
+	Failures  int       `json:"failures,omitempty"`
+	LastError string    `json:"lastError,omitempty"`
+	NextDial  time.Time `json:"nextDial,omitzero"`
 }
 
-// known makes sure that there is a try for each peer, and returns them.
-func (b *bootstrapper) known(list []peer.AddrInfo) []peer.AddrInfo {
-	for _, p := range list {
-		if b.tries[p.ID] == nil {
-			b.tries[p.ID] = new(try)
+func persistentStatus(k *keeper.Keeper) []PersistentStatus {
+	var list []PersistentStatus
+	for _, s := range k.Persistent() {
+		p := PersistentStatus{ID: s.ID, Connected: s.Connected, Failures: s.Failures, NextDial: s.NextDial}
+		if s.LastError != nil {
+			p.LastError = s.LastError.Error()
 		}
+		list = append(list, p)
 	}
 	return list
 }
 
-// forget drops what is known of dialling peers that are not saved any more.
-func (b *bootstrapper) forget(saved []peer.AddrInfo) {
-	here := make(map[peer.ID]bool)
-	for _, p := range slices.Concat(b.peers, saved) {
-		here[p.ID] = true
-	}
-	maps.DeleteFunc(b.tries, func(id peer.ID, t *try) bool { return !here[id] && !t.kept && !t.dialling() })
+// AddBootstrapPeers adds peers to those of [WithBootstrapPeers], until the node
+// closes. For one that is a bootstrap peer already the addresses add up. Those
+// that are not connected are dialed at once. Nothing is added when one of the
+// peers lacks an ID or an address, is this node itself, or is banned or not
+// allowed, which matches [ErrBanned]. It does not wait for connections. It
+// returns [ErrClosed] after Close.
+func (n *Node) AddBootstrapPeers(peers ...peer.AddrInfo) error {
+	return n.addPeers(keeper.Bootstrap, "add bootstrap peers", peers)
 }
 
-// round dials those of the peers that are neither connected nor being dialled
-// already, all at once. It waits for the results, for a second at most: a peer
-// that takes longer does not hold up the others. The limit is that of each
-// dial, 0 for the short one of a fresh outage. It reports whether somebody was
-// reached.
-func (b *bootstrapper) round(ctx context.Context, peers []peer.AddrInfo, limit time.Duration) bool {
-	started := time.Now()
-	fresh := make(map[peer.ID]bool) // dialled in this round
-	for _, p := range peers {
-		t := b.tries[p.ID]
-		if b.connected(p.ID) || t.dialling() {
+// RemoveBootstrapPeers removes bootstrap peers, those of [WithBootstrapPeers]
+// included: the node does not dial them any more to enter its network. Their
+// connections stand until somebody closes them. IDs that are none of bootstrap
+// peers are an error, after the others are removed. It returns [ErrClosed]
+// after Close.
+func (n *Node) RemoveBootstrapPeers(ids ...peer.ID) error {
+	return n.removePeers(keeper.Bootstrap, "remove bootstrap peers", ids)
+}
+
+// AddPersistentPeers makes the node keep peers connected, as
+// [WithPersistentPeers] does from the start. For one that is kept already the
+// addresses add up, and it is dialed at once. Nothing is added when one of the
+// peers lacks an ID or an address, is this node itself, or is banned or not
+// allowed, which matches [ErrBanned]. It does not wait for connections. It
+// returns [ErrClosed] after Close.
+func (n *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
+	return n.addPeers(keeper.Persistent, "add persistent peers", peers)
+}
+
+// RemovePersistentPeers makes the node no longer keep peers connected, those of
+// [WithPersistentPeers] included. Their connections stand until somebody closes
+// them. IDs that are not kept are an error, after the others are removed. It
+// returns [ErrClosed] after Close.
+func (n *Node) RemovePersistentPeers(ids ...peer.ID) error {
+	return n.removePeers(keeper.Persistent, "remove persistent peers", ids)
+}
+
+func (n *Node) addPeers(s keeper.Source, what string, peers []peer.AddrInfo) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	peers = addrs.Merge(peers...)
+	if err := n.checkWanted(peers); err != nil {
+		return fmt.Errorf("p2pnode: %s: %w", what, err)
+	}
+	n.keeper.Add(s, peers...)
+	return nil
+}
+
+func (n *Node) removePeers(s keeper.Source, what string, ids []peer.ID) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	var errs []error
+	for _, id := range ids {
+		if !n.keeper.Remove(s, id) {
+			errs = append(errs, fmt.Errorf("p2pnode: %s: %s is none", what, id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Disconnect closes all connections to a peer. The node does not dial it again
+// by itself, as a bootstrap, discovered or saved peer, until Connect,
+// [Node.AddBootstrapPeers] or [Node.AddPersistentPeers] asks for it; being
+// discovered again does not count, for mDNS repeats itself. That holds for the
+// last 1024 peers disconnected. A persistent peer is dialed again at once: call
+// [Node.RemovePersistentPeers] first. The peer may dial this node; to keep it
+// out, ban it. A peer that is not connected is no error. It returns ErrClosed
+// after Close, and the error of ctx when that ends first.
+func (n *Node) Disconnect(ctx context.Context, id peer.ID) error {
+	if n.closed() {
+		return ErrClosed
+	}
+	if err := id.Validate(); err != nil {
+		return fmt.Errorf("p2pnode: disconnect: no peer ID given: %w", err)
+	}
+	ctx, done := n.bind(ctx)
+	defer done()
+	n.keeper.Release(id)
+	closed := make(chan error, 1)
+	if !n.group.Go(func(context.Context) { closed <- n.base.Disconnect(id) }) {
+		return ErrClosed
+	}
+	var err error
+	select {
+	case err = <-closed:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return n.fail(fmt.Errorf("disconnect %s: %w", id, err))
+	}
+	return nil
+}
+
+// startKeeper makes what keeps peers connected. It dials nobody yet, but takes
+// what is discovered.
+func (n *Node) startKeeper() error {
+	cfg := keeper.Config{
+		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
+		Dial:    n.dialer.Connect,
+		Reached: func(err error) bool { return errors.Is(err, nethost.ErrLostAtOnce) },
+		Allowed: n.access.Allows, BanEnds: n.access.NextEnd,
+		Room:    func() bool { return n.base.PeerCount() < n.cfg.connLow },
+		Content: n.cfg.minPeers == 0, Refresh: func() {},
+		Change: &n.watch.change, Moved: &n.watch.moved,
+		Enough: func() bool {
+			// Whoever is told to look for peers wants one at least.
+			return n.hasEnough() && (n.cfg.minPeers >= 0 || n.base.PeerCount() > 0)
+		},
+		New: func(p peer.AddrInfo, source string) {
+			n.watch.emit(EventPeerFound{ID: p.ID, Addrs: p.Addrs, Source: source})
+		},
+		Report: func(r keeper.Round) {
+			n.rounds.Add(1)
+			n.watch.emit(EventBootstrapRound{Round: *newBootstrapRound(&r)})
+			n.watch.change.Notify()
+		},
+	}
+	if n.dht != nil {
+		cfg.Refresh = n.dht.Refresh
+	}
+	if n.data != nil {
+		cfg.Store = peerStore{n.data}
+	}
+	n.keeper = keeper.New(n.ctx, cfg)
+	n.keeper.Add(keeper.Bootstrap, n.cfg.bootstrapPeers()...)
+	n.keeper.Add(keeper.Persistent, n.cfg.persistent...)
+	return nil
+}
+
+// startKeeping comes last, so that the peers connected at Close are saved while
+// they still are.
+func (n *Node) startKeeping() error {
+	n.keeper.Start()
+	n.stack.Push("saved peers", closeBudget, n.keeper.Close)
+	return nil
+}
+
+// peerStore keeps the saved peers in the data directory.
+type peerStore struct{ *dataPart }
+
+func (s peerStore) Read(parse func([]byte) error) error { return s.dir.Read(peersName, parse) }
+func (s peerStore) Write(b []byte) error                { return s.dir.Write(peersName, b) }
+
+// keeperConns is what the keeper sees of the host.
+type keeperConns struct{ h *nethost.Host }
+
+func (c keeperConns) Peers() []peer.ID                        { return c.h.PeerIDs() }
+func (c keeperConns) Connected(id peer.ID) bool               { return c.h.Connected(id) }
+func (c keeperConns) OpenedAt(id peer.ID) time.Time           { return c.h.OpenedAt(id) }
+func (c keeperConns) Addrs(id peer.ID) []ma.Multiaddr         { return c.h.KnownAddrs(id) }
+func (c keeperConns) Protect(id peer.ID, tag string, on bool) { c.h.Protect(id, tag, on) }
+
+func (c keeperConns) Where(id peer.ID) (p keeper.Place) {
+	for _, conn := range c.h.Conns(id) {
+		if conn.Relayed { // not by being limited: a relay may have no limits
 			continue
 		}
-		fresh[p.ID] = true
-		b.attempt(ctx, p, t, limit)
-	}
-	timer := time.NewTimer(bootstrapRoundLimit)
-	defer timer.Stop()
-	late := false
-	for _, p := range peers {
-		if t := b.tries[p.ID]; fresh[p.ID] && !late {
-			select {
-			case <-t.busy:
-			case <-timer.C:
-				late = true
-			}
+		if p.Since.IsZero() || conn.Opened.Before(p.Since) {
+			p.Since = conn.Opened
+		}
+		if ip, err := manet.ToIP(conn.Addr); err == nil {
+			p.IP, _ = netip.AddrFromSlice(ip)
+		}
+		if conn.Outbound {
+			p.Dialed = append(p.Dialed, conn.Addr)
 		}
 	}
-	if ctx.Err() != nil {
-		return false
-	}
-	r := BootstrapRound{
-		At: started, Took: time.Since(started), Peers: b.count(),
-		Connected: []peer.ID{}, Failed: []DialFailure{}, // never null in JSON
-	}
-	reached, out := false, 0
-	for _, p := range peers {
-		t := b.tries[p.ID]
-		switch {
-		case b.connected(p.ID):
-			r.Connected = append(r.Connected, p.ID)
-			reached = reached || fresh[p.ID]
-			if !t.kept && !b.enough() {
-				t.kept = true
-				b.keep(p.ID, true)
-			}
-		case t.dialling():
-			out++
-			r.Failed = append(r.Failed, DialFailure{p.ID, fmt.Errorf("connect to %s: no answer yet", p.ID)})
-		case t.err != nil:
-			out++
-			r.Failed = append(r.Failed, DialFailure{p.ID, t.err})
-		default: // reached, and gone again
-			out++
-			r.Failed = append(r.Failed, DialFailure{p.ID, fmt.Errorf("connect to %s: the connection was lost at once", p.ID)})
-		}
-	}
-	if out == 0 && len(fresh) == 0 {
-		// Every bootstrap peer is connected and still there are too few: the
-		// others are to be found through them.
-		b.refresh()
-		return false
-	}
-	b.mu.Lock()
-	b.last = r.clone()
-	b.mu.Unlock()
-	b.log.Info("bootstrap round", "connected", len(r.Connected), "failed", len(r.Failed), "took", r.Took)
-	b.report(r)
-	return reached
+	return p
 }
 
-// attempt dials one peer in the background.
-func (b *bootstrapper) attempt(ctx context.Context, p peer.AddrInfo, t *try, limit time.Duration) {
-	if limit == 0 {
-		limit = bootstrapQuickDial
-		if t.took > 0 {
-			limit = min(max(limit, bootstrapSlack*t.took), bootstrapDialLimit)
-		} else if t.n%3 == 0 {
-			limit = bootstrapFirstDial
-		}
-	}
-	t.n++
-	busy := make(chan struct{})
-	t.busy = busy
-	b.dials.Go(func() {
-		defer close(busy)
-		ctx, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
-		begun := time.Now()
-		if t.err = b.dial(ctx, p); t.err == nil || errors.Is(t.err, nethost.ErrLostAtOnce) {
-			t.took = max(time.Since(begun), 1) // 0 means never
-		}
-	})
-}
-
-func (t *try) dialling() bool {
-	if t.busy == nil {
-		return false
-	}
-	select {
-	case <-t.busy:
-		return false
-	default:
-		return true
-	}
-}
-
-// release ends what holds only while there are too few peers.
-func (b *bootstrapper) release() {
-	for id, t := range b.tries {
-		if t.kept {
-			t.kept = false
-			b.keep(id, false)
-		}
-		t.n = 0
-	}
-}
-
-func (b *bootstrapper) lastRound() *BootstrapRound {
-	if b == nil {
-		return nil
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.last
+// alive pings a peer. Any answer will do, also that it knows no ping.
+func alive(ctx context.Context, h *nethost.Host, id peer.ID) bool {
+	_, err := h.Ping(ctx, id)
+	return err == nil || !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
 }

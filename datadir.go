@@ -2,13 +2,11 @@ package p2pnode
 
 import (
 	"log/slog"
-	"sync"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/datadir"
-	"github.com/go-p2pnode/p2pnode/internal/peerfile"
 )
 
 // identityName is the file of the data directory that holds the identity.
@@ -16,14 +14,8 @@ const identityName = "identity.key"
 
 // dataPart is the open data directory.
 type dataPart struct {
-	dir      *datadir.Dir
-	log      *slog.Logger
-	warnings []string // what was damaged at the start; never changes
-
-	saving  sync.Mutex // one save at a time
-	written []byte     // what was saved last, nil before; guarded by saving
-	mu      sync.Mutex
-	peers   []peerfile.Peer // replaced, never changed; guarded by mu
+	dir *datadir.Dir
+	log *slog.Logger
 }
 
 // store is where the parts keep their files; nil without a data directory.
@@ -46,7 +38,6 @@ func (n *Node) startDataDir() error {
 	}
 	n.stack.Push("data directory", closeBudget, dir.Close)
 	n.data = &dataPart{dir: dir, log: n.log}
-	n.data.loadPeers()
 	return nil
 }
 

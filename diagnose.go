@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/diag"
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
 )
 
 // FindingKind is what [Node.Diagnose] found: a short identifier for programs.
@@ -93,7 +94,7 @@ func (n *Node) Diagnose(ctx context.Context) ([]Finding, error) {
 	defer done()
 	dialCtx, stop := context.WithTimeout(bound, diagnoseDial)
 	defer stop()
-	boots, friends := n.cfg.bootstrapPeers(), n.persistent.infos()
+	boots, friends := n.keeper.Infos(keeper.Bootstrap), n.keeper.Infos(keeper.Persistent)
 	udpBlocked := n.base.UDPBlocked() // before the dials, which make the swarm forget it
 	failed := n.dialer.Probe(dialCtx, n.group, addrs.Merge(append(friends, boots...)...), settled)
 	if n.closed() {
@@ -127,20 +128,20 @@ func companyOf(n *Node) diag.Company {
 	c := diag.Company{
 		Peers: n.base.PeerCount(), Want: n.cfg.effectiveMinPeers(),
 		Server:    n.cfg.dhtMode == DHTModeServer,
-		Bootstrap: len(n.cfg.bootstrapPeers()), Private: n.cfg.psk != nil,
-		Looking: n.boot != nil,
+		Bootstrap: len(n.keeper.Infos(keeper.Bootstrap)), Private: n.cfg.psk != nil,
+		Looking: n.keeper.Looks(),
 	}
-	friends := n.persistent.list()
+	friends := n.keeper.Persistent()
 	c.Told = n.cfg.looksForPeers() || c.Looking || len(friends) > 0
-	if r := n.boot.lastRound(); r != nil {
+	if r := n.keeper.Last(); r != nil {
 		c.Last = &diag.Round{Connected: len(r.Connected)}
 		for _, f := range r.Failed {
 			c.Last.Failed = append(c.Last.Failed, diag.Failure{Peer: f.ID.String(), Err: f.Err})
 		}
 	}
 	for _, s := range friends {
-		if !s.Connected && s.LastError != "" {
-			c.PersistentErrs = append(c.PersistentErrs, s.LastError)
+		if !s.Connected && s.LastError != nil {
+			c.PersistentErrs = append(c.PersistentErrs, s.LastError.Error())
 		}
 	}
 	if n.limits != nil {

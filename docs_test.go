@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
 )
 
 // defaultRow is a line of the table of defaults.
@@ -50,7 +52,7 @@ func codeDefaults() map[string]string {
 		"connection limits":    fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
 		"DHT mode":             string(c.effectiveDHTMode()),
 		"minimum of peers":     fmt.Sprint(withPeers.effectiveMinPeers()),
-		"bootstrap retry":      fmt.Sprintf("%v for %vm, then %v to %v", bootstrapQuickMax, bootstrapQuickFor.Truncate(time.Minute).Minutes(), bootstrapRetryMin, bootstrapRetryMax),
+		"bootstrap retry":      fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),
 		"LAN discovery":        onOff(c.mdns),
 		"relay client":         onOff(!c.noRelay),
 		"relay reservations":   noneIf(len(c.autoRelays) == 0),

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // UnmarshalEvent reads the JSON form of an [Event]. Errors in it come back as
@@ -226,25 +225,6 @@ func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; retur
 func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }
 func (e EventUnbanned) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventsLost) stamped(at time.Time) Event               { e.At = at; return e }
-
-// dialFailureJSON is the JSON form of a DialFailure.
-type dialFailureJSON struct {
-	ID  peer.ID `json:"id"`
-	Err string  `json:"err"`
-}
-
-// MarshalJSON implements [json.Marshaler].
-func (f DialFailure) MarshalJSON() ([]byte, error) {
-	return json.Marshal(dialFailureJSON{f.ID, errorText(f.Err)})
-}
-
-// UnmarshalJSON implements [json.Unmarshaler].
-func (f *DialFailure) UnmarshalJSON(data []byte) error {
-	var in dialFailureJSON
-	err := json.Unmarshal(data, &in)
-	*f = DialFailure{in.ID, textError(in.Err)}
-	return err
-}
 
 // reachabilityText is a reachability as JSON has it.
 type reachabilityText network.Reachability

@@ -173,32 +173,6 @@ type EventsLost struct {
 	Count uint64 `json:"count"`
 }
 
-// BootstrapRound is the result of one round of dialling the bootstrap peers.
-type BootstrapRound struct {
-	At time.Time `json:"at"`
-	// Took is in nanoseconds in JSON.
-	Took time.Duration `json:"took"`
-	// Connected are the bootstrap and saved peers that are connected after the
-	// round.
-	Connected []peer.ID `json:"connected"`
-	// Failed are those that are not, and why.
-	Failed []DialFailure `json:"failed"`
-	// Peers is how many peers of any kind are connected after the round.
-	Peers int `json:"peers"`
-}
-
-func (r BootstrapRound) clone() *BootstrapRound {
-	r.Connected, r.Failed = slices.Clone(r.Connected), slices.Clone(r.Failed)
-	return &r
-}
-
-// DialFailure is a peer that could not be reached. In JSON it has the text of the
-// error.
-type DialFailure struct {
-	ID  peer.ID
-	Err error
-}
-
 // EventsOption changes one [Node.Events]: [EventsWithState].
 type EventsOption interface{ applyEvents(*eventsConfig) }
 

@@ -18,7 +18,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-p2pnode/p2pnode/internal/peerfile"
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
+	"github.com/go-p2pnode/p2pnode/internal/keeper/peerfile"
 )
 
 const killDirEnv = "P2PNODE_TEST_KILL_NODE"
@@ -57,12 +58,12 @@ func checkKilled(t *testing.T, n *Node, id peer.ID, last int) {
 		for _, b := range n.Bans() {
 			blocked = blocked || b.Peer == id && b.Reason == block.Reason
 		}
-		for _, s := range n.data.saved(n.id) {
+		for _, s := range n.keeper.Infos(keeper.Saved) {
 			saved = saved || s.ID == id && len(s.Addrs) == 1 && s.Addrs[0].Equal(p.Addrs[0])
 		}
 	}
 	if !blocked || !saved {
-		t.Fatalf("save %d was the last; its block is there: %v, its peer: %v; there are %v and %v", last, blocked, saved, n.Bans(), n.data.saved(n.id))
+		t.Fatalf("save %d was the last; its block is there: %v, its peer: %v; there are %v and %v", last, blocked, saved, n.Bans(), n.keeper.Infos(keeper.Saved))
 	}
 }
 

@@ -23,9 +23,9 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
-	"github.com/go-p2pnode/p2pnode/internal/connector"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/kad"
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
 	"github.com/go-p2pnode/p2pnode/internal/lan"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
@@ -63,11 +63,8 @@ type Node struct {
 	pubsub  *gossip.Router // nil without pubsub
 	streams *streams.Server
 	relay   *relays.Client
-	sink    *connector.Connector
-	boot    *bootstrapper // nil without bootstrap peers
-
-	persistent *persistentPart
-	access     *access.List
+	keeper  *keeper.Keeper
+	access  *access.List
 
 	recovered signal.Signal // there is somebody to talk to, after there was nobody
 
@@ -94,13 +91,12 @@ func (n *Node) phases() []phase {
 		{"pubsub", n.startPubSub},
 		{"streams", n.startStreams},
 		{"relay", n.startRelay},
+		{"keeper", n.startKeeper},
 		{"metrics", n.startMetrics},
 		{"listen", n.startListening},
 		{"mdns", n.startMDNS},
-		{"bootstrap", n.startBootstrap},
-		{"persistent peers", n.startPersistent},
 		{"recovery", n.startRecovery},
-		{"saved peers", n.startSavingPeers},
+		{"keeping peers", n.startKeeping},
 	}
 }
 
@@ -252,17 +248,7 @@ func (n *Node) startEvents() error {
 	// Before the host: its close would wait for a bus that nobody drains.
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
-	n.sink = connector.New(n.group, connector.Config{
-		Self: n.id, Connected: n.base.Connected, Log: n.log,
-		Dial: func(ctx context.Context, p peer.AddrInfo) error { return n.dialer.Connect(ctx, p) }, // which the DHT is to improve
-		New: func(p peer.AddrInfo, source string) {
-			n.watch.emit(EventPeerFound{ID: p.ID, Addrs: p.Addrs, Source: source})
-		},
-	})
-	return n.watch.follow(group, n.base, func(id peer.ID) {
-		n.sink.Lost(id)
-		n.relay.Disconnected(id)
-	}, n.log)
+	return n.watch.follow(group, n.base, n.relay.Disconnected, n.log)
 }
 
 func (n *Node) startDHT() (err error) {
@@ -354,7 +340,7 @@ func (n *Node) startMDNS() error {
 	if !n.cfg.mdns {
 		return nil
 	}
-	m, err := lan.Start(n.base, n.cfg.mdnsServiceName(), func(ai peer.AddrInfo) { n.sink.Found(ai, "mdns") }, n.log)
+	m, err := lan.Start(n.base, n.cfg.mdnsServiceName(), func(ai peer.AddrInfo) { n.keeper.Found(ai, "mdns") }, n.log)
 	if err != nil {
 		return err
 	}
@@ -363,55 +349,25 @@ func (n *Node) startMDNS() error {
 	return nil
 }
 
-func (n *Node) startBootstrap() error {
-	peers := n.cfg.bootstrapPeers()
-	saved := func() []peer.AddrInfo {
-		return slices.DeleteFunc(n.data.saved(n.id), func(p peer.AddrInfo) bool { return !n.access.Allows(p.ID) })
-	}
-	enough := n.hasEnough
-	if len(peers) == 0 {
-		if len(saved()) == 0 {
-			return nil
-		}
-		if n.cfg.minPeers < 0 {
-			enough = func() bool { return n.base.PeerCount() > 0 && n.hasEnough() }
-		}
-	}
-	n.boot = &bootstrapper{
-		peers: peers, dial: n.dialer.Connect,
-		keep:      func(id peer.ID, on bool) { n.base.Protect(id, "p2pnode-bootstrap", on) },
-		connected: n.base.Connected, count: n.base.PeerCount, enough: enough, saved: saved, refresh: func() {},
-		content: n.cfg.minPeers == 0,
-		change:  &n.watch.change, moved: &n.watch.moved, log: n.log,
-		report: func(r BootstrapRound) {
-			n.rounds.Add(1)
-			n.watch.emit(EventBootstrapRound{Round: r})
-			n.watch.change.Notify()
-		},
-	}
-	if n.dht != nil {
-		n.boot.refresh = n.dht.Refresh
-	}
-	n.group.Go(n.boot.run)
-	return nil
-}
-
 // startRecovery begins to watch for what a node has to recover from by itself:
 // a machine that slept, a network that changed, peers that are back.
 func (n *Node) startRecovery() error {
 	n.group.Go(func(ctx context.Context) {
-		watchClock(ctx, time.Now, func() {
-			n.log.Info("the clock jumped: the machine has slept")
+		keeper.WatchClock(ctx, time.Now, func() {
+			n.log.Info("the machine has slept")
 			n.watch.moved.Notify()
 		})
 	})
-	check := &checker{host: n.base, log: n.log}
-	n.group.Go(func(ctx context.Context) { check.run(ctx, &n.watch.moved) })
+	check := &keeper.Checker{
+		Peers: n.base.PeerIDs, Close: n.base.Disconnect, Log: n.log,
+		Alive: func(ctx context.Context, id peer.ID) bool { return alive(ctx, n.base, id) },
+	}
+	n.group.Go(func(ctx context.Context) { check.Run(ctx, &n.watch.moved) })
 	if n.dht == nil {
 		return nil
 	}
 	n.group.Go(func(ctx context.Context) {
-		watchRecovery(ctx, &n.watch.change,
+		keeper.WatchRecovery(ctx, &n.watch.change,
 			func() bool { return n.base.PeerCount() > 0 },
 			n.dht.Connected,
 			n.recovered.Notify)

@@ -35,6 +35,7 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	if p.ID == n.id {
 		return fmt.Errorf("p2pnode: connect: %s is this node itself", p.ID)
 	}
+	n.keeper.Want(p.ID)
 	ctx, done := n.bind(ctx)
 	defer done()
 	if err := n.dialer.Connect(ctx, p); err != nil {

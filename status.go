@@ -86,10 +86,8 @@ func (n *Node) Status() Status {
 			s.Topics = append(s.Topics, TopicStatus{Name: t.Name, Peers: t.Peers, Subscriptions: t.Subscriptions})
 		}
 	}
-	if r := n.boot.lastRound(); r != nil {
-		s.Bootstrap = r.clone()
-	}
-	s.Persistent = n.persistent.list()
+	s.Bootstrap = newBootstrapRound(n.keeper.Last())
+	s.Persistent = persistentStatus(n.keeper)
 	s.Bans = bansOf(n.access)
 	s.Allowed = n.access.Allowed()
 	s.Refused, s.HandshakesFailed = refusedOf(n), handshakesFailed(n)
@@ -102,7 +100,7 @@ func warnings(n *Node) []string {
 	if n.data == nil {
 		return nil
 	}
-	return slices.Concat(n.data.warnings, n.access.Warnings())
+	return slices.Concat(n.keeper.Warnings(), n.access.Warnings())
 }
 
 // fail adds the package's prefix to an error of a method, once. Whatever a

@@ -2,6 +2,7 @@
 package backoff
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 )
@@ -40,3 +41,15 @@ func (b *Backoff) Next() time.Duration {
 
 // Reset makes Next start again from Min.
 func (b *Backoff) Reset() { b.step = 0 }
+
+// Sleep waits for d, and reports whether ctx is still alive.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,15 +1,14 @@
-package p2pnode
+package keeper
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/backoff"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
@@ -34,8 +33,9 @@ func slept(wall, monotonic time.Duration) bool {
 	return wall-monotonic > clockJump || monotonic > clockInterval+clockJump
 }
 
-// watchClock tells when the machine wakes from sleep: nothing else does.
-func watchClock(ctx context.Context, now func() time.Time, woke func()) {
+// WatchClock calls woke when the machine wakes from sleep, which nothing else
+// tells. It returns when ctx ends.
+func WatchClock(ctx context.Context, now func() time.Time, woke func()) {
 	tick := time.NewTicker(clockInterval)
 	defer tick.Stop()
 	before := now()
@@ -53,15 +53,18 @@ func watchClock(ctx context.Context, now func() time.Time, woke func()) {
 	}
 }
 
-// checker closes connections that stand no longer, after the network may have
-// changed: by themselves they would time out half a minute later.
-type checker struct {
-	host *nethost.Host
-	log  *slog.Logger
+// Checker closes dead connections when the network may have changed: by
+// themselves they would time out half a minute later.
+type Checker struct {
+	Peers func() []peer.ID
+	// Alive reports whether a peer gives a sign of life before ctx ends.
+	Alive func(context.Context, peer.ID) bool
+	Close func(peer.ID) error
+	Log   *slog.Logger
 }
 
-// run checks whenever the network may have changed, until ctx ends.
-func (c *checker) run(ctx context.Context, moved *signal.Signal) {
+// Run checks the connections at each signal, until ctx ends.
+func (c *Checker) Run(ctx context.Context, moved *signal.Signal) {
 	for ctx.Err() == nil {
 		select {
 		case <-moved.Wait():
@@ -69,62 +72,44 @@ func (c *checker) run(ctx context.Context, moved *signal.Signal) {
 			return
 		}
 		c.check(ctx)
-		if !pauseFor(ctx, checkGap) {
+		if !backoff.Sleep(ctx, checkGap) {
 			return
 		}
 	}
 }
 
 // check asks every peer for a sign of life.
-func (c *checker) check(ctx context.Context) {
+func (c *Checker) check(ctx context.Context) {
 	slots := make(chan struct{}, checkAtOnce)
 	var wg sync.WaitGroup
-	for _, id := range c.host.PeerIDs() {
+	for _, id := range c.Peers() {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if c.alive(ctx, id) || ctx.Err() != nil {
+			asked, cancel := context.WithTimeout(ctx, checkTimeout)
+			defer cancel()
+			if c.Alive(asked, id) || ctx.Err() != nil {
 				return
 			}
-			c.log.Info("a connection stands no longer", "peer", id)
-			if err := c.host.Disconnect(id); err != nil {
-				c.log.Debug("closing it", "peer", id, "err", err)
+			c.Log.Info("closing dead connection", "peer", id)
+			if err := c.Close(id); err != nil {
+				c.Log.Debug("closing dead connection", "peer", id, "err", err)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// alive pings a peer. Any answer will do, also that it knows no ping.
-func (c *checker) alive(ctx context.Context, id peer.ID) bool {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	_, err := c.host.Ping(ctx, id)
-	return err == nil || !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
-}
-
-// pauseFor waits for d. It reports whether ctx is still alive.
-func pauseFor(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// watchRecovery calls recovered when there is somebody to talk to after there
-// was nobody, also for the first time.
-func watchRecovery(ctx context.Context, change *signal.Signal, connected, reachesDHT func() bool, recovered func()) {
+// WatchRecovery calls recovered when the node has peers that serve it after it
+// was alone, also for the first time. It returns when ctx ends.
+func WatchRecovery(ctx context.Context, change *signal.Signal, connected, served func() bool, recovered func()) {
 	alone := true
 	for {
 		changed := change.Wait()
 		switch {
 		case !connected():
 			alone = true
-		case alone && reachesDHT():
+		case alone && served():
 			alone = false
 			recovered()
 		}

@@ -3,12 +3,15 @@
 package peerfile
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -35,36 +38,65 @@ type Peer struct {
 	Addrs []ma.Multiaddr `json:"addrs"` // direct ones, the best first
 	// IP is where it was connected from or to: unlike the addresses that it
 	// announces, it cannot choose that freely.
-	IP   netip.Addr `json:"ip,omitzero"`
-	Seen time.Time  `json:"seen"` // when it was last connected
+	IP    netip.Addr `json:"ip,omitzero"`
+	Seen  time.Time  `json:"seen"`           // when it was last connected
+	Known time.Time  `json:"known,omitzero"` // since when it is remembered; zero means since Seen
 }
 
+func (p Peer) known() time.Time {
+	if p.Known.IsZero() || p.Known.After(p.Seen) {
+		return p.Seen
+	}
+	return p.Known
+}
+
+// unset is a time that has passed: a clock that shows less is not set yet, as
+// on a board without a battery before it has asked the network.
+var unset = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // Choose merges lists of peers into the one to remember: of each peer the
-// latest entry, none older than MaxAge, the latest of each network in turn.
+// latest entry, none older than MaxAge. Half of the places go to those seen
+// last, half to those known longest, the network of each in turn: strangers who
+// connect now do not displace all others, nor others all newcomers.
 func Choose(now time.Time, lists ...[]Peer) []Peer {
 	latest := make(map[peer.ID]Peer)
 	for _, p := range slices.Concat(lists...) {
-		if p.Seen.After(now) {
+		if p.Seen.After(now) && !now.Before(unset) {
 			p.Seen = now // the clock was set back: the entry shall age all the same
 		}
+		p.Addrs = slices.DeleteFunc(slices.Clone(p.Addrs), func(a ma.Multiaddr) bool { return !Usable(a) })
 		if len(p.Addrs) == 0 || now.Sub(p.Seen) > MaxAge {
 			continue
 		}
-		if have, ok := latest[p.ID]; !ok || p.Seen.After(have.Seen) {
-			p.Addrs = slices.Clone(p.Addrs[:min(len(p.Addrs), MaxAddrs)])
-			latest[p.ID] = p
+		p.Addrs = p.Addrs[:min(len(p.Addrs), MaxAddrs)]
+		p.Known = p.known()
+		have, ok := latest[p.ID]
+		if ok && have.Known.Before(p.Known) {
+			p.Known = have.Known
 		}
-	}
-	all := make([]Peer, 0, len(latest))
-	for _, p := range latest {
-		all = append(all, p)
-	}
-	slices.SortFunc(all, func(a, b Peer) int {
-		if c := b.Seen.Compare(a.Seen); c != 0 {
-			return c
+		if ok && !p.Seen.After(have.Seen) {
+			have.Known = p.Known
+			p = have
 		}
-		return slices.Compare([]byte(a.ID), []byte(b.ID))
+		latest[p.ID] = p
+	}
+	byID := func(a, b Peer) int { return slices.Compare([]byte(a.ID), []byte(b.ID)) }
+	recent := slices.SortedFunc(maps.Values(latest), func(a, b Peer) int {
+		return cmp.Or(b.Seen.Compare(a.Seen), byID(a, b))
 	})
+	old := slices.SortedFunc(maps.Values(latest), func(a, b Peer) int {
+		return cmp.Or(a.Known.Compare(b.Known), byID(a, b))
+	})
+	var all []Peer
+	taken := make(map[peer.ID]bool)
+	for i := range recent {
+		for _, p := range []Peer{recent[i], old[i]} {
+			if !taken[p.ID] {
+				taken[p.ID] = true
+				all = append(all, p)
+			}
+		}
+	}
 	// The rank of a peer is its place within its network.
 	ranks := make([][]Peer, MaxPerNetwork)
 	count := make(map[string]int)
@@ -77,6 +109,27 @@ func Choose(now time.Time, lists ...[]Peer) []Peer {
 	}
 	chosen := slices.Concat(ranks...)
 	return chosen[:min(len(chosen), Max)]
+}
+
+// Usable reports whether an address is worth remembering: it is direct, not too
+// long, valid for more than days, and its text means the same address again. In
+// names peers may announce any bytes.
+func Usable(a ma.Multiaddr) bool {
+	if len(a) == 0 || len(a.Bytes()) > MaxAddrSize {
+		return false
+	}
+	for _, c := range a {
+		switch c.Protocol().Code {
+		case ma.P_CIRCUIT, ma.P_CERTHASH: // the hashes of certificates change with the days, and at each start
+			return false
+		}
+	}
+	text := a.String()
+	if !utf8.ValidString(text) {
+		return false
+	}
+	again, err := ma.NewMultiaddr(text)
+	return err == nil && again.Equal(a)
 }
 
 // network names the network that a peer is in. All peers that are known by
@@ -104,13 +157,15 @@ func (p Peer) network() string {
 func Encode(list []Peer) ([]byte, error) { return json.MarshalIndent(list, "", "\t") }
 
 // Parse reads what Encode makes. It refuses what Choose would not have chosen
-// by its size alone.
+// by its size alone. An entry that cannot be read is an error, returned beside
+// all others.
 func Parse(b []byte) ([]Peer, error) {
 	var raw []struct {
 		ID    string     `json:"id"`
 		Addrs []string   `json:"addrs"`
 		IP    netip.Addr `json:"ip"`
 		Seen  time.Time  `json:"seen"`
+		Known time.Time  `json:"known"`
 	}
 	if err := json.Unmarshal(b, &raw); err != nil {
 		return nil, fmt.Errorf("it is not a list of peers: %w", err)
@@ -119,27 +174,30 @@ func Parse(b []byte) ([]Peer, error) {
 		return nil, fmt.Errorf("it has %d peers, more than %d", len(raw), Max)
 	}
 	var list []Peer
+	var bad []error
 	for i, r := range raw {
 		id, err := peer.Decode(r.ID)
 		if err == nil && (len(r.Addrs) == 0 || len(r.Addrs) > MaxAddrs) {
 			err = fmt.Errorf("%d addresses, not 1 to %d", len(r.Addrs), MaxAddrs)
 		}
-		p := Peer{ID: id, IP: r.IP, Seen: r.Seen}
+		p := Peer{ID: id, IP: r.IP, Seen: r.Seen, Known: r.Known}
 		for _, s := range r.Addrs {
 			a, aerr := ma.NewMultiaddr(s)
-			if aerr == nil && len(a) == 0 {
-				aerr = errors.New("an empty address")
+			if aerr == nil && !Usable(a) {
+				aerr = fmt.Errorf("%q is no address to remember: it is relayed, does not last, or has more than %d bytes", s, MaxAddrSize)
 			}
-			if aerr == nil && len(a.Bytes()) > MaxAddrSize {
-				aerr = fmt.Errorf("an address of %d bytes, more than %d", len(a.Bytes()), MaxAddrSize)
+			if aerr != nil {
+				err = errors.Join(err, aerr)
+				continue
 			}
-			err = errors.Join(err, aerr)
 			p.Addrs = append(p.Addrs, a)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("peer %d of %d: %w", i+1, len(raw), err)
+			bad = append(bad, fmt.Errorf("peer %d of %d: %w", i+1, len(raw), err))
 		}
-		list = append(list, p)
+		if id != "" && len(p.Addrs) > 0 && len(r.Addrs) <= MaxAddrs {
+			list = append(list, p)
+		}
 	}
-	return list, nil
+	return list, errors.Join(bad...)
 }
