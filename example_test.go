@@ -81,7 +81,7 @@ func ExampleNode_WaitReady() {
 	defer node.Close()
 	cancel() // nobody comes
 	fmt.Println(node.WaitReady(ctx))
-	// Output: p2pnode: not ready (context canceled): 0 of at least 1 peers connected
+	// Output: p2pnode: not ready (context canceled): connected: 0 of at least 1 peers connected; nothing says where to find peers; give WithBootstrapPeers or WithMDNS, or call Connect
 }
 
 func ExampleCIDOf() {
@@ -335,6 +335,6 @@ func ExampleNode_Diagnose() {
 		}
 	}
 	// Output:
-	// no peer is connected, and the node was told of none
+	// no peer is connected, and nothing says where to find peers
 	// => give WithBootstrapPeers or WithMDNS, or call Connect
 }

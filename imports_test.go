@@ -33,9 +33,9 @@ var rooms = map[string]map[string]string{
 	"internal/ring":       {},
 	"internal/signal":     {},
 
-	"internal/keyfile":  {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
-	"internal/datadir":  {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
-	"internal/peerfile": {},
+	"internal/keyfile":         {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
+	"internal/datadir":         {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
+	"internal/keeper/peerfile": {},
 	"internal/limits": {
 		"internal/errs":  "what is refused matches a sentinel",
 		"internal/addrs": "private addresses have limits of their own",
@@ -61,16 +61,12 @@ var rooms = map[string]map[string]string{
 		"internal/signal":  "it starts again when those change",
 	},
 	"internal/keeper": {
-		"internal/signal":    "rounds begin when something changed",
-		"internal/backoff":   "rounds grow apart",
-		"internal/lifecycle": "dials are awaited",
-		"internal/addrs":     "addresses of one peer are merged",
-		"internal/errs":      "a banned peer is not dialled again",
-	},
-	"internal/connector": {
-		"internal/addrs":     "addresses of one peer are merged",
-		"internal/backoff":   "dials grow apart",
-		"internal/lifecycle": "dials are awaited",
+		"internal/signal":          "rounds begin when something changed",
+		"internal/backoff":         "rounds grow apart",
+		"internal/lifecycle":       "dials are awaited",
+		"internal/addrs":           "addresses of one peer are merged",
+		"internal/errs":            "a banned peer is dialled when its ban ends",
+		"internal/keeper/peerfile": "which peers are saved, and their file",
 	},
 	"internal/kad": {
 		"internal/nethost": "the DHT runs on the host",
@@ -110,26 +106,25 @@ var rooms = map[string]map[string]string{
 
 	// The face, which is every room's only user.
 	"": {
-		"internal/access":    "Ban, Allow",
-		"internal/addrs":     "options check addresses",
-		"internal/connector": "peers that were found are dialled",
-		"internal/datadir":   "WithDataDir",
-		"internal/diag":      "Diagnose",
-		"internal/errs":      "the sentinels",
-		"internal/gossip":    "topics",
-		"internal/kad":       "the DHT",
-		"internal/keeper":    "bootstrap, persistent and saved peers",
-		"internal/keyfile":   "identity and swarm key",
-		"internal/lan":       "WithMDNS",
-		"internal/lifecycle": "New and Close",
-		"internal/limits":    "WithLimits",
-		"internal/nethost":   "the host",
-		"internal/peerfile":  "peers kept over a restart",
-		"internal/relays":    "WithAutoRelay, WithRelayService",
-		"internal/signal":    "waits wake by events",
-		"internal/streams":   "Handle, Listen, Dial",
-		"internal/watch":     "Events",
-		"internal/backoff":   "the engines' delays are in the table of defaults",
+		"internal/access":          "Ban, Allow",
+		"internal/addrs":           "options check addresses",
+		"internal/datadir":         "WithDataDir",
+		"internal/diag":            "Diagnose",
+		"internal/errs":            "the sentinels",
+		"internal/gossip":          "topics",
+		"internal/kad":             "the DHT",
+		"internal/keeper":          "bootstrap, persistent and saved peers",
+		"internal/keyfile":         "identity and swarm key",
+		"internal/lan":             "WithMDNS",
+		"internal/lifecycle":       "New and Close",
+		"internal/limits":          "WithLimits",
+		"internal/nethost":         "the host",
+		"internal/keeper/peerfile": forTests,
+		"internal/relays":          "WithAutoRelay, WithRelayService",
+		"internal/signal":          "waits wake by events",
+		"internal/streams":         "Handle, Listen, Dial",
+		"internal/watch":           "Events",
+		"internal/backoff":         "the engines' delays are in the table of defaults",
 	},
 
 	// The products know the root's exported names.
@@ -287,15 +282,9 @@ func TestRoomsAreComplete(t *testing.T) {
 
 // What the face must not do, and the files that do it all the same.
 var (
-	startsGoroutines = map[string]string{
-		"bootstrap.go": "a round's dials; goes to internal/keeper",
-		"wake.go":      "pings after a sleep; goes to internal/keeper",
-	}
-	hasMutexes = map[string]string{
-		"bootstrap.go":  "goes to internal/keeper",
-		"datadir.go":    "the saved peers; goes to internal/keeper",
-		"events.go":     "the watcher",
-		"persistent.go": "goes to internal/keeper",
+	startsGoroutines = map[string]string{}
+	hasMutexes       = map[string]string{
+		"events.go": "the watcher",
 	}
 	readsSwarm = map[string]string{}
 )

@@ -173,7 +173,7 @@ func blockedCalls(t *testing.T, n *Node) map[string]func() error {
 		"WaitReady": func() error { return n.WaitReady(ctx) },
 		"Accept":    func() error { _, err := l.Accept(); return err },
 		"Provide":   func() error { return n.Provide(ctx, c) },
-		"PutValue":  func() error { return n.PutValue(ctx, "/pk/"+string(unknown), nil) },
+		"PutValue":  func() error { return n.PutValue(ctx, "/pk/"+string(unknown), []byte("some value")) },
 		"Advertise": func() error { return n.Advertise(ctx, "namespace") },
 		"FindProviders": func() error {
 			for _, err := range n.FindProviders(ctx, c) {
