@@ -22,6 +22,11 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 )
 
+// AddBootstrapPeers is [p2pnode.Node.AddBootstrapPeers] of the node that runs now.
+func (node *Node) AddBootstrapPeers(peers ...peer.AddrInfo) error {
+	return node.Current().AddBootstrapPeers(peers...)
+}
+
 // AddPersistentPeers is [p2pnode.Node.AddPersistentPeers] of the node that runs now.
 func (node *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
 	return node.Current().AddPersistentPeers(peers...)
@@ -97,9 +102,14 @@ func (node *Node) Disallow(ids ...peer.ID) error {
 	return node.Current().Disallow(ids...)
 }
 
+// Disconnect is [p2pnode.Node.Disconnect] of the node that runs now.
+func (node *Node) Disconnect(ctx context.Context, id peer.ID) error {
+	return node.Current().Disconnect(ctx, id)
+}
+
 // Events is [p2pnode.Node.Events] of the node that runs now.
-func (node *Node) Events(ctx context.Context) iter.Seq[p2pnode.Event] {
-	return node.Current().Events(ctx)
+func (node *Node) Events(ctx context.Context, opts ...p2pnode.EventsOption) iter.Seq[p2pnode.Event] {
+	return node.Current().Events(ctx, opts...)
 }
 
 // FindPeer is [p2pnode.Node.FindPeer] of the node that runs now.
@@ -180,6 +190,11 @@ func (node *Node) Publish(ctx context.Context, topic string, data []byte, opts .
 // PutValue is [p2pnode.Node.PutValue] of the node that runs now.
 func (node *Node) PutValue(ctx context.Context, key string, value []byte) error {
 	return node.Current().PutValue(ctx, key, value)
+}
+
+// RemoveBootstrapPeers is [p2pnode.Node.RemoveBootstrapPeers] of the node that runs now.
+func (node *Node) RemoveBootstrapPeers(ids ...peer.ID) error {
+	return node.Current().RemoveBootstrapPeers(ids...)
 }
 
 // RemovePersistentPeers is [p2pnode.Node.RemovePersistentPeers] of the node that runs now.

@@ -55,7 +55,7 @@ func TestStartNamesTheFlag(t *testing.T) {
 		{"two options", []p2pnode.Option{Listen("x"), Bootstrap("y")}, []string{"-listen: ", "-bootstrap: "}},
 		{"two values", []p2pnode.Option{Bootstrap("x,y")}, []string{"-bootstrap: ", `"x"`, `"y"`}},
 		{"a port in use", []p2pnode.Option{Listen(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))}, []string{"-listen: ", "in use"}},
-		{"two flags that contradict", []p2pnode.Option{p2pnode.WithMDNS(), Listen("/ip4/127.0.0.1/tcp/0/ws")}, []string{"-mdns: ", " -listen "}},
+		{"two flags that contradict", []p2pnode.Option{p2pnode.WithMDNS(), Listen("/ip4/127.0.0.1/tcp/0/ws")}, []string{"-mdns: ", "-listen"}},
 		{"an unreadable file", []p2pnode.Option{p2pnode.WithIdentityFile(filepath.Join(t.TempDir(), "no", "key"))}, []string{"-identity: "}},
 		{"an option without a flag", []p2pnode.Option{p2pnode.WithUserAgent("")}, nil},
 		{"one with and one without", []p2pnode.Option{p2pnode.WithUserAgent(""), Listen("x")}, nil},

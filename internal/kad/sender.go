@@ -86,17 +86,17 @@ func (s *sender) OnDisconnect(_ context.Context, p peer.ID) {
 }
 
 // exchange sends a message and reads the reply into reply, when that is not nil.
-// A message that meets a stream from earlier, which the peer may have closed,
-// goes out again on a new one.
+// When the stream fails the message goes out once more, on a new one: it may be
+// one from earlier that the peer has closed, or have gone with one of two
+// connections that both sides opened at once.
 func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) error {
 	l, err := s.take(ctx, p)
 	if err != nil {
 		return err
 	}
 	defer s.release(p, l)
-	for {
-		fresh := l.stream == nil
-		if fresh {
+	for again := false; ; again = true {
+		if l.stream == nil {
 			stream, err := s.host.NewStream(ctx, p, s.protos...)
 			if err != nil {
 				return err
@@ -108,7 +108,7 @@ func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) 
 			return nil
 		}
 		l.reset()
-		if fresh || silent {
+		if again || silent {
 			return err
 		}
 	}
