@@ -10,9 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-p2pnode/p2pnode/internal/kad"
-	"github.com/go-p2pnode/p2pnode/internal/limits"
-	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
@@ -25,6 +22,10 @@ import (
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+
+	"github.com/go-p2pnode/p2pnode/internal/kad"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // Each benchmark runs as impl=p2pnode and as impl=raw: the same thing put together by

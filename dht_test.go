@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/ipfs/boxo/ipns"
 	"github.com/ipfs/boxo/path"
 	"github.com/ipfs/go-cid"
@@ -20,6 +19,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // star returns a bootstrap node and n others that know only it, all ready.

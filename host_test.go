@@ -9,12 +9,13 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/internal/limits"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/go-p2pnode/p2pnode/internal/limits"
 )
 
 func TestEveryTransportConnects(t *testing.T) {

@@ -81,7 +81,7 @@ func TestKilledNode(t *testing.T) {
 	other, err := PeerID(someKey(t))
 	mustNot(t, err)
 	fmt.Println("ready", n.ID(), other)
-	for i := 0; i < 60_000; i++ {
+	for i := range 60_000 {
 		block, saved := killContent(other, i)
 		mustNot(t, n.BanPeer(block.Peer, block.Until, block.Reason))
 		text, err := peerfile.Encode([]peerfile.Peer{saved})

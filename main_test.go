@@ -10,10 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-p2pnode/p2pnode/internal/leaktest"
-	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
 // TestMain fails the suite when a goroutine outlives it.

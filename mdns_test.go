@@ -4,10 +4,11 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 var allInterfaces = WithListenAddrs("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1")

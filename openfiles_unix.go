@@ -10,5 +10,5 @@ func openFiles() (uint64, bool) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
 		return 0, false
 	}
-	return uint64(r.Cur), true
+	return uint64(r.Cur), true //nolint:unconvert // it is signed on some systems
 }

@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 func subscribe(tb testing.TB, n *Node, topic string, opts ...SubscribeOption) *Subscription {

@@ -28,7 +28,7 @@ func LoadOrCreateSwarmKey(path string) ([]byte, error) {
 	var psk []byte
 	generate := func() ([]byte, error) {
 		fresh := make([]byte, pskSize)
-		rand.Read(fresh) //nolint:errcheck // never fails
+		rand.Read(fresh) // never fails
 		text, err := EncodeSwarmKey(fresh)
 		return []byte(text), err
 	}

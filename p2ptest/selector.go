@@ -56,6 +56,7 @@ func (r *RawNode) pick(n *Network, of scope) []*member {
 	n.tb.Helper()
 	if r == nil {
 		n.tb.Fatalf("p2ptest: a nil *RawNode names no peer of this network")
+		return nil
 	}
 	return IDs(r.ID()).pick(n, of)
 }
@@ -64,6 +65,7 @@ func (a *Hostile) pick(n *Network, of scope) []*member {
 	n.tb.Helper()
 	if a == nil {
 		n.tb.Fatalf("p2ptest: a nil *Hostile names no peer of this network")
+		return nil
 	}
 	return IDs(a.ID()).pick(n, of)
 }

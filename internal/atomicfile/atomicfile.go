@@ -57,7 +57,7 @@ func create(path string, data []byte, link, rename func(from, to string) error) 
 	// After a hard link this takes away the second name, after a rename there
 	// is nothing left to take away. An error leaves a file behind that disturbs
 	// nothing, like a crash would.
-	defer os.Remove(f.Name()) //nolint:errcheck
+	defer os.Remove(f.Name()) //nolint:errcheck // it has another name by then
 	if err := restrict(f); err != nil {
 		return fmt.Errorf("creating a file in %q: %w", dir, errors.Join(err, f.Close()))
 	}

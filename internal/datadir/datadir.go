@@ -75,11 +75,11 @@ func Open(path string) (*Dir, error) {
 	// The lock file may be writable in a directory that is not.
 	probe, err := os.CreateTemp(path, ".probe-*")
 	if err != nil {
-		lock.Close() //nolint:errcheck // nothing was written
+		_ = lock.Close() // nothing was written
 		return nil, fmt.Errorf("the directory %q is not writable: %w", path, atomicfile.Bare(err))
 	}
-	probe.Close()           //nolint:errcheck // empty
-	os.Remove(probe.Name()) //nolint:errcheck // an empty file disturbs nobody
+	_ = probe.Close()           // empty
+	_ = os.Remove(probe.Name()) // an empty file disturbs nobody
 	return &Dir{path: path, lock: lock, sacred: make(map[string]bool)}, nil
 }
 
@@ -173,7 +173,7 @@ func load(path string) ([]byte, error) {
 	if err != nil {
 		return nil, atomicfile.Bare(err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 	b, err := io.ReadAll(io.LimitReader(f, int64(headLen+MaxSize+1)))
 	if err != nil {
 		return nil, atomicfile.Bare(err)

@@ -92,7 +92,7 @@ func TestKill(t *testing.T) {
 		}
 		lines := bufio.NewScanner(out)
 		if !lines.Scan() || lines.Text() != "ready" {
-			cmd.Process.Kill() //nolint:errcheck // the test has failed already
+			cmd.Process.Kill() // the test has failed already
 			t.Fatalf("round %d: the process does not start again: %s", round, lines.Text())
 		}
 		kill := time.AfterFunc(rand.N(5*time.Millisecond), func() { cmd.Process.Kill() })
@@ -103,7 +103,7 @@ func TestKill(t *testing.T) {
 				writes++
 			}
 		}
-		cmd.Wait() //nolint:errcheck // it was killed
+		cmd.Wait() // it was killed
 		kill.Stop()
 
 		d, err := Open(path)
@@ -125,7 +125,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Each round makes a key anew, so that some are killed at it.
-		os.Remove(d.Path("key")) //nolint:errcheck // it may not have come so far
+		os.Remove(d.Path("key")) // it may not have come so far
 	}
 	t.Logf("%d writes in %d rounds", writes, killRounds)
 }

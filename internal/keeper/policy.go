@@ -57,20 +57,22 @@ const (
 	slack     = 3
 
 	// QuickFor is how long an outage or a loss is fresh: a minute, and enough
-	// more for a return at the end of it. Meanwhile dials follow one another
-	// after quickMin to QuickMax.
+	// more for a return at the end of it.
 	QuickFor = time.Minute + 5*time.Second
-	quickMin = 400 * time.Millisecond
+	// QuickMax is the longest pause between two dials meanwhile, quickMin the
+	// shortest.
 	QuickMax = 800 * time.Millisecond
+	quickMin = 400 * time.Millisecond
 
 	// freeLosses is how many losses in a row of young connections are answered
 	// at once: a peer may restart more than once, or crash as it starts.
 	freeLosses = 3
 
-	// Rounds of an outage begin after growing distances once it is not fresh,
-	// and never closer than roundGap. A round does not wait longer than roundLimit
-	// for its dials.
-	RoundMin   = time.Second
+	// RoundMin is the first of the growing distances between rounds once an
+	// outage is not fresh. Rounds never begin closer than roundGap, and wait no
+	// longer than roundLimit for their dials.
+	RoundMin = time.Second
+	// RoundMax is the last of those distances.
 	RoundMax   = 30 * time.Second
 	roundGap   = 400 * time.Millisecond
 	roundLimit = quickDial

@@ -193,7 +193,7 @@ func (k *Keeper) beginRoundLocked(list, due []peer.ID, v view, p *plan) {
 	}
 	if len(r.fresh) == 0 {
 		k.endRoundLocked(v, p)
-		k.roundsAgainLocked(v, p)
+		k.roundsAgainLocked(p)
 		return
 	}
 	p.at(v.now.Add(roundLimit))
@@ -210,7 +210,7 @@ func (k *Keeper) dialsUnderWayLocked() bool {
 }
 
 // roundsAgainLocked makes sure that the next round of an outage is not missed.
-func (k *Keeper) roundsAgainLocked(v view, p *plan) {
+func (k *Keeper) roundsAgainLocked(p *plan) {
 	if r := &k.rounds; r.outage {
 		p.at(latest(r.next, r.begun.Add(roundGap)))
 	}

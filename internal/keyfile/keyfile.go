@@ -150,7 +150,7 @@ func load(path string, check func([]byte) error) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("key file %q: opening it: %w; %s", path, atomicfile.Bare(err), wayOut(err))
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 
 	// Ask again, now about the open file: the path may lead to another one
 	// than a moment ago.

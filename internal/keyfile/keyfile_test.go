@@ -489,7 +489,7 @@ func FuzzLoad(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, content []byte, bits uint16) {
 		path := filepath.Join(dir, fmt.Sprint("key", os.Getpid()))
-		os.Remove(path)                         //nolint:errcheck // of the input before
+		os.Remove(path)                         // of the input before
 		mode := fs.FileMode(bits)&0o777 | 0o400 // else only root could compare
 		writeFile(t, path, content, mode)
 

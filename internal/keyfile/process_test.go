@@ -151,7 +151,7 @@ func TestCrash(t *testing.T) {
 		}
 		for lines.Scan() {
 		}
-		cmd.Wait() //nolint:errcheck // it was killed
+		cmd.Wait() // it was killed
 
 		// The last file that exists may be the one in the making. One
 		// more is made to see that nothing blocks that.

@@ -31,10 +31,10 @@ type step struct {
 
 // Push registers a closer. Call it on the line after the resource was
 // acquired. budget bounds how long Close waits for it; zero means no bound.
-func (s *Stack) Push(name string, budget time.Duration, close func() error) {
+func (s *Stack) Push(name string, budget time.Duration, closer func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.steps = append(s.steps, step{name, budget, close})
+	s.steps = append(s.steps, step{name, budget, closer})
 }
 
 // Close runs every closer once, last registered first, goes on after errors

@@ -324,7 +324,7 @@ func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) error {
 		return err
 	}
 	started := group.Go(func(ctx context.Context) {
-		defer emitter.Close() //nolint:errcheck // it fails when closed twice only
+		defer emitter.Close() // it fails when closed twice only
 		held := make(map[peer.ID]bool)
 		var told []ma.Multiaddr
 		for {

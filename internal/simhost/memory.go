@@ -87,7 +87,7 @@ func quicAddr(a ma.Multiaddr) (netip.AddrPort, error) {
 	if len(a) != 3 || a[2].Code() != ma.P_QUIC_V1 {
 		return netip.AddrPort{}, fmt.Errorf("%s is no QUIC address", a)
 	}
-	na, err := manet.ToNetAddr(ma.Multiaddr(a[:2]))
+	na, err := manet.ToNetAddr(a[:2])
 	if err != nil {
 		return netip.AddrPort{}, err
 	}

@@ -99,7 +99,7 @@ func (s *stream) startAheadLocked() {
 	ahead := make(chan struct{})
 	if s.group.Go(func(context.Context) { s.readAhead(ahead) }) {
 		s.ahead = ahead
-		s.applyLocked()
+		_ = s.applyLocked() // a stream that takes no deadline is over
 	}
 }
 

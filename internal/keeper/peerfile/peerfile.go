@@ -24,9 +24,9 @@ const (
 	// MaxPerNetwork is how many of them in one network, which is an IPv4 /16
 	// or an IPv6 /32: one owner of many addresses does not fill the list.
 	MaxPerNetwork = 20
-	// MaxAddrs is how many addresses of a peer are remembered, and MaxAddrSize
-	// how long each may be, in bytes.
-	MaxAddrs    = 8
+	// MaxAddrs is how many addresses of a peer are remembered.
+	MaxAddrs = 8
+	// MaxAddrSize is how long each may be, in bytes.
 	MaxAddrSize = 256
 	// MaxAge is how long a peer is remembered after it was last connected.
 	MaxAge = 7 * 24 * time.Hour
