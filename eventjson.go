@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/libp2p/go-libp2p/core/network"
 )
 
 // UnmarshalEvent reads the JSON form of an [Event]. Errors in it come back as
@@ -92,10 +90,7 @@ func (e EventAddrsChanged) MarshalJSON() ([]byte, error) {
 // MarshalJSON implements [json.Marshaler].
 func (e EventReachabilityChanged) MarshalJSON() ([]byte, error) {
 	type plain EventReachabilityChanged
-	return typed("reachability-changed", struct {
-		plain
-		Reachability reachabilityText `json:"reachability"`
-	}{plain(e), reachabilityText(e.Reachability)})
+	return typed("reachability-changed", plain(e))
 }
 
 // MarshalJSON implements [json.Marshaler].
@@ -196,19 +191,6 @@ func (e *EventProvided) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// UnmarshalJSON implements [json.Unmarshaler].
-func (e *EventReachabilityChanged) UnmarshalJSON(data []byte) error {
-	type plain EventReachabilityChanged
-	var in struct {
-		plain
-		Reachability reachabilityText `json:"reachability"`
-	}
-	err := json.Unmarshal(data, &in)
-	*e = EventReachabilityChanged(in.plain)
-	e.Reachability = network.Reachability(in.Reachability)
-	return err
-}
-
 func (e EventPeerConnected) stamped(at time.Time) Event       { e.At = at; return e }
 func (e EventPeerDisconnected) stamped(at time.Time) Event    { e.At = at; return e }
 func (e EventPeerFound) stamped(at time.Time) Event           { e.At = at; return e }
@@ -225,23 +207,6 @@ func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; retur
 func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }
 func (e EventUnbanned) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventsLost) stamped(at time.Time) Event               { e.At = at; return e }
-
-// reachabilityText is a reachability as JSON has it.
-type reachabilityText network.Reachability
-
-func (r reachabilityText) MarshalText() ([]byte, error) {
-	return []byte(network.Reachability(r).String()), nil
-}
-
-func (r *reachabilityText) UnmarshalText(text []byte) error {
-	for _, known := range []network.Reachability{network.ReachabilityUnknown, network.ReachabilityPublic, network.ReachabilityPrivate} {
-		if known.String() == string(text) {
-			*r = reachabilityText(known)
-			return nil
-		}
-	}
-	return fmt.Errorf("no reachability %q", text)
-}
 
 func errorText(err error) string {
 	if err == nil {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
@@ -32,7 +31,7 @@ func someEvents(t testing.TB) []Event {
 		EventPeerDisconnected{at, id},
 		EventPeerFound{at, id, addrs, "mdns"},
 		EventAddrsChanged{at, addrs},
-		EventReachabilityChanged{at, network.ReachabilityPrivate},
+		EventReachabilityChanged{at, ReachabilityPrivate},
 		EventBootstrapRound{at, someRound(id)},
 		EventRelayReserved{at, id},
 		EventRelayLost{at, id},

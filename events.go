@@ -75,8 +75,7 @@ type EventAddrsChanged struct {
 // [WithReachability], whether others can dial the node.
 type EventReachabilityChanged struct {
 	EventTime
-	// Reachability is "Unknown", "Public" or "Private" in JSON.
-	Reachability network.Reachability `json:"-"`
+	Reachability Reachability `json:"reachability"`
 }
 
 // EventBootstrapRound reports the result of a round of dialling bootstrap peers.
@@ -240,7 +239,7 @@ func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, gone func(peer
 		Connected:    func(p nethost.Peer) { w.emit(EventPeerConnected{Peer: peerOf(p)}) },
 		Disconnected: func(id peer.ID) { w.emit(EventPeerDisconnected{ID: id}) },
 		Addrs:        func() { w.emit(EventAddrsChanged{Addrs: withID(h, h.Addrs())}) },
-		Reachability: func(r network.Reachability) { w.emit(EventReachabilityChanged{Reachability: r}) },
+		Reachability: func(r network.Reachability) { w.emit(EventReachabilityChanged{Reachability: reachabilityOf(r)}) },
 	})
 	return err
 }

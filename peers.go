@@ -2,6 +2,7 @@ package p2pnode
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -139,6 +140,24 @@ func (e *ListenError) Error() string {
 
 // Unwrap returns Err.
 func (e *ListenError) Unwrap() error { return e.Err }
+
+type listenErrorJSON struct {
+	Addr ma.Multiaddr `json:"addr"`
+	Err  string       `json:"err"`
+}
+
+// MarshalJSON writes the address and the text of the error.
+func (e *ListenError) MarshalJSON() ([]byte, error) {
+	return json.Marshal(listenErrorJSON{e.Addr, errorText(e.Err)})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote. The error matches no other.
+func (e *ListenError) UnmarshalJSON(data []byte) error {
+	var in listenErrorJSON
+	err := json.Unmarshal(data, &in)
+	*e = ListenError{in.Addr, textError(in.Err)}
+	return err
+}
 
 // checkListening decides whether what could not be bound fails New: never
 // less than one address, and all of them unless the user said otherwise or

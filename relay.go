@@ -3,8 +3,10 @@ package p2pnode
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
@@ -35,6 +37,34 @@ func (l RelayLimits) check() error {
 		return errors.New("with Unlimited, which lifts Duration and Data, neither can be set")
 	}
 	return nil
+}
+
+// Reachability says whether others can dial a node, as far as it is known.
+type Reachability string
+
+const (
+	// ReachabilityUnknown is "unknown": nobody has tried yet, or the results
+	// differ.
+	ReachabilityUnknown Reachability = "unknown"
+	// ReachabilityPublic is "public": others can dial the node.
+	ReachabilityPublic Reachability = "public"
+	// ReachabilityPrivate is "private": they cannot, but for relays.
+	ReachabilityPrivate Reachability = "private"
+)
+
+// UnmarshalText refuses what is none of the three.
+func (r *Reachability) UnmarshalText(text []byte) error {
+	switch known := Reachability(text); known {
+	case ReachabilityUnknown, ReachabilityPublic, ReachabilityPrivate:
+		*r = known
+		return nil
+	default:
+		return fmt.Errorf("p2pnode: no reachability %q", text)
+	}
+}
+
+func reachabilityOf(r network.Reachability) Reachability {
+	return Reachability(strings.ToLower(r.String()))
 }
 
 // RelayStatus describes a relay that the node was told to use.

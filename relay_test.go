@@ -51,7 +51,7 @@ func TestPitfall25RelayWorksAtOnceOnAPrivateNetwork(t *testing.T) {
 	relay, dialler := newNode(t, WithRelayService()), newNode(t)
 	hidden := hiddenNode(t, relay)
 	reachable(t, hidden, true)
-	if s := hidden.Status(); len(s.Relays) != 1 || !s.Relays[0].Reserved || s.Relays[0].ID != relay.ID() || s.Reachability != "Private" {
+	if s := hidden.Status(); len(s.Relays) != 1 || !s.Relays[0].Reserved || s.Relays[0].ID != relay.ID() || s.Reachability != ReachabilityPrivate {
 		t.Errorf("Status has %+v and reachability %s", s.Relays, s.Reachability)
 	}
 	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))
@@ -141,7 +141,7 @@ func TestWithoutRelayRefusesRelayedAddresses(t *testing.T) {
 }
 
 func TestReachabilityIsToldAndShown(t *testing.T) {
-	for r, text := range map[network.Reachability]string{network.ReachabilityPublic: "Public", network.ReachabilityPrivate: "Private"} {
+	for r, text := range map[network.Reachability]Reachability{network.ReachabilityPublic: ReachabilityPublic, network.ReachabilityPrivate: ReachabilityPrivate} {
 		n := newNode(t, WithReachability(r), WithHolePunching())
 		mustNot(t, waitFor(t, func() bool { return n.Status().Reachability == text }))
 	}

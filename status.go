@@ -10,54 +10,70 @@ import (
 )
 
 // Status is a snapshot of a node at one moment. It shares nothing with the
-// node, never changes, and can be marshalled to JSON.
+// node and never changes. Its JSON form reads back to an equal Status, but for
+// errors, of which the text stays.
 type Status struct {
-	ID           peer.ID        `json:"id"`
-	Network      string         `json:"network"` // the DHT's protocol prefix, such as "/p2pnode"
-	Addrs        []ma.Multiaddr `json:"addrs"`   // announced, each ending in /p2p/<id>
-	ListenAddrs  []ma.Multiaddr `json:"listenAddrs"`
-	ListenErrors []string       `json:"listenErrors,omitempty"` // what WithPartialListen forgave
-	Reachability string         `json:"reachability"`           // "Unknown", "Public" or "Private"
-	Peers        []Peer         `json:"peers"`
-	DHT          *DHTStatus     `json:"dht,omitempty"`    // nil without a DHT
-	Topics       []TopicStatus  `json:"topics,omitempty"` // those joined, sorted by name
-	// Bootstrap is the result of the last round; nil before the first, and
-	// without bootstrap peers.
+	ID peer.ID `json:"id"`
+	// Network is the DHT's protocol prefix, such as "/p2pnode".
+	Network string `json:"network"`
+	// Addrs are those announced, each ending in /p2p/<id>.
+	Addrs []ma.Multiaddr `json:"addrs,omitempty"`
+	// ListenAddrs are those bound.
+	ListenAddrs []ma.Multiaddr `json:"listenAddrs,omitempty"`
+	// ListenErrors are what [WithPartialListen] forgave.
+	ListenErrors []*ListenError `json:"listenErrors,omitempty"`
+	Reachability Reachability   `json:"reachability,omitempty"`
+	// Peers are those connected, sorted by ID.
+	Peers []Peer `json:"peers,omitempty"`
+	// DHT is nil without one.
+	DHT *DHTStatus `json:"dht,omitempty"`
+	// Topics are those in use, sorted by name.
+	Topics []TopicStatus `json:"topics,omitempty"`
+	// Bootstrap is the result of the last round; nil before the first.
 	Bootstrap *BootstrapRound `json:"bootstrap,omitempty"`
-	Relays    []RelayStatus   `json:"relays,omitempty"` // those of WithAutoRelay
-	// Persistent are the peers of WithPersistentPeers and AddPersistentPeers.
+	// Relays are those of [WithAutoRelay] and [Node.AddRelays].
+	Relays []RelayStatus `json:"relays,omitempty"`
+	// Persistent are the peers of [WithPersistentPeers] and
+	// [Node.AddPersistentPeers].
 	Persistent []PersistentStatus `json:"persistent,omitempty"`
-	// PrivateNetwork is a fingerprint of the key of WithPrivateNetwork, equal on
-	// nodes with the same key; empty without one.
+	// PrivateNetwork is a fingerprint of the key of [WithPrivateNetwork], equal
+	// on nodes with the same key; empty without one.
 	PrivateNetwork string `json:"privateNetwork,omitempty"`
-	Bans           []Ban  `json:"bans,omitempty"`
-	// Allowed are the peers of WithAllowedPeers and Allow; nil when all are.
+	// Bans are those that hold.
+	Bans []Ban `json:"bans,omitempty"`
+	// Allowed are the peers of [WithAllowedPeers] and [Node.Allow]; nil when all
+	// are.
 	Allowed []peer.ID `json:"allowed,omitempty"`
 	// Refused is how many connections and streams each limit has refused.
 	Refused Refused `json:"refused,omitzero"`
 	// HandshakesFailed is how many incoming connections ended before it was
-	// known whose they are: by strangers to libp2p, port scanners, or peers
+	// known whose they were: by strangers to libp2p, port scanners, or peers
 	// without the key of WithPrivateNetwork.
 	HandshakesFailed uint64 `json:"handshakesFailed,omitempty"`
-	// Warnings are files of WithDataDir that were damaged and set aside, or that
-	// could not be read and were left as they are.
+	// Warnings are about files of [WithDataDir] that were damaged and set aside,
+	// or that could not be read and were left as they are.
 	Warnings []string `json:"warnings,omitempty"`
 	Closed   bool     `json:"closed"`
 }
 
 // DHTStatus describes the DHT.
 type DHTStatus struct {
-	Mode   DHTMode `json:"mode"`   // as configured
-	Server bool    `json:"server"` // it answers the queries of others now
-	Peers  int     `json:"peers"`  // in the routing table
+	// Mode is as configured.
+	Mode DHTMode `json:"mode"`
+	// Server is set while the node answers the queries of others.
+	Server bool `json:"server"`
+	// Peers is how many are in the routing table.
+	Peers int `json:"peers"`
 }
 
 // TopicStatus describes a topic that the node subscribes to, or has published to
 // within the last 30 seconds.
 type TopicStatus struct {
-	Name          string    `json:"name"`
-	Peers         []peer.ID `json:"peers"`         // others that get what the node publishes
-	Subscriptions int       `json:"subscriptions"` // of this node
+	Name string `json:"name"`
+	// Peers are the others that get what the node publishes.
+	Peers []peer.ID `json:"peers,omitempty"`
+	// Subscriptions is how many this node has.
+	Subscriptions int `json:"subscriptions"`
 }
 
 // Status returns a snapshot. After Close it holds the ID and Closed alone.
@@ -70,14 +86,12 @@ func (n *Node) Status() Status {
 		Network:      n.cfg.protocolPrefix(),
 		Addrs:        n.Addrs(),
 		ListenAddrs:  n.base.ListenAddrs(),
-		Reachability: n.watch.reachability().String(),
+		Reachability: reachabilityOf(n.watch.reachability()),
 		Peers:        peersOf(n.base),
 	}
 	s.PrivateNetwork = fingerprint(n.cfg.psk)
 	s.Warnings = warnings(n)
-	for _, e := range n.listenErrors {
-		s.ListenErrors = append(s.ListenErrors, e.Error())
-	}
+	s.ListenErrors = slices.Clone(n.listenErrors)
 	if n.dht != nil {
 		s.DHT = &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.Serves(), Peers: n.dht.Size()}
 	}
