@@ -201,7 +201,7 @@ func (n *Node) Disconnect(ctx context.Context, id peer.ID) error {
 
 // startKeeper makes what keeps peers connected. It dials nobody yet, but takes
 // what is discovered.
-func (n *Node) startKeeper() error {
+func startKeeper(n *Node) error {
 	cfg := keeper.Config{
 		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
 		Dial:    n.dialer.Connect,
@@ -237,7 +237,7 @@ func (n *Node) startKeeper() error {
 
 // startKeeping comes last, so that the peers connected at Close are saved while
 // they still are.
-func (n *Node) startKeeping() error {
+func startKeeping(n *Node) error {
 	n.keeper.Start()
 	n.stack.Push("saved peers", closeBudget, n.keeper.Close)
 	return nil

@@ -28,7 +28,7 @@ func (d *dataPart) store() access.Store {
 
 // startDataDir opens the directory first of all, so that its lock is released
 // after every part that writes to it has ended.
-func (n *Node) startDataDir() error {
+func startDataDir(n *Node) error {
 	if n.cfg.dataDir == "" {
 		return nil
 	}

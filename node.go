@@ -75,28 +75,28 @@ type Node struct {
 // phase is one step of New.
 type phase struct {
 	name string
-	run  func() error
+	run  func(*Node) error
 }
 
 // phases is the order in which a node comes up. It listens when every part
 // has registered its protocols, so that no peer finds one missing, and looks
 // for peers last.
-func (n *Node) phases() []phase {
+func phases() []phase {
 	return []phase{
-		{"data directory", n.startDataDir},
-		{"identity", n.startIdentity},
-		{"host", n.startHost},
-		{"events", n.startEvents},
-		{"dht", n.startDHT},
-		{"pubsub", n.startPubSub},
-		{"streams", n.startStreams},
-		{"relay", n.startRelay},
-		{"keeper", n.startKeeper},
-		{"metrics", n.startMetrics},
-		{"listen", n.startListening},
-		{"mdns", n.startMDNS},
-		{"recovery", n.startRecovery},
-		{"keeping peers", n.startKeeping},
+		{"data directory", startDataDir},
+		{"identity", startIdentity},
+		{"host", startHost},
+		{"events", startEvents},
+		{"dht", startDHT},
+		{"pubsub", startPubSub},
+		{"streams", startStreams},
+		{"relay", startRelay},
+		{"keeper", startKeeper},
+		{"metrics", startMetrics},
+		{"listen", startListening},
+		{"mdns", startMDNS},
+		{"recovery", startRecovery},
+		{"keeping peers", startKeeping},
 	}
 }
 
@@ -123,10 +123,10 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 			_ = n.stack.Close() // a failed phase has reported its result
 		}
 	}()
-	for _, p := range n.phases() {
+	for _, p := range phases() {
 		err := ctx.Err()
 		if err == nil {
-			err = p.run()
+			err = p.run(n)
 		}
 		if err == nil && cfg.afterPhase != nil {
 			err = cfg.afterPhase(p.name)
@@ -157,7 +157,7 @@ func (n *Node) Close() error {
 	return nil
 }
 
-func (n *Node) startIdentity() (err error) {
+func startIdentity(n *Node) (err error) {
 	switch {
 	case n.cfg.key != nil:
 		n.key = n.cfg.key
@@ -198,7 +198,7 @@ func (n *Node) startIdentity() (err error) {
 	return nil
 }
 
-func (n *Node) startHost() (err error) {
+func startHost(n *Node) (err error) {
 	cfg := n.cfg
 	n.access = access.New(access.Config{
 		Allowed: cfg.allowed, Banned: cfg.banned, Store: n.data.store(), Now: time.Now, Log: n.log,
@@ -244,14 +244,14 @@ func (n *Node) startHost() (err error) {
 	return nil
 }
 
-func (n *Node) startEvents() error {
+func startEvents(n *Node) error {
 	// Before the host: its close would wait for a bus that nobody drains.
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
 	return n.watch.follow(group, n.base, n.relay.Disconnected, n.log)
 }
 
-func (n *Node) startDHT() (err error) {
+func startDHT(n *Node) (err error) {
 	if n.cfg.noDHT {
 		return nil
 	}
@@ -269,7 +269,7 @@ func (n *Node) startDHT() (err error) {
 	return nil
 }
 
-func (n *Node) startPubSub() (err error) {
+func startPubSub(n *Node) (err error) {
 	if n.cfg.noPubSub {
 		return nil
 	}
@@ -288,13 +288,13 @@ func (n *Node) startPubSub() (err error) {
 	return nil
 }
 
-func (n *Node) startStreams() error {
+func startStreams(n *Node) error {
 	n.streams = streams.New(n.ctx, streams.Config{Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log})
 	n.stack.Push("stream handlers", closeBudget, n.streams.Close)
 	return nil
 }
 
-func (n *Node) startRelay() error {
+func startRelay(n *Node) error {
 	if n.cfg.relayService {
 		service, err := relays.Serve(n.base, relays.Limits(n.cfg.relayLimits), n.access, !n.cfg.ipfs)
 		if err != nil {
@@ -308,7 +308,7 @@ func (n *Node) startRelay() error {
 	return nil
 }
 
-func (n *Node) startMetrics() error {
+func startMetrics(n *Node) error {
 	if n.cfg.metrics == nil {
 		return nil
 	}
@@ -323,7 +323,7 @@ func (n *Node) startMetrics() error {
 	return nil
 }
 
-func (n *Node) startListening() error {
+func startListening(n *Node) error {
 	list, _ := n.cfg.listenAddrs()
 	for _, f := range n.base.Listen(list) {
 		n.log.Warn("not listening", "addr", f.Addr, "err", f.Err)
@@ -336,7 +336,7 @@ func (n *Node) startListening() error {
 	return nil
 }
 
-func (n *Node) startMDNS() error {
+func startMDNS(n *Node) error {
 	if !n.cfg.mdns {
 		return nil
 	}
@@ -351,7 +351,7 @@ func (n *Node) startMDNS() error {
 
 // startRecovery begins to watch for what a node has to recover from by itself:
 // a machine that slept, a network that changed, peers that are back.
-func (n *Node) startRecovery() error {
+func startRecovery(n *Node) error {
 	n.group.Go(func(ctx context.Context) {
 		keeper.WatchClock(ctx, time.Now, func() {
 			n.log.Info("the machine has slept")

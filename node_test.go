@@ -40,7 +40,7 @@ func everything(tb testing.TB) (opts []Option, other *Node) {
 
 func TestNewFailingAfterEachPhaseLeavesNothing(t *testing.T) {
 	boom := errors.New("boom")
-	for i, p := range (&Node{}).phases() {
+	for i, p := range phases() {
 		t.Run(fmt.Sprintf("%02d-%s", i, p.name), func(t *testing.T) {
 			leaks := goleak.IgnoreCurrent()
 			opts, other := everything(t)
