@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
@@ -149,8 +150,8 @@ func TestPartsOfTheApplicationAreUsed(t *testing.T) {
 		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
 		libp2p.UserAgent("theirs"),
 		libp2p.AddrsFactory(func(list []ma.Multiaddr) []ma.Multiaddr { return append(list, extra) }))
-	asked := 0
-	cfg.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr { asked++; return list }
+	var asked atomic.Int64
+	cfg.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr { asked.Add(1); return list }
 	cfg.NewLimits = func() (network.ResourceManager, error) { t.Error("our resource manager is made"); return nil, errTest }
 	var next connmgr.ConnectionGater
 	cfg.Gater = func(n connmgr.ConnectionGater) connmgr.ConnectionGater { next = n; return n }
@@ -161,8 +162,8 @@ func TestPartsOfTheApplicationAreUsed(t *testing.T) {
 	if h.ConnManager() != connmgr.ConnManager(conns) || h.Peerstore() != peers || next != nil {
 		t.Errorf("%T, %T and %v", h.ConnManager(), h.Peerstore(), next)
 	}
-	if list := h.Addrs(); !slices.ContainsFunc(list, extra.Equal) || len(list) != 3 || asked == 0 {
-		t.Errorf("announced: %v, ours asked %d times", list, asked)
+	if list := h.Addrs(); !slices.ContainsFunc(list, extra.Equal) || len(list) != 3 || asked.Load() == 0 {
+		t.Errorf("announced: %v, ours asked %d times", list, asked.Load())
 	}
 	other := hosttest.New(t, loopback)
 	must(t, dialer(other, other).Connect(t.Context(), hosttest.Info(h)))
