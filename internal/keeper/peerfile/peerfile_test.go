@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,4 +142,45 @@ func FuzzParse(f *testing.F) {
 		}
 		Choose(now, list)
 	})
+}
+
+// Strangers who connect just before the end do not displace the peers that were
+// known before, nor do those keep out all newcomers.
+func TestStrangersDoNotDisplaceThosePeersKnownBefore(t *testing.T) {
+	addr := func(i int) string { return fmt.Sprintf("/ip4/%d.%d.0.1/tcp/1", 11+i/200, i%200) }
+	var old, fresh []Peer
+	for i := range Max {
+		known := some(t, addr(i), time.Hour)
+		known.Known = now.Add(-3 * 24 * time.Hour)
+		old = append(old, known)
+		fresh = append(fresh, some(t, addr(Max+i), 0))
+	}
+	kept := 0
+	got := Choose(now, old, fresh)
+	for _, p := range got {
+		if slices.ContainsFunc(old, func(o Peer) bool { return o.ID == p.ID }) {
+			kept++
+		}
+	}
+	if len(got) != Max || kept < Max/3 || kept > 2*Max/3 {
+		t.Errorf("of %d peers %d were known before", len(got), kept)
+	}
+}
+
+// An address that cannot be written as text loses neither its peer's other
+// addresses nor the file.
+func TestAnAddressThatIsNoTextDoesNotSpoilTheFile(t *testing.T) {
+	p, other := some(t, "/ip4/192.0.2.1/tcp/1", 0), some(t, "/ip4/198.51.100.1/tcp/1", 0)
+	name, err := ma.NewComponent("dns4", "x\xff\xfe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Addrs = append([]ma.Multiaddr{{*name}}, p.Addrs...)
+	text, err := Encode(Choose(now, []Peer{p, other}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Parse(text); err != nil || len(got) != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
 }
