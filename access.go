@@ -2,28 +2,15 @@ package p2pnode
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 )
-
-// Ban shuts out a peer or a subnet: one of the two is set.
-type Ban struct {
-	Peer peer.ID `json:"peer,omitempty"`
-	// Subnet has no bits set beyond its length.
-	Subnet netip.Prefix `json:"subnet,omitzero"`
-	// Until is when the ban ends; zero bans for good.
-	Until time.Time `json:"until,omitzero"`
-	// Reason is up to 500 bytes of printable text.
-	Reason string `json:"reason,omitempty"`
-}
 
 // BanPeer shuts out a peer, replacing an earlier ban of it: its connections are
 // closed, and until the ban ends it is neither dialled nor accepted, relayed
@@ -110,14 +97,6 @@ func (n *Node) Bans() []Ban {
 	return bansOf(n.access)
 }
 
-func bansOf(list *access.List) []Ban {
-	var out []Ban
-	for _, b := range list.Bans() {
-		out = append(out, Ban(b))
-	}
-	return out
-}
-
 // Allow adds peers to those of [WithAllowedPeers], until the node closes. It is
 // an error without that option, when all are allowed and Allow would shut out
 // all others, and for a peer that is banned; nobody is added then. It returns
@@ -202,21 +181,4 @@ func logged(b access.Ban) []any {
 		list = append(list, "reason", b.Reason)
 	}
 	return list
-}
-
-// gater puts the list in front of the application's connection gater.
-func gater(list *access.List) func(connmgr.ConnectionGater) connmgr.ConnectionGater {
-	return func(next connmgr.ConnectionGater) connmgr.ConnectionGater {
-		return access.Gater{List: list, Next: next}
-	}
-}
-
-// checkNotSelf rejects what only shows when the node's own ID is known.
-func checkNotSelf(peers []peer.AddrInfo, self peer.ID) error {
-	for _, p := range peers {
-		if p.ID == self {
-			return errors.New(p.ID.String() + " is this node's own ID; leave it out")
-		}
-	}
-	return nil
 }

@@ -1,7 +1,8 @@
 package p2pnode
 
 import (
-	"errors"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -22,9 +23,29 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/lan"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
+
+// DHTMode says whether a node answers the DHT queries of others.
+type DHTMode string
+
+// The modes of the DHT.
+const (
+	// DHTModeAutoServer serves, unless the node is known to be unreachable
+	// from outside (see [WithReachability] and [WithAutoRelay]).
+	DHTModeAutoServer DHTMode = "auto-server"
+	// DHTModeAuto serves once the node is known to be reachable from outside.
+	// On a LAN or a private network that never happens.
+	DHTModeAuto DHTMode = "auto"
+	// DHTModeServer always serves.
+	DHTModeServer DHTMode = "server"
+	// DHTModeClient never serves.
+	DHTModeClient DHTMode = "client"
+)
+
+var allDHTModes = []DHTMode{DHTModeAutoServer, DHTModeAuto, DHTModeServer, DHTModeClient}
 
 // config is what the options fill in. It is private to New: a part receives
 // the few values it needs. A field that stays at its zero value is unset.
@@ -95,6 +116,10 @@ const (
 	defaultConnLow        = 160
 	defaultConnHigh       = 192
 	defaultMaxMessageSize = 1 << 20
+	publishWait           = gossip.PublishWait
+	messageOverhead       = gossip.MessageOverhead
+	// subscriptionBuffer is how many messages wait for Next by default.
+	subscriptionBuffer = 1024
 )
 
 // defaultConfig is the only place with default values.
@@ -109,26 +134,6 @@ func defaultConfig() *config {
 		maxMessageSize: defaultMaxMessageSize,
 		logger:         slog.New(slog.DiscardHandler),
 	}
-}
-
-// newConfig applies the options in order and checks the result. It returns
-// all problems at once: those of single options first, in the order given,
-// then those between options, in the order of the tables in validate.go.
-func newConfig(opts []Option) (*config, error) {
-	cfg := defaultConfig()
-	var errs []error
-	for _, opt := range opts {
-		if opt == nil {
-			continue
-		}
-		if err := opt.apply(cfg); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if err := errors.Join(append(errs, cfg.validate()...)...); err != nil {
-		return nil, err
-	}
-	return cfg, nil
 }
 
 // has reports whether an option was given.
@@ -304,4 +309,10 @@ func defaultUserAgent() string {
 		}
 	}
 	return "p2pnode"
+}
+
+// shortHash names something that cannot stand for itself.
+func shortHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
 }

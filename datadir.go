@@ -26,21 +26,6 @@ func (d *dataPart) store() access.Store {
 	return d.dir
 }
 
-// startDataDir opens the directory first of all, so that its lock is released
-// after every part that writes to it has ended.
-func startDataDir(n *Node) error {
-	if n.cfg.dataDir == "" {
-		return nil
-	}
-	dir, err := datadir.Open(n.cfg.dataDir)
-	if err != nil {
-		return &OptionError{Option: "WithDataDir", Err: err}
-	}
-	n.stack.Push("data directory", closeBudget, dir.Close)
-	n.data = &dataPart{dir: dir, log: n.log}
-	return nil
-}
-
 // identity is the key in the directory, made if there is none.
 func (d *dataPart) identity() (crypto.PrivKey, error) {
 	path := d.dir.Path(identityName)

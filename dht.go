@@ -6,42 +6,13 @@ import (
 	"errors"
 	"fmt"
 
-	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode/internal/kad"
 )
 
-var dhtModes = map[DHTMode]dht.ModeOpt{
-	DHTModeAutoServer: dht.ModeAutoServer,
-	DHTModeAuto:       dht.ModeAuto,
-	DHTModeServer:     dht.ModeServer,
-	DHTModeClient:     dht.ModeClient,
-}
-
 // tableWait is how long a call waits for the first peer in the routing table.
 const tableWait = kad.TableWait
-
-// dhtConfig is what the options say about the DHT.
-func dhtConfig(c *config) kad.Config {
-	k := kad.Config{
-		Mode: dhtModes[c.effectiveDHTMode()], Datastore: c.datastore, Validators: c.validators,
-		Options: c.dhtOptions, Log: c.logger,
-	}
-	switch {
-	case c.ipfs:
-		k.Layout = kad.Public
-	case c.network == "ipfs":
-		// Among themselves kubo nodes without public addresses speak the
-		// LAN's protocol, js-libp2p ones the other: meet both.
-		k.Layout = kad.Two
-	}
-	if !c.ipfs {
-		k.Prefix = protocol.ID(c.protocolPrefix())
-	}
-	return k
-}
 
 // needDHT is the guard of the methods that use the DHT.
 func needDHT(n *Node) (*kad.DHT, error) {

@@ -1,7 +1,10 @@
 package p2pnode
 
 import (
+	"errors"
 	"fmt"
+	"reflect"
+	"strings"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
@@ -103,4 +106,40 @@ func optionErrorf(option, format string, args ...any) error {
 // that would enable it or that switched it off.
 func disabled(part, way string) error {
 	return fmt.Errorf("%w: %s is off; %s", ErrDisabled, part, way)
+}
+
+// isNil reports whether an interface holds nothing, or a nil pointer.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	r := reflect.ValueOf(v)
+	switch r.Kind() {
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Chan, reflect.Interface:
+		return r.IsNil()
+	default:
+		return false
+	}
+}
+
+func quoteAll[S ~string](list []S) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = fmt.Sprintf("%q", string(s))
+	}
+	return strings.Join(quoted, ", ")
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func textError(text string) error {
+	if text == "" {
+		return nil
+	}
+	return errors.New(text)
 }

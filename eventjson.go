@@ -2,7 +2,6 @@ package p2pnode
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -207,17 +206,3 @@ func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; retur
 func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }
 func (e EventUnbanned) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventsLost) stamped(at time.Time) Event               { e.At = at; return e }
-
-func errorText(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
-
-func textError(text string) error {
-	if text == "" {
-		return nil
-	}
-	return errors.New(text)
-}

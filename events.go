@@ -1,10 +1,8 @@
 package p2pnode
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -192,33 +190,6 @@ func EventsWithState() EventsOption {
 
 // eventBuffer is how many events wait for a consumer of Events.
 const eventBuffer = 256
-
-// Events streams what happens to the node from the moment of the call, until
-// the loop ends, ctx ends or the node closes. A consumer that falls more than
-// 256 events behind loses the oldest ones and is told how many by an
-// [EventsLost]; it never holds up the node. Each call has a stream of its own,
-// for one loop: a second loop over it ends at once, and one that is never looped
-// over goes with ctx or the node. What is unread when the node closes is lost.
-func (n *Node) Events(ctx context.Context, opts ...EventsOption) iter.Seq[Event] {
-	var cfg eventsConfig
-	for _, o := range opts {
-		if o != nil {
-			o.applyEvents(&cfg)
-		}
-	}
-	sub := n.watch.hub.Subscribe(cfg.state)
-	stop := context.AfterFunc(ctx, sub.Close)
-	return func(yield func(Event) bool) {
-		defer stop()
-		defer sub.Close()
-		for {
-			ev, lost, ok := sub.Next(ctx.Done(), n.ctx.Done())
-			if !ok || lost > 0 && !yield(EventsLost{EventTime{time.Now()}, lost}) || !yield(ev) {
-				return
-			}
-		}
-	}
-}
 
 // watcher holds what tells of changes: events for users, signals for the node's
 // own parts.

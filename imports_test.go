@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"io/fs"
 	"maps"
 	"os"
@@ -319,5 +320,83 @@ func TestFaceIsFlat(t *testing.T) {
 		refuse(goes, startsGoroutines, "starts a goroutine")
 		refuse(mutex, hasMutexes, "has a mutex")
 		refuse(slices.Contains(f.imports(), "github.com/libp2p/go-libp2p/p2p/net/swarm"), readsSwarm, "reads a libp2p swarm")
+	}
+}
+
+// noPackages imports every package as an empty one: what the face's files use of
+// each other is known without.
+type noPackages struct{}
+
+func (noPackages) Import(p string) (*types.Package, error) {
+	pkg := types.NewPackage(p, path.Base(p))
+	pkg.MarkComplete()
+	return pkg, nil
+}
+
+// The files of the face are in layers: none uses another that uses it, at any
+// distance. A file uses another when it names something that the other declares
+// at package level, a field or a method.
+func TestFaceHasNoCircles(t *testing.T) {
+	fset := token.NewFileSet()
+	paths, err := filepath.Glob("*.go")
+	mustNot(t, err)
+	var files []*ast.File
+	for _, p := range paths {
+		if strings.HasSuffix(p, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(fset, p, nil, parser.SkipObjectResolution)
+		mustNot(t, err)
+		files = append(files, f)
+	}
+	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
+	conf := types.Config{Importer: noPackages{}, Error: func(error) {}} // what the others declare is missing
+	face, _ := conf.Check(module, fset, files, info)
+	file := func(p token.Pos) string { return fset.Position(p).Filename }
+	named := map[string]map[string]string{} // by the user, then by the used
+	for id, o := range info.Uses {
+		field, isVar := o.(*types.Var)
+		method, isFunc := o.(*types.Func)
+		shared := o.Parent() == face.Scope() ||
+			isVar && field.IsField() ||
+			isFunc && method.Signature().Recv() != nil
+		from, to := file(id.Pos()), file(o.Pos())
+		if o.Pkg() != face || !shared || from == to {
+			continue
+		}
+		if named[from] == nil {
+			named[from] = map[string]string{}
+		}
+		named[from][to] = id.Name
+	}
+	if len(named["new.go"]) < 5 {
+		t.Fatalf("new.go uses %v: the files were not understood", named["new.go"])
+	}
+	// Take away files that use none of the rest, or that none of the rest uses,
+	// until circles are left, and what lies between two.
+	left := map[string]bool{}
+	for _, p := range paths {
+		left[p] = true
+	}
+	for taken := true; taken; {
+		taken = false
+		for p := range left {
+			uses, used := false, false
+			for other := range left {
+				uses = uses || named[p][other] != ""
+				used = used || named[other][p] != ""
+			}
+			if !uses || !used {
+				delete(left, p)
+				taken = true
+			}
+		}
+	}
+	for p := range left {
+		for to, name := range named[p] {
+			if left[to] {
+				t.Errorf("%s uses %s of %s, and is used by it, directly or not", p, name, to)
+			}
+		}
 	}
 }

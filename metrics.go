@@ -1,9 +1,6 @@
 package p2pnode
 
 import (
-	"sync/atomic"
-
-	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
@@ -81,10 +78,4 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, m := range nodeMetrics {
 		ch <- prometheus.MustNewConstMetric(c.descs[m.name], m.kind, m.read(c.node))
 	}
-}
-
-// counters are what nothing else counts.
-type counters struct {
-	rounds    atomic.Uint64
-	bandwidth *metrics.BandwidthCounter
 }

@@ -59,6 +59,26 @@ func ValidateOptions(opts ...Option) error {
 	return err
 }
 
+// newConfig applies the options in order and checks the result. It returns
+// all problems at once: those of single options first, in the order given,
+// then those between options, in the order of the tables in validate.go.
+func newConfig(opts []Option) (*config, error) {
+	cfg := defaultConfig()
+	var errs []error
+	for _, opt := range opts {
+		if opt == nil {
+			continue
+		}
+		if err := opt.apply(cfg); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(append(errs, cfg.validate()...)...); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
 // The network.
 
 // WithNetwork sets the name of the application's network, overriding the
@@ -510,25 +530,6 @@ func WithHolePunching() Option {
 }
 
 // The DHT.
-
-// DHTMode says whether a node answers the DHT queries of others.
-type DHTMode string
-
-// The modes of the DHT.
-const (
-	// DHTModeAutoServer serves, unless the node is known to be unreachable
-	// from outside (see [WithReachability] and [WithAutoRelay]).
-	DHTModeAutoServer DHTMode = "auto-server"
-	// DHTModeAuto serves once the node is known to be reachable from outside.
-	// On a LAN or a private network that never happens.
-	DHTModeAuto DHTMode = "auto"
-	// DHTModeServer always serves.
-	DHTModeServer DHTMode = "server"
-	// DHTModeClient never serves.
-	DHTModeClient DHTMode = "client"
-)
-
-var allDHTModes = []DHTMode{DHTModeAutoServer, DHTModeAuto, DHTModeServer, DHTModeClient}
 
 // WithDHTMode sets the mode of the DHT, overriding the default of
 // [DHTModeAutoServer], which with [WithIPFS] is [DHTModeAuto]: the public network

@@ -3,15 +3,6 @@ package p2pnode
 import (
 	"context"
 	"fmt"
-
-	"github.com/go-p2pnode/p2pnode/internal/gossip"
-)
-
-const (
-	publishWait     = gossip.PublishWait
-	messageOverhead = gossip.MessageOverhead
-	// subscriptionBuffer is how many messages wait for Next by default.
-	subscriptionBuffer = 1024
 )
 
 // PublishOption changes one Publish.

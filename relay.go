@@ -9,7 +9,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 )
 
@@ -87,60 +86,4 @@ func relayStatus(c *relays.Client) []RelayStatus {
 		list = append(list, s)
 	}
 	return list
-}
-
-// AddRelays makes the node keep reservations at more relays, as [WithAutoRelay]
-// does from the start; for one that it knows already the addresses add up. There
-// can be 16. It does not wait for the reservations: [EventRelayReserved] and
-// [StageReachable] do.
-//
-// It returns [ErrDisabled] for a node made without WithAutoRelay, since a node
-// decides at its start whether it is reached through relays. Nothing is added
-// when a peer lacks an ID or an address, is this node itself, or is banned or
-// not allowed. It returns [ErrClosed] after Close.
-func (n *Node) AddRelays(relays ...peer.AddrInfo) error {
-	if n.closed() {
-		return ErrClosed
-	}
-	if !n.relay.Enabled() {
-		return fmt.Errorf("p2pnode: add relays: %w", disabled("keeping reservations", "give WithAutoRelay with at least one relay"))
-	}
-	relays = addrs.Merge(relays...)
-	if err := n.checkWanted(relays); err != nil {
-		return fmt.Errorf("p2pnode: add relays: %w", err)
-	}
-	if err := n.relay.Add(relays...); err != nil {
-		return fmt.Errorf("p2pnode: add relays: %w", err)
-	}
-	return nil
-}
-
-// RemoveRelays ends the reservations at relays, those of [WithAutoRelay]
-// included, and closes the connections to them, which the reservations need. IDs
-// that are not relays of the node are an error, after the others are removed. It
-// returns [ErrClosed] after Close.
-func (n *Node) RemoveRelays(ids ...peer.ID) error {
-	if n.closed() {
-		return ErrClosed
-	}
-	var errs []error
-	for _, id := range ids {
-		if !n.relay.Remove(id) {
-			errs = append(errs, fmt.Errorf("p2pnode: remove relays: %s is none", id))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// checkWanted checks peers that the node is told to meet at run time.
-func (n *Node) checkWanted(peers []peer.AddrInfo) error {
-	if err := errors.Join(checkPeers(peers), checkNotSelf(peers, n.id)); err != nil {
-		return err
-	}
-	for _, p := range peers {
-		if err := n.access.Refusal(p.ID); err != nil {
-			return fmt.Errorf("%s: %w", p.ID, err)
-		}
-	}
-	return nil
 }

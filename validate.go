@@ -2,10 +2,8 @@ package p2pnode
 
 import (
 	"fmt"
-	"reflect"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -53,28 +51,6 @@ func checkNoneNil[F ~func(A) error, A any](opts []F) error {
 		}
 	}
 	return nil
-}
-
-// isNil reports whether an interface holds nothing, or a nil pointer.
-func isNil(v any) bool {
-	if v == nil {
-		return true
-	}
-	r := reflect.ValueOf(v)
-	switch r.Kind() {
-	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Chan, reflect.Interface:
-		return r.IsNil()
-	default:
-		return false
-	}
-}
-
-func quoteAll[S ~string](list []S) string {
-	quoted := make([]string, len(list))
-	for i, s := range list {
-		quoted[i] = fmt.Sprintf("%q", string(s))
-	}
-	return strings.Join(quoted, ", ")
 }
 
 // What follows is between options, each of which has checked its own value:

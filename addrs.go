@@ -1,0 +1,110 @@
+package p2pnode
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+// ParsePeers reads addresses that end in a peer ID, and joins those of one
+// peer. It reports every address that it cannot read.
+func ParsePeers(addresses ...string) ([]peer.AddrInfo, error) {
+	var infos []peer.AddrInfo
+	var errs []error
+	for _, s := range addresses {
+		ai, err := addrs.ParsePeer(s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		infos = append(infos, ai)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return addrs.Merge(infos...), nil
+}
+
+func parseAddrs(texts []string, ifNone string, check func(ma.Multiaddr) error) ([]ma.Multiaddr, error) {
+	if len(texts) == 0 {
+		return nil, fmt.Errorf("no address given; %s", ifNone)
+	}
+	var list []ma.Multiaddr
+	var errs []error
+	for _, s := range texts {
+		a, err := addrs.Parse(s)
+		if err == nil {
+			err = check(a)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if !ma.Contains(list, a) {
+			list = append(list, a)
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+// checkPeers reports peers that cannot be dialled whatever the transports are.
+func checkPeers(peers []peer.AddrInfo) error {
+	if len(peers) == 0 {
+		return errors.New("no peer given")
+	}
+	var errs []error
+	for _, p := range peers {
+		errs = append(errs, checkPeer(p))
+	}
+	return errors.Join(errs...)
+}
+
+func checkPeer(p peer.AddrInfo) error {
+	switch {
+	case p.ID == "":
+		return fmt.Errorf("a peer with the addresses %s has no ID", p.Addrs)
+	case !addrs.IsPeerID(p.ID):
+		return notAPeerID(p.ID)
+	case len(p.Addrs) == 0:
+		return fmt.Errorf("peer %s has no address", p.ID)
+	}
+	for _, a := range p.Addrs {
+		switch {
+		case len(a) == 0:
+			return fmt.Errorf("an address of peer %s is nil", p.ID)
+		case addrs.IsListenOnly(a):
+			return fmt.Errorf("%s is an address to listen on, not one to dial: it means every interface or any port; see Addrs on the other side", a)
+		}
+	}
+	return nil
+}
+
+func checkIDs(ids []peer.ID) error {
+	if len(ids) == 0 {
+		return errors.New("no peer given")
+	}
+	for _, id := range ids {
+		if !addrs.IsPeerID(id) {
+			return notAPeerID(id)
+		}
+	}
+	return nil
+}
+
+func notAPeerID(id peer.ID) error {
+	return fmt.Errorf("%q is no peer ID; peer.Decode makes one of text", string(id))
+}
+
+// checkNotSelf rejects what only shows when the node's own ID is known.
+func checkNotSelf(peers []peer.AddrInfo, self peer.ID) error {
+	for _, p := range peers {
+		if p.ID == self {
+			return errors.New(p.ID.String() + " is this node's own ID; leave it out")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,480 @@
+package p2pnode
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/metrics"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	routedhost "github.com/libp2p/go-libp2p/p2p/host/routed"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/go-p2pnode/p2pnode/internal/access"
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/datadir"
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
+	"github.com/go-p2pnode/p2pnode/internal/kad"
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
+	"github.com/go-p2pnode/p2pnode/internal/lan"
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/relays"
+	"github.com/go-p2pnode/p2pnode/internal/streams"
+)
+
+// phase is one step of New.
+type phase struct {
+	name string
+	run  func(*Node) error
+}
+
+// phases is the order in which a node comes up. It listens when every part
+// has registered its protocols, so that no peer finds one missing, and looks
+// for peers last.
+func phases() []phase {
+	return []phase{
+		{"data directory", startDataDir},
+		{"identity", startIdentity},
+		{"host", startHost},
+		{"events", startEvents},
+		{"dht", startDHT},
+		{"pubsub", startPubSub},
+		{"streams", startStreams},
+		{"relay", startRelay},
+		{"keeper", startKeeper},
+		{"metrics", startMetrics},
+		{"listen", startListening},
+		{"mdns", startMDNS},
+		{"recovery", startRecovery},
+		{"keeping peers", startKeeping},
+	}
+}
+
+// New builds and starts a node. It returns once the local parts are up and
+// does not wait for the network: WaitReady does. The ctx bounds New alone; the
+// node runs until Close.
+//
+// Wrong options are reported all at once, each an *OptionError, before
+// anything is started. A part that cannot start is reported as a *StartError.
+// On error nothing that New started is left running.
+func New(ctx context.Context, opts ...Option) (*Node, error) {
+	cfg, err := newConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.logger, watch: newWatcher()}
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	n.group = lifecycle.NewGroup(n.ctx)
+	n.stack.Push("goroutines", closeBudget, n.group.Close)
+	started := false
+	defer func() {
+		if !started { // a phase failed, or a callback of the caller's panicked
+			n.cancel()
+			_ = n.stack.Close() // a failed phase has reported its result
+		}
+	}()
+	for _, p := range phases() {
+		err := ctx.Err()
+		if err == nil {
+			err = p.run(n)
+		}
+		if err == nil && cfg.afterPhase != nil {
+			err = cfg.afterPhase(p.name)
+		}
+		if err != nil {
+			n.cancel()
+			return nil, &StartError{Step: p.name, Err: errors.Join(err, n.stack.Close())}
+		}
+	}
+	started = true
+	if n.log.Enabled(ctx, slog.LevelInfo) { // the addresses are not for free
+		n.log.Info("node started", "id", n.id, "addrs", n.Addrs())
+	}
+	return n, nil
+}
+
+func startIdentity(n *Node) (err error) {
+	switch {
+	case n.cfg.key != nil:
+		n.key = n.cfg.key
+	case n.cfg.identityFile != "":
+		var created bool
+		if n.key, created, err = loadOrCreateIdentity(n.cfg.identityFile); err != nil {
+			return &OptionError{Option: "WithIdentityFile", Err: err}
+		}
+		if created {
+			n.log.Info("identity created", "file", n.cfg.identityFile)
+		}
+	case n.data != nil:
+		if n.key, err = n.data.identity(); err != nil {
+			return &OptionError{Option: "WithDataDir", Err: err}
+		}
+	default:
+		if n.key, err = GenerateKey(KeyEd25519); err != nil {
+			return err
+		}
+	}
+	if n.id, err = PeerID(n.key); err != nil {
+		return err
+	}
+	if slices.Contains(n.cfg.banned, n.id) {
+		return optionErrorf("WithBannedPeers", "%s is this node's own ID; leave it out", n.id)
+	}
+	// One list of bootstrap peers must do for all of them.
+	for _, l := range []struct {
+		option string
+		peers  *[]peer.AddrInfo
+	}{{"WithBootstrapPeers", &n.cfg.bootstrap}, {"WithPersistentPeers", &n.cfg.persistent}, {"WithAutoRelay", &n.cfg.autoRelays}} {
+		others := slices.DeleteFunc(slices.Clone(*l.peers), func(p peer.AddrInfo) bool { return p.ID == n.id })
+		if len(others) < len(*l.peers) {
+			n.log.Info("leaving out this node's own ID", "option", l.option)
+			*l.peers = others
+		}
+	}
+	return nil
+}
+
+func startHost(n *Node) (err error) {
+	cfg := n.cfg
+	n.access = access.New(access.Config{
+		Allowed: cfg.allowed, Banned: cfg.banned, Store: n.data.store(), Now: time.Now, Log: n.log,
+	})
+	n.relay = relays.New(relays.Config{
+		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce,
+		Reachability: cfg.reachability, HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
+		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{ID: id}) },
+		Lost:     func(id peer.ID) { n.watch.emit(EventRelayLost{ID: id}) },
+		Punched: func(id peer.ID, took time.Duration, err error) {
+			n.watch.emit(EventHolePunched{ID: id, Took: took, Err: err})
+		},
+		Log: n.log,
+	})
+	services := n.relay.Options()
+	if cfg.metrics != nil {
+		n.bandwidth = metrics.NewBandwidthCounter()
+		services = append(services, libp2p.BandwidthReporter(n.bandwidth))
+	}
+	n.base, err = nethost.New(nethost.Config{
+		Key: n.key, UserAgent: cfg.userAgent,
+		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
+		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh,
+		NewLimits: func() (network.ResourceManager, error) {
+			n.limits, err = limits.New(limits.Config{
+				Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: n.log,
+				Reached: func(limit string, refused uint64) { n.watch.emit(EventLimitReached{Limit: limit, Refused: refused}) },
+			})
+			return n.limits, err
+		},
+		AddrsFactory: n.relay.Announce, Gater: gater(n.access),
+		Services: services, Options: cfg.libp2pOptions,
+	})
+	if err != nil {
+		return err
+	}
+	n.stack.Push("host", closeBudget, func() error {
+		n.relay.Settle()
+		return n.base.Close()
+	})
+	n.host = n.base
+	n.dialer = nethost.Dialer{Host: n.base, Via: n.base, Refusal: n.access.Refusal}
+	return nil
+}
+
+func startEvents(n *Node) error {
+	// Before the host: its close would wait for a bus that nobody drains.
+	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
+	n.stack.Push("events", closeBudget, group.Close)
+	return n.watch.follow(group, n.base, n.relay.Disconnected, n.log)
+}
+
+func startDHT(n *Node) (err error) {
+	if n.cfg.noDHT {
+		return nil
+	}
+	k := dhtConfig(n.cfg)
+	k.Host, k.Changed, k.Recovered = n.base, &n.watch.change, &n.recovered
+	k.Announced = func(c cid.Cid, took time.Duration, err error) {
+		n.watch.emit(EventProvided{CID: c, Took: took, Err: dhtError(n, "provide "+c.String(), err)})
+	}
+	if n.dht, err = kad.New(n.ctx, k); err != nil {
+		return err
+	}
+	n.stack.Push("dht", closeBudget, n.dht.Close)
+	n.host = routedhost.Wrap(n.base, n.dht)
+	n.dialer.Via = n.host
+	return nil
+}
+
+func startPubSub(n *Node) (err error) {
+	if n.cfg.noPubSub {
+		return nil
+	}
+	n.pubsub, err = gossip.New(context.WithoutCancel(n.ctx), gossip.Config{
+		Host: n.base, Blacklist: access.Blacklist{List: n.access}, MaxMessageSize: n.cfg.maxMessageSize,
+		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(),
+		Changed:    n.watch.change.Notify,
+		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
+		TopicLeft:  n.watch.topicLeft,
+		PeerLeft:   func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerLeft{Topic: topic, ID: id}) },
+	})
+	if err != nil {
+		return err
+	}
+	n.stack.Push("pubsub", closeBudget, n.pubsub.Close)
+	return nil
+}
+
+func startStreams(n *Node) error {
+	n.streams = streams.New(n.ctx, streams.Config{Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log})
+	n.stack.Push("stream handlers", closeBudget, n.streams.Close)
+	return nil
+}
+
+func startRelay(n *Node) error {
+	if n.cfg.relayService {
+		service, err := relays.Serve(n.base, relays.Limits(n.cfg.relayLimits), n.access, !n.cfg.ipfs)
+		if err != nil {
+			return err
+		}
+		n.stack.Push("relay service", closeBudget, service.Close)
+	}
+	if n.relay.Enabled() {
+		return n.relay.Follow(n.group, n.base)
+	}
+	return nil
+}
+
+func startMetrics(n *Node) error {
+	if n.cfg.metrics == nil {
+		return nil
+	}
+	c := newCollector(n)
+	if err := n.cfg.metrics.Register(c); err != nil {
+		return &OptionError{Option: "WithMetrics", Err: err}
+	}
+	n.stack.Push("metrics", closeBudget, func() error {
+		n.cfg.metrics.Unregister(c)
+		return nil
+	})
+	return nil
+}
+
+func startListening(n *Node) error {
+	list, _ := n.cfg.listenAddrs()
+	for _, f := range n.base.Listen(list) {
+		n.log.Warn("not listening", "addr", f.Addr, "err", f.Err)
+		n.listenErrors = append(n.listenErrors, &ListenError{Addr: f.Addr, Err: f.Err})
+	}
+	if err := checkListening(n.cfg, n.listenErrors); err != nil {
+		return err
+	}
+	n.relay.Open(n.base)
+	return nil
+}
+
+func startMDNS(n *Node) error {
+	if !n.cfg.mdns {
+		return nil
+	}
+	m, err := lan.Start(n.base, n.cfg.mdnsServiceName(), func(ai peer.AddrInfo) { n.keeper.Found(ai, "mdns") }, n.log)
+	if err != nil {
+		return err
+	}
+	n.stack.Push("mdns", closeBudget, m.Close)
+	n.group.Go(func(ctx context.Context) { m.Follow(ctx, &n.watch.moved) })
+	return nil
+}
+
+// startRecovery begins to watch for what a node has to recover from by itself:
+// a machine that slept, a network that changed, peers that are back.
+func startRecovery(n *Node) error {
+	n.group.Go(func(ctx context.Context) {
+		keeper.WatchClock(ctx, time.Now, func() {
+			n.log.Info("the machine has slept")
+			n.watch.moved.Notify()
+		})
+	})
+	check := &keeper.Checker{
+		Peers: n.base.PeerIDs, Close: n.base.Disconnect, Log: n.log,
+		Alive: func(ctx context.Context, id peer.ID) bool { return alive(ctx, n.base, id) },
+	}
+	n.group.Go(func(ctx context.Context) { check.Run(ctx, &n.watch.moved) })
+	if n.dht == nil {
+		return nil
+	}
+	n.group.Go(func(ctx context.Context) {
+		keeper.WatchRecovery(ctx, &n.watch.change,
+			func() bool { return n.base.PeerCount() > 0 },
+			n.dht.Connected,
+			n.recovered.Notify)
+	})
+	return nil
+}
+
+var dhtModes = map[DHTMode]dht.ModeOpt{
+	DHTModeAutoServer: dht.ModeAutoServer,
+	DHTModeAuto:       dht.ModeAuto,
+	DHTModeServer:     dht.ModeServer,
+	DHTModeClient:     dht.ModeClient,
+}
+
+// dhtConfig is what the options say about the DHT.
+func dhtConfig(c *config) kad.Config {
+	k := kad.Config{
+		Mode: dhtModes[c.effectiveDHTMode()], Datastore: c.datastore, Validators: c.validators,
+		Options: c.dhtOptions, Log: c.logger,
+	}
+	switch {
+	case c.ipfs:
+		k.Layout = kad.Public
+	case c.network == "ipfs":
+		// Among themselves kubo nodes without public addresses speak the
+		// LAN's protocol, js-libp2p ones the other: meet both.
+		k.Layout = kad.Two
+	}
+	if !c.ipfs {
+		k.Prefix = protocol.ID(c.protocolPrefix())
+	}
+	return k
+}
+
+// startDataDir opens the directory first of all, so that its lock is released
+// after every part that writes to it has ended.
+func startDataDir(n *Node) error {
+	if n.cfg.dataDir == "" {
+		return nil
+	}
+	dir, err := datadir.Open(n.cfg.dataDir)
+	if err != nil {
+		return &OptionError{Option: "WithDataDir", Err: err}
+	}
+	n.stack.Push("data directory", closeBudget, dir.Close)
+	n.data = &dataPart{dir: dir, log: n.log}
+	return nil
+}
+
+// peersName is the file of the data directory with the saved peers.
+const peersName = "peers"
+
+// startKeeper makes what keeps peers connected. It dials nobody yet, but takes
+// what is discovered.
+func startKeeper(n *Node) error {
+	cfg := keeper.Config{
+		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
+		Dial:    n.dialer.Connect,
+		Reached: func(err error) bool { return errors.Is(err, nethost.ErrLostAtOnce) },
+		Allowed: n.access.Allows, BanEnds: n.access.NextEnd,
+		Room:    func() bool { return n.base.PeerCount() < n.cfg.connLow },
+		Content: n.cfg.minPeers == 0, Refresh: func() {},
+		Change: &n.watch.change, Moved: &n.watch.moved,
+		Enough: func() bool {
+			// Whoever is told to look for peers wants one at least.
+			return n.hasEnough() && (n.cfg.minPeers >= 0 || n.base.PeerCount() > 0)
+		},
+		New: func(p peer.AddrInfo, source string) {
+			n.watch.emit(EventPeerFound{ID: p.ID, Addrs: p.Addrs, Source: source})
+		},
+		Report: func(r keeper.Round) {
+			n.rounds.Add(1)
+			n.watch.emit(EventBootstrapRound{Round: *newBootstrapRound(&r)})
+			n.watch.change.Notify()
+		},
+	}
+	if n.dht != nil {
+		cfg.Refresh = n.dht.Refresh
+	}
+	if n.data != nil {
+		cfg.Store = peerStore{n.data}
+	}
+	n.keeper = keeper.New(n.ctx, cfg)
+	n.keeper.Add(keeper.Bootstrap, n.cfg.bootstrapPeers()...)
+	n.keeper.Add(keeper.Persistent, n.cfg.persistent...)
+	return nil
+}
+
+// startKeeping comes last, so that the peers connected at Close are saved while
+// they still are.
+func startKeeping(n *Node) error {
+	n.keeper.Start()
+	n.stack.Push("saved peers", closeBudget, n.keeper.Close)
+	return nil
+}
+
+// peerStore keeps the saved peers in the data directory.
+type peerStore struct{ *dataPart }
+
+func (s peerStore) Read(parse func([]byte) error) error { return s.dir.Read(peersName, parse) }
+
+func (s peerStore) Write(b []byte) error { return s.dir.Write(peersName, b) }
+
+// keeperConns is what the keeper sees of the host.
+type keeperConns struct{ h *nethost.Host }
+
+func (c keeperConns) Peers() []peer.ID { return c.h.PeerIDs() }
+
+func (c keeperConns) Connected(id peer.ID) bool { return c.h.Connected(id) }
+
+func (c keeperConns) OpenedAt(id peer.ID) time.Time { return c.h.OpenedAt(id) }
+
+func (c keeperConns) Addrs(id peer.ID) []ma.Multiaddr { return c.h.KnownAddrs(id) }
+
+func (c keeperConns) Protect(id peer.ID, tag string, on bool) { c.h.Protect(id, tag, on) }
+
+func (c keeperConns) Where(id peer.ID) (p keeper.Place) {
+	for _, conn := range c.h.Conns(id) {
+		if conn.Relayed { // not by being limited: a relay may have no limits
+			continue
+		}
+		if p.Since.IsZero() || conn.Opened.Before(p.Since) {
+			p.Since = conn.Opened
+		}
+		if ip, err := manet.ToIP(conn.Addr); err == nil {
+			p.IP, _ = netip.AddrFromSlice(ip)
+		}
+		if conn.Outbound {
+			p.Dialed = append(p.Dialed, conn.Addr)
+		}
+	}
+	return p
+}
+
+// alive pings a peer. Any answer will do, also that it knows no ping.
+func alive(ctx context.Context, h *nethost.Host, id peer.ID) bool {
+	_, err := h.Ping(ctx, id)
+	return err == nil || !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
+}
+
+// gater puts the list in front of the application's connection gater.
+func gater(list *access.List) func(connmgr.ConnectionGater) connmgr.ConnectionGater {
+	return func(next connmgr.ConnectionGater) connmgr.ConnectionGater {
+		return access.Gater{List: list, Next: next}
+	}
+}
+
+// checkListening decides whether what could not be bound fails New: never
+// less than one address, and all of them unless the user said otherwise or
+// this machine lacks an IP version of the default addresses.
+func checkListening(cfg *config, failed []*ListenError) error {
+	list, defaults := cfg.listenAddrs()
+	var errs []error
+	for _, f := range failed {
+		missingIP6 := defaults && addrs.IsIP6(f.Addr) && !errors.Is(f, syscall.EADDRINUSE)
+		if !cfg.partialListen && !missingIP6 || len(failed) == len(list) {
+			errs = append(errs, f)
+		}
+	}
+	return errors.Join(errs...)
+}

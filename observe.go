@@ -1,0 +1,112 @@
+package p2pnode
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Status returns a snapshot. After Close it holds the ID and Closed alone.
+func (n *Node) Status() Status {
+	if n.closed() {
+		return Status{ID: n.id, Closed: true}
+	}
+	s := Status{
+		ID:           n.id,
+		Network:      n.cfg.protocolPrefix(),
+		Addrs:        n.Addrs(),
+		ListenAddrs:  n.base.ListenAddrs(),
+		Reachability: reachabilityOf(n.watch.reachability()),
+		Peers:        peersOf(n.base),
+	}
+	s.PrivateNetwork = fingerprint(n.cfg.psk)
+	s.Warnings = warnings(n)
+	s.ListenErrors = slices.Clone(n.listenErrors)
+	if n.dht != nil {
+		s.DHT = &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.Serves(), Peers: n.dht.Size()}
+	}
+	if n.pubsub != nil {
+		for _, t := range n.pubsub.Topics() {
+			s.Topics = append(s.Topics, TopicStatus{Name: t.Name, Peers: t.Peers, Subscriptions: t.Subscriptions})
+		}
+	}
+	s.Bootstrap = newBootstrapRound(n.keeper.Last())
+	s.Persistent = persistentStatus(n.keeper)
+	s.Bans = bansOf(n.access)
+	s.Allowed = n.access.Allowed()
+	s.Refused, s.HandshakesFailed = refusedOf(n), handshakesFailed(n)
+	s.Relays = relayStatus(n.relay)
+	return s
+}
+
+// warnings are about the files of the data directory.
+func warnings(n *Node) []string {
+	if n.data == nil {
+		return nil
+	}
+	return slices.Concat(n.keeper.Warnings(), n.access.Warnings())
+}
+
+// refusedOf is what limits have refused: nothing when somebody else's resource
+// manager counts.
+func refusedOf(n *Node) Refused {
+	if n.limits == nil {
+		return Refused{}
+	}
+	return Refused(n.limits.Counts())
+}
+
+func handshakesFailed(n *Node) uint64 {
+	if n.limits == nil {
+		return 0
+	}
+	return n.limits.Handshakes().Failed
+}
+
+// Peers returns the connected peers, sorted by ID; nil after Close.
+func (n *Node) Peers() []Peer {
+	if n.closed() {
+		return nil
+	}
+	return peersOf(n.base)
+}
+
+// Peer returns a connected peer. It reports whether there is a connection;
+// after Close there is none.
+func (n *Node) Peer(id peer.ID) (Peer, bool) {
+	if n.closed() {
+		return Peer{}, false
+	}
+	p, ok := n.base.Peer(id)
+	return peerOf(p), ok
+}
+
+// Events streams what happens to the node from the moment of the call, until
+// the loop ends, ctx ends or the node closes. A consumer that falls more than
+// 256 events behind loses the oldest ones and is told how many by an
+// [EventsLost]; it never holds up the node. Each call has a stream of its own,
+// for one loop: a second loop over it ends at once, and one that is never looped
+// over goes with ctx or the node. What is unread when the node closes is lost.
+func (n *Node) Events(ctx context.Context, opts ...EventsOption) iter.Seq[Event] {
+	var cfg eventsConfig
+	for _, o := range opts {
+		if o != nil {
+			o.applyEvents(&cfg)
+		}
+	}
+	sub := n.watch.hub.Subscribe(cfg.state)
+	stop := context.AfterFunc(ctx, sub.Close)
+	return func(yield func(Event) bool) {
+		defer stop()
+		defer sub.Close()
+		for {
+			ev, lost, ok := sub.Next(ctx.Done(), n.ctx.Done())
+			if !ok || lost > 0 && !yield(EventsLost{EventTime{time.Now()}, lost}) || !yield(ev) {
+				return
+			}
+		}
+	}
+}
