@@ -54,24 +54,25 @@ func mustBan(t *testing.T, n banner, b p2pnode.Ban) {
 }
 
 // cannotMeet checks that neither of two nodes gets a connection to the other.
-func cannotMeet(t *testing.T, net *p2ptest.Network, a, b *p2ptest.Node) {
+func cannotMeet(t *testing.T, sim *p2ptest.Network, a, b *p2ptest.Node) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	_ = a.Connect(ctx, net.AddrInfo(b)) // whoever refuses, and however
-	_ = b.Connect(ctx, net.AddrInfo(a))
+	_ = a.Connect(ctx, sim.AddrInfo(b)) // whoever refuses, and however
+	_ = b.Connect(ctx, sim.AddrInfo(a))
 	time.Sleep(2 * time.Second)
-	net.Disconnected(a, b)
+	sim.Disconnected(a, b)
 }
 
 func TestPitfall33BannedPeerIsCutOffUntilTheBanEnds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		nodes := net.Nodes(t, 3, p2ptest.Ring())
-		net.Ready()
+		sim := p2ptest.NewNetwork(t)
+		nodes := sim.Nodes(t, 3, p2ptest.Ring())
+		sim.Ready()
 		a, bad, third := nodes[0], nodes[1], nodes[2]
-		net.Connected(a, bad)
-		net.RoutingTable(a, 2)
+		sim.Connected(a, bad)
+		sim.RoutingTable(a, 2)
 		sub, err := a.Subscribe(t.Context(), "news")
 		if err != nil {
 			t.Fatal(err)
@@ -79,7 +80,7 @@ func TestPitfall33BannedPeerIsCutOffUntilTheBanEnds(t *testing.T) {
 		if _, err := third.Subscribe(t.Context(), "news"); err != nil {
 			t.Fatal(err)
 		}
-		net.Meshed("news")
+		sim.Meshed("news")
 
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -93,13 +94,13 @@ func TestPitfall33BannedPeerIsCutOffUntilTheBanEnds(t *testing.T) {
 				break
 			}
 		}
-		net.Within(5*time.Second).Disconnected(a, bad)
-		cannotMeet(t, net, a, bad)
+		sim.Within(5*time.Second).Disconnected(a, bad)
+		cannotMeet(t, sim, a, bad)
 		if got := a.Status(); got.DHT.Peers != 1 || len(got.Bans) != 1 {
 			t.Errorf("%d peers are in the table, %v are banned", got.DHT.Peers, got.Bans)
 		}
 		// What it publishes arrives by way of the third node, and is dropped.
-		net.Connected(bad, third)
+		sim.Connected(bad, third)
 		if err := bad.Publish(t.Context(), "news", []byte("from the blocked")); err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +108,7 @@ func TestPitfall33BannedPeerIsCutOffUntilTheBanEnds(t *testing.T) {
 		if err := third.Publish(t.Context(), "news", []byte("from the third")); err != nil {
 			t.Fatal(err)
 		}
-		if m := net.Delivered(sub, 1)[0]; m.Author != third.ID() {
+		if m := sim.Delivered(sub, 1)[0]; m.Author != third.ID() {
 			t.Errorf("%q of the blocked peer arrives", m.Data)
 		}
 
@@ -115,49 +116,51 @@ func TestPitfall33BannedPeerIsCutOffUntilTheBanEnds(t *testing.T) {
 		if list := a.Bans(); len(list) != 0 {
 			t.Errorf("%v are blocked after the end", list)
 		}
-		if err := a.Connect(t.Context(), net.AddrInfo(bad)); err != nil {
+		if err := a.Connect(t.Context(), sim.AddrInfo(bad)); err != nil {
 			t.Error(err)
 		}
 
 		mustBan(t, a, p2pnode.Ban{Peer: bad.ID()})
-		net.Within(5*time.Second).Disconnected(a, bad)
+		sim.Within(5*time.Second).Disconnected(a, bad)
 		if err := a.UnbanPeer(bad.ID()); err != nil {
 			t.Error(err)
 		}
-		if err := a.Connect(t.Context(), net.AddrInfo(bad)); err != nil {
+		if err := a.Connect(t.Context(), sim.AddrInfo(bad)); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
 func TestBannedSubnet(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		nodes := net.Nodes(t, 3, p2ptest.Use(p2pnode.WithoutDHT()))
-		net.Ready()
+		sim := p2ptest.NewNetwork(t)
+		nodes := sim.Nodes(t, 3, p2ptest.Use(p2pnode.WithoutDHT()))
+		sim.Ready()
 		a, inside, outside := nodes[0], nodes[1], nodes[2]
-		prefix := netip.PrefixFrom(net.Addr(inside), 24)
+		prefix := netip.PrefixFrom(sim.Addr(inside), 24)
 		mustBan(t, a, p2pnode.Ban{Subnet: prefix, Reason: "abuse"})
-		net.Within(5*time.Second).Disconnected(a, inside)
-		cannotMeet(t, net, a, inside)
-		net.Connected(a, outside)
+		sim.Within(5*time.Second).Disconnected(a, inside)
+		cannotMeet(t, sim, a, inside)
+		sim.Connected(a, outside)
 		if list := a.Bans(); len(list) != 1 || list[0].Subnet != prefix.Masked() {
 			t.Errorf("%v are banned", list)
 		}
 		if err := a.UnbanSubnet(prefix); err != nil {
 			t.Error(err)
 		}
-		net.Within(time.Minute).Connected(a, inside) // by its bootstrap loop
+		sim.Within(time.Minute).Connected(a, inside) // by its bootstrap loop
 	})
 }
 
 func TestAllowedPeersAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		friend, stranger := net.Node(t), net.Node(t)
-		n := net.Node(t, p2pnode.WithAllowedPeers(friend.ID()), p2pnode.WithBootstrapPeers(friend.AddrInfo()))
-		net.Ready(n)
-		cannotMeet(t, net, n, stranger)
+		sim := p2ptest.NewNetwork(t)
+		friend, stranger := sim.Node(t), sim.Node(t)
+		n := sim.Node(t, p2pnode.WithAllowedPeers(friend.ID()), p2pnode.WithBootstrapPeers(friend.AddrInfo()))
+		sim.Ready(n)
+		cannotMeet(t, sim, n, stranger)
 		if err := n.Allow(stranger.ID()); err != nil {
 			t.Fatal(err)
 		}
@@ -172,21 +175,21 @@ func TestAllowedPeersAlone(t *testing.T) {
 				t.Error("no error of a Disallow that cannot be")
 			}
 		}
-		net.Connected(n, stranger)
+		sim.Connected(n, stranger)
 		if err := n.Disallow(stranger.ID()); err != nil {
 			t.Fatal(err)
 		}
-		net.Within(5*time.Second).Disconnected(n, stranger)
-		cannotMeet(t, net, n, stranger)
+		sim.Within(5*time.Second).Disconnected(n, stranger)
+		cannotMeet(t, sim, n, stranger)
 
 		// Who could not be dialled is dialled once it is allowed.
 		if err := n.Allow(stranger.ID()); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.AddPersistentPeers(net.AddrInfo(stranger)); err != nil {
+		if err := n.AddPersistentPeers(sim.AddrInfo(stranger)); err != nil {
 			t.Fatal(err)
 		}
-		net.Connected(n, stranger)
+		sim.Connected(n, stranger)
 		if err := n.Disallow(stranger.ID()); err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +197,7 @@ func TestAllowedPeersAlone(t *testing.T) {
 		if err := n.Allow(stranger.ID()); err != nil {
 			t.Fatal(err)
 		}
-		net.Within(2*time.Second).Connected(n, stranger)
+		sim.Within(2*time.Second).Connected(n, stranger)
 		if got := friend.Status().Allowed; got != nil {
 			t.Errorf("%v are allowed without a list", got)
 		}
@@ -205,21 +208,22 @@ func TestAllowedPeersAlone(t *testing.T) {
 }
 
 func TestRelayServiceKeepsToTheList(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		relay := net.Node(t, p2pnode.WithRelayService())
-		hidden := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
+		sim := p2ptest.NewNetwork(t)
+		relay := sim.Node(t, p2pnode.WithRelayService())
+		hidden := sim.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
 		if err := hidden.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
 			t.Fatal(err)
 		}
 		where := hidden.AddrInfo()
-		caller := net.NAT(p2ptest.Symmetric).Node(t)
+		caller := sim.NAT(p2ptest.Symmetric).Node(t)
 		if err := caller.Connect(t.Context(), where); err != nil {
 			t.Fatal(err)
 		}
 		mustBan(t, relay, p2pnode.Ban{Peer: hidden.ID()})
-		net.Within(time.Minute).Disconnected(relay, hidden)
-		other := net.NAT(p2ptest.Symmetric).Node(t)
+		sim.Within(time.Minute).Disconnected(relay, hidden)
+		other := sim.NAT(p2ptest.Symmetric).Node(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		if err := other.Connect(ctx, where); err == nil {
@@ -235,15 +239,15 @@ func TestRelayServiceKeepsToTheList(t *testing.T) {
 func TestBansSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		bad, worse := net.Node(t), net.Node(t)
-		n := net.Node(t, p2pnode.WithDataDir(dir), p2pnode.WithBannedPeers(worse.ID()))
+		sim := p2ptest.NewNetwork(t)
+		bad, worse := sim.Node(t), sim.Node(t)
+		n := sim.Node(t, p2pnode.WithDataDir(dir), p2pnode.WithBannedPeers(worse.ID()))
 		odd := time.FixedZone("odd", 30*3600) // which JSON cannot tell
 		mustBan(t, n, p2pnode.Ban{Peer: bad.ID(), Until: time.Now().Add(time.Hour).In(odd), Reason: "spam"})
 		mustBan(t, n, p2pnode.Ban{Subnet: netip.MustParsePrefix("192.0.2.0/24")})
 		before := n.Bans()
-		net.Crash(n)
-		net.Restart(n)
+		sim.Crash(n)
+		sim.Restart(n)
 		after := n.Bans()
 		if len(before) != 3 || len(after) != 3 {
 			t.Fatalf("%v before, %v after the restart", before, after)
@@ -253,9 +257,9 @@ func TestBansSurviveARestart(t *testing.T) {
 				t.Errorf("%+v before, %+v after the restart", before[i], after[i])
 			}
 		}
-		cannotMeet(t, net, n, bad)
+		cannotMeet(t, sim, n, bad)
 		time.Sleep(time.Hour)
-		net.Restart(n)
+		sim.Restart(n)
 		if list := n.Bans(); len(list) != 2 {
 			t.Errorf("%v are blocked after the end of one", list)
 		}
@@ -263,7 +267,7 @@ func TestBansSurviveARestart(t *testing.T) {
 		// One that an option repeats stays when the option goes.
 		mustBan(t, n, p2pnode.Ban{Peer: worse.ID(), Reason: "again"})
 		mustBan(t, n, p2pnode.Ban{Subnet: netip.MustParsePrefix("198.51.100.0/24")})
-		net.Restart(n)
+		sim.Restart(n)
 		if list := n.Bans(); len(list) != 3 || list[0].Reason+list[1].Reason+list[2].Reason != "again" {
 			t.Errorf("%v are banned", list)
 		}
@@ -291,7 +295,7 @@ func TestBansSurviveARestart(t *testing.T) {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		net.Restart(n)
+		sim.Restart(n)
 		if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "bans") || !strings.Contains(w[0], "set aside") {
 			t.Errorf("warnings: %q", w)
 		}
@@ -328,9 +332,10 @@ func TestAccessListsThatContradict(t *testing.T) {
 }
 
 func TestBadBans(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		n, other := net.Node(t), net.Node(t)
+		sim := p2ptest.NewNetwork(t)
+		n, other := sim.Node(t), sim.Node(t)
 		for what, b := range map[string]p2pnode.Ban{
 			"nothing":       {},
 			"the past":      {Peer: other.ID(), Until: time.Now()},
@@ -368,10 +373,11 @@ func TestBadBans(t *testing.T) {
 
 // TestShutOutPeersAreSaidToBe: whoever is told to dial them learns why not.
 func TestShutOutPeersAreSaidToBe(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		n, bad := net.Node(t), net.Node(t)
-		strict := net.Node(t, p2pnode.WithAllowedPeers(n.ID()))
+		sim := p2ptest.NewNetwork(t)
+		n, bad := sim.Node(t), sim.Node(t)
+		strict := sim.Node(t, p2pnode.WithAllowedPeers(n.ID()))
 		says := func(err error, what ...string) {
 			t.Helper()
 			for _, s := range what {
@@ -400,7 +406,7 @@ func TestShutOutPeersAreSaidToBe(t *testing.T) {
 		mustBan(t, strict, p2pnode.Ban{Peer: bad.ID()})
 		says(strict.Allow(bad.ID()), "is banned", "UnbanPeer")
 
-		mustBan(t, n, p2pnode.Ban{Subnet: netip.PrefixFrom(net.Addr(strict), 24)})
+		mustBan(t, n, p2pnode.Ban{Subnet: netip.PrefixFrom(sim.Addr(strict), 24)})
 		err = n.Connect(t.Context(), strict.AddrInfo())
 		says(err, "subnet is banned", "Bans")
 		if !errors.Is(err, p2pnode.ErrBanned) {
@@ -436,16 +442,16 @@ func TestOwnIDAmongTheBannedPeersIsAnError(t *testing.T) {
 func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		boot, friend, bad := net.Node(t), net.Node(t), net.Node(t)
+		sim := p2ptest.NewNetwork(t)
+		boot, friend, bad := sim.Node(t), sim.Node(t), sim.Node(t)
 		opts := []p2pnode.Option{p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithDataDir(dir), p2pnode.WithMinPeers(3), p2pnode.WithoutDHT()}
-		n := net.Node(t, opts...)
+		n := sim.Node(t, opts...)
 		for _, p := range []*p2ptest.Node{friend, bad} {
 			if err := n.Connect(t.Context(), p.AddrInfo()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		net.Connected(n, boot)
+		sim.Connected(n, boot)
 		mustBan(t, n, p2pnode.Ban{Peer: friend.ID()})
 		if err := n.UnbanPeer(friend.ID()); err != nil {
 			t.Fatal(err)
@@ -456,8 +462,8 @@ func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
-		again := net.Node(t, append(opts, p2pnode.WithBannedPeers(bad.ID()))...)
-		net.Within(time.Minute).Connected(again, friend)
+		again := sim.Node(t, append(opts, p2pnode.WithBannedPeers(bad.ID()))...)
+		sim.Within(time.Minute).Connected(again, friend)
 		time.Sleep(time.Minute)
 		for _, f := range again.Status().Bootstrap.Failed {
 			t.Errorf("%s is dialled: %v", f.ID, f.Err)
@@ -467,19 +473,20 @@ func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
 
 // TestGaterOfTheApplicationIsAskedToo: the list stands in front of it.
 func TestGaterOfTheApplicationIsAskedToo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
+		sim := p2ptest.NewNetwork(t)
 		own, err := conngater.NewBasicConnectionGater(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, second, third := net.Node(t), net.Node(t), net.Node(t)
+		first, second, third := sim.Node(t), sim.Node(t), sim.Node(t)
 		if err := own.BlockPeer(first.ID()); err != nil {
 			t.Fatal(err)
 		}
-		n := net.Node(t, p2pnode.WithLibp2pOptions(libp2p.ConnectionGater(own)), p2pnode.WithBannedPeers(second.ID()))
-		cannotMeet(t, net, n, first)
-		cannotMeet(t, net, n, second)
+		n := sim.Node(t, p2pnode.WithLibp2pOptions(libp2p.ConnectionGater(own)), p2pnode.WithBannedPeers(second.ID()))
+		cannotMeet(t, sim, n, first)
+		cannotMeet(t, sim, n, second)
 		if err := n.Connect(t.Context(), third.AddrInfo()); err != nil || n.Host().Network().Connectedness(third.ID()) != network.Connected {
 			t.Errorf("%v", err)
 		}

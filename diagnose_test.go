@@ -66,12 +66,13 @@ func says(t *testing.T, text string, parts ...string) {
 }
 
 func TestDiagnoseFindsNothingWrongWithAHealthyNode(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		nodes := net.Nodes(t, 3)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t)
+		nodes := sim.Nodes(t, 3)
+		sim.Ready()
 		for _, n := range nodes {
-			net.RoutingTable(n, 2)
+			sim.RoutingTable(n, 2)
 			finds(t, n)
 		}
 		if err := nodes[0].Close(); err != nil {
@@ -84,6 +85,7 @@ func TestDiagnoseFindsNothingWrongWithAHealthyNode(t *testing.T) {
 }
 
 func TestDiagnoseNothingSaysWhereToFindPeers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := p2ptest.NewNetwork(t).Node(t)
 		says(t, finds(t, n, p2pnode.FindingNobodyToFind), "WithBootstrapPeers", "WithMDNS")
@@ -91,13 +93,14 @@ func TestDiagnoseNothingSaysWhereToFindPeers(t *testing.T) {
 }
 
 func TestDiagnoseNoBootstrapPeerReached(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		a, b := net.Node(t), net.Node(t)
-		n := net.Node(t, p2pnode.WithBootstrapPeers(net.AddrInfo(a), net.AddrInfo(b)))
-		net.Crash(a, b)
-		net.Disconnected(n, a)
-		net.Disconnected(n, b)
+		sim := p2ptest.NewNetwork(t)
+		a, b := sim.Node(t), sim.Node(t)
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(sim.AddrInfo(a), sim.AddrInfo(b)))
+		sim.Crash(a, b)
+		sim.Disconnected(n, a)
+		sim.Disconnected(n, b)
 		begun := time.Now()
 		text := finds(t, n, p2pnode.FindingNoBootstrap)
 		says(t, text, a.ID().String(), b.ID().String(), "16.1.0.1", "16.2.0.1")
@@ -118,20 +121,21 @@ func TestDiagnoseNoBootstrapPeerReached(t *testing.T) {
 			t.Errorf("with a context that has ended: %v, %v", list, err)
 		}
 		// With one of them back it is no finding.
-		net.Restart(b)
-		net.Ready(n)
+		sim.Restart(b)
+		sim.Ready(n)
 		finds(t, n)
 	})
 }
 
 // TestDiagnoseBootstrapPeerThatHangsUp: it has blocked this node.
 func TestDiagnoseBootstrapPeerThatHangsUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, opts := range [][]p2ptest.Option{nil, {p2ptest.WithMemoryTransport()}} {
-			net := p2ptest.NewNetwork(t, opts...)
-			boot := net.Node(t)
-			n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-			net.Ready(n)
+			sim := p2ptest.NewNetwork(t, opts...)
+			boot := sim.Node(t)
+			n := sim.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+			sim.Ready(n)
 			mustBan(t, boot, p2pnode.Ban{Peer: n.ID()})
 			time.Sleep(2 * time.Second)
 			// Also while one of the connections stands that the bootstrap loop
@@ -148,30 +152,31 @@ func TestDiagnoseBootstrapPeerThatHangsUp(t *testing.T) {
 func TestDiagnoseSavedPeersAreGone(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		other := net.Node(t)
-		n := net.Node(t, p2pnode.WithDataDir(dir))
+		sim := p2ptest.NewNetwork(t)
+		other := sim.Node(t)
+		n := sim.Node(t, p2pnode.WithDataDir(dir))
 		if err := n.Connect(t.Context(), other.AddrInfo()); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
-		net.Crash(other)
-		net.Restart(n)
+		sim.Crash(other)
+		sim.Restart(n)
 		time.Sleep(10 * time.Second)
 		says(t, finds(t, n, p2pnode.FindingNoBootstrap), other.ID().String(), "WithBootstrapPeers")
 	})
 }
 
 func TestDiagnosePersistentPeer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		friend := net.Node(t)
-		n := net.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()))
-		net.Connected(n, friend)
-		net.Crash(friend)
-		net.Disconnected(n, friend)
+		sim := p2ptest.NewNetwork(t)
+		friend := sim.Node(t)
+		n := sim.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()))
+		sim.Connected(n, friend)
+		sim.Crash(friend)
+		sim.Disconnected(n, friend)
 		time.Sleep(30 * time.Second)
 		says(t, finds(t, n, p2pnode.FindingPersistent), friend.ID().String())
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -185,22 +190,24 @@ func TestDiagnosePersistentPeer(t *testing.T) {
 }
 
 func TestDiagnoseFewerPeersThanWanted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		boot := net.Node(t)
-		n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithMinPeers(3))
-		net.Connected(n, boot)
-		net.RoutingTable(n, 1)
+		sim := p2ptest.NewNetwork(t)
+		boot := sim.Node(t)
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithMinPeers(3))
+		sim.Connected(n, boot)
+		sim.RoutingTable(n, 1)
 		says(t, finds(t, n, p2pnode.FindingFewPeers), "WithMinPeers")
 	})
 }
 
 func TestDiagnoseNoReservation(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		plain := net.Node(t)
-		n := net.Node(t, p2pnode.WithBootstrapPeers(plain.AddrInfo()), p2pnode.WithAutoRelay(plain.AddrInfo()))
-		net.Ready(n)
+		sim := p2ptest.NewNetwork(t)
+		plain := sim.Node(t)
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(plain.AddrInfo()), p2pnode.WithAutoRelay(plain.AddrInfo()))
+		sim.Ready(n)
 		time.Sleep(10 * time.Second)
 		says(t, finds(t, n, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace), plain.ID().String(), "WithRelayService")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -214,7 +221,7 @@ func TestDiagnoseNoReservation(t *testing.T) {
 		if r := n.Status().Relays; len(r) != 1 || r[0].Reserved || r[0].Missing == "" {
 			t.Errorf("%+v", r)
 		}
-		net.Crash(plain)
+		sim.Crash(plain)
 		time.Sleep(time.Minute)
 		finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace)
 	})
@@ -222,15 +229,16 @@ func TestDiagnoseNoReservation(t *testing.T) {
 
 // TestRelayThatIsFullSaysSo.
 func TestRelayThatIsFullSaysSo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		relay := net.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Reservations: 1}))
+		sim := p2ptest.NewNetwork(t)
+		relay := sim.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Reservations: 1}))
 		opts := []p2pnode.Option{p2pnode.WithAutoRelay(relay.AddrInfo())}
-		first := net.NAT(p2ptest.Symmetric).Node(t, opts...)
+		first := sim.NAT(p2ptest.Symmetric).Node(t, opts...)
 		if err := first.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
 			t.Fatal(err)
 		}
-		second := net.NAT(p2ptest.Symmetric).Node(t, opts...)
+		second := sim.NAT(p2ptest.Symmetric).Node(t, opts...)
 		time.Sleep(time.Minute)
 		if r := second.Status().Relays[0]; r.Reserved || r.Missing == "" {
 			t.Errorf("%+v", r)
@@ -239,10 +247,11 @@ func TestRelayThatIsFullSaysSo(t *testing.T) {
 }
 
 func TestDiagnoseLimitsRefuse(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
-		n := net.Node(t, p2pnode.WithLimits(p2pnode.Limits{ConnsPerIP: 1}))
-		nat := net.NAT(p2ptest.FullCone)
+		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		n := sim.Node(t, p2pnode.WithLimits(p2pnode.Limits{ConnsPerIP: 1}))
+		nat := sim.NAT(p2ptest.FullCone)
 		for range 2 {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			_ = nat.Node(t).Connect(ctx, n.AddrInfo()) // the second is refused
@@ -267,6 +276,7 @@ func TestDiagnoseDamagedFiles(t *testing.T) {
 
 // TestDiagnoseServerThatWaitsForOthers: nothing is wrong with it.
 func TestDiagnoseServerThatWaitsForOthers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		finds(t, p2ptest.NewNetwork(t).Node(t, p2pnode.WithDHTMode(p2pnode.DHTModeServer)))
 	})
@@ -286,12 +296,13 @@ func TestDiagnoseLoopbackOnly(t *testing.T) {
 }
 
 func TestDiagnoseDHTClient(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		boot := net.Node(t)
-		told := net.Node(t, p2pnode.WithDHTMode(p2pnode.DHTModeClient), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-		private := net.Node(t, p2pnode.WithReachability(network.ReachabilityPrivate), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-		net.Ready(told, private)
+		sim := p2ptest.NewNetwork(t)
+		boot := sim.Node(t)
+		told := sim.Node(t, p2pnode.WithDHTMode(p2pnode.DHTModeClient), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+		private := sim.Node(t, p2pnode.WithReachability(network.ReachabilityPrivate), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+		sim.Ready(told, private)
 		time.Sleep(time.Second)
 		says(t, finds(t, told, p2pnode.FindingDHTClient), "WithDHTMode")
 		says(t, finds(t, private, p2pnode.FindingDHTClient, p2pnode.FindingNATNoRelay), "WithAutoRelay", "WithHolePunching")
@@ -299,26 +310,28 @@ func TestDiagnoseDHTClient(t *testing.T) {
 }
 
 func TestDiagnoseWrongNetworkName(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		boot := net.Node(t, p2pnode.WithNetwork("acme"))
-		n := net.Node(t, p2pnode.WithNetwork("acmee"), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-		net.Connected(n, boot)
+		sim := p2ptest.NewNetwork(t)
+		boot := sim.Node(t, p2pnode.WithNetwork("acme"))
+		n := sim.Node(t, p2pnode.WithNetwork("acmee"), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+		sim.Connected(n, boot)
 		time.Sleep(time.Second)
 		says(t, finds(t, n, p2pnode.FindingNoDHTPeer), `"acmee"`, "/acmee/kad/1.0.0", "WithNetwork")
 	})
 }
 
 func TestDiagnoseClockBehind(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
+		sim := p2ptest.NewNetwork(t)
 		key, err := p2pnode.GenerateKey(p2pnode.KeyEd25519)
 		if err != nil {
 			t.Fatal(err)
 		}
-		boot := net.Node(t, p2pnode.WithIdentity(key))
-		n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-		net.Ready(n)
+		boot := sim.Node(t, p2pnode.WithIdentity(key))
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+		sim.Ready(n)
 		time.Sleep(time.Second)
 		finds(t, n)
 		// As the peer's own clock would have signed it.
@@ -335,7 +348,7 @@ func TestDiagnoseClockBehind(t *testing.T) {
 		says(t, finds(t, n, p2pnode.FindingClock), boot.ID().String(), "2h0m0s", "2000-01-01")
 		// Another peer contradicts it: it may be lying.
 		otherKey := must(p2pnode.GenerateKey(p2pnode.KeyEd25519))
-		other := net.Node(t, p2pnode.WithIdentity(otherKey))
+		other := sim.Node(t, p2pnode.WithIdentity(otherKey))
 		if err := n.Connect(t.Context(), other.AddrInfo()); err != nil {
 			t.Fatal(err)
 		}
@@ -392,16 +405,17 @@ func TestDiagnoseClockFarBehind(t *testing.T) {
 
 // Dials that fail blame no firewall while a connection over UDP stands.
 func TestDiagnoseDeadPeersAreNoFirewall(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		boot, dead := net.Node(t), net.Node(t)
-		n := net.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-		net.Ready(n)
-		net.RoutingTable(n, 1)
-		net.Crash(dead)
+		sim := p2ptest.NewNetwork(t)
+		boot, dead := sim.Node(t), sim.Node(t)
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()))
+		sim.Ready(n)
+		sim.RoutingTable(n, 1)
+		sim.Crash(dead)
 		for range 100 {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			if err := n.Connect(ctx, net.AddrInfo(dead)); err == nil {
+			if err := n.Connect(ctx, sim.AddrInfo(dead)); err == nil {
 				t.Fatal("connected to a dead peer")
 			}
 			cancel()
@@ -413,20 +427,21 @@ func TestDiagnoseDeadPeersAreNoFirewall(t *testing.T) {
 // TestDiagnoseUDPBlockedWithNobodyConnected: the swarm is made to forget what it
 // found out, lest the node stay alone.
 func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		boot := net.Node(t)
-		where := net.AddrInfo(boot)
-		net.Crash(boot)
-		n := net.Node(t, p2pnode.WithBootstrapPeers(where))
+		sim := p2ptest.NewNetwork(t)
+		boot := sim.Node(t)
+		where := sim.AddrInfo(boot)
+		sim.Crash(boot)
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(where))
 		time.Sleep(time.Hour)
 		for range 20 {
 			says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingUDPBlocked), "WithTransports")
 			time.Sleep(7 * time.Second)
 		}
-		net.Restart(boot)
-		net.Within(time.Minute).Connected(n, boot)
-		net.RoutingTable(n, 1)
+		sim.Restart(boot)
+		sim.Within(time.Minute).Connected(n, boot)
+		sim.RoutingTable(n, 1)
 		finds(t, n)
 	})
 }
@@ -524,6 +539,7 @@ func TestPeersThatAreShutOutHaveTheRightKey(t *testing.T) {
 }
 
 func TestDiagnoseTooFewFiles(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := p2ptest.NewNetwork(t).Node(t, p2pnode.WithConnLimits(10, 100_000_000))
 		says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingFewFiles), "WithConnLimits")

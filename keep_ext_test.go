@@ -12,6 +12,7 @@ import (
 
 // Bootstrap peers can be added to a node that was told of none, and removed.
 func TestBootstrapPeersAddedAndRemoved(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		boot, n := sim.Node(t), sim.Node(t)
@@ -47,6 +48,7 @@ func TestBootstrapPeersAddedAndRemoved(t *testing.T) {
 // Disconnect hangs up on a bootstrap peer until Connect asks for it again, and
 // on a persistent one until the node dials it again.
 func TestDisconnect(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		boot, friend := sim.Node(t), sim.Node(t)

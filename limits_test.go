@@ -8,16 +8,19 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
 func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
-		a := net.Node(t)
+		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
+		a := sim.Node(t)
 		err := a.Handle("/hold", func(ctx context.Context, _ network.Stream) error {
 			<-ctx.Done()
 			return nil
@@ -25,8 +28,8 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()), p2pnode.WithLimits(p2pnode.Limits{StreamsPerPeer: 16}))
-		net.Ready(n)
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()), p2pnode.WithLimits(p2pnode.Limits{StreamsPerPeer: 16}))
+		sim.Ready(n)
 		time.Sleep(time.Minute) // identify and its kin are through
 		opened := 0
 		for range 30 {
@@ -48,10 +51,15 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 	})
 }
 
+// shortDials makes a node give up after half a second on a peer that falls
+// silent in the handshake, as one does that has another private key. Its own
+// limit is 5 seconds.
+var shortDials = p2pnode.WithLibp2pOptions(libp2p.SwarmOpts(swarm.WithDialTimeoutLocal(500 * time.Millisecond)))
+
 // overTCP starts a node that listens on a TCP port of this machine.
 func overTCP(t *testing.T, opts ...p2pnode.Option) *p2pnode.Node {
 	t.Helper()
-	n, err := p2pnode.New(t.Context(), append(opts, p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"))...)
+	n, err := p2pnode.New(t.Context(), append([]p2pnode.Option{p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"), shortDials}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +102,11 @@ func TestMemoryBeyondTheLimitIsRefusedByName(t *testing.T) {
 }
 
 func TestConnectionsBeyondTheLimitOfAnAddressAreRefusedByName(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
-		n := net.Node(t, p2pnode.WithLimits(p2pnode.Limits{ConnsPerIP: 3}))
-		nat := net.NAT(p2ptest.FullCone) // one address for all behind it
+		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		n := sim.Node(t, p2pnode.WithLimits(p2pnode.Limits{ConnsPerIP: 3}))
+		nat := sim.NAT(p2ptest.FullCone) // one address for all behind it
 		in := 0
 		for range 5 {
 			other := nat.Node(t)
@@ -115,10 +124,11 @@ func TestConnectionsBeyondTheLimitOfAnAddressAreRefusedByName(t *testing.T) {
 }
 
 func TestNewConnectionsBeyondTheRateAreRefusedByName(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithLatency(p2ptest.Fixed(time.Millisecond)),
+		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithLatency(p2ptest.Fixed(time.Millisecond)),
 			p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())) // gossipsub dials those who were just lost
-		a, n := net.Node(t), net.Node(t)
+		a, n := sim.Node(t), sim.Node(t)
 		for i := range 100 {
 			if err := n.Connect(t.Context(), a.AddrInfo()); err != nil {
 				if i < 64 || !strings.Contains(err.Error(), "WithLimits(Limits{ConnRatePerIP: …})") {

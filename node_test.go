@@ -129,6 +129,7 @@ func TestCloseReturnsTheFirstResult(t *testing.T) {
 
 // A part that hangs is named and given up, and the others close all the same.
 func TestCloseIsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := &Node{}
 		n.ctx, n.cancel = context.WithCancel(t.Context())

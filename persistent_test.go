@@ -28,19 +28,21 @@ func persistent(tb testing.TB, n interface{ Status() p2pnode.Status }, id peer.I
 }
 
 func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		friend := net.Node(t)
-		where := net.AddrInfo(friend)
-		net.Crash(friend)
-		n := net.Node(t, p2pnode.WithPersistentPeers(where))
+		sim := p2ptest.NewNetwork(t)
+		friend := sim.Node(t)
+		where := sim.AddrInfo(friend)
+		sim.Crash(friend)
+		n := sim.Node(t, p2pnode.WithPersistentPeers(where))
 		// The first address event of the host, some seconds after its start,
 		// ends the wait and starts the delays anew.
 		time.Sleep(20 * time.Second)
 		before := persistent(t, n, friend.ID()).Failures
 		longest := time.Duration(0)
 		for i := before + 1; i <= before+9; i++ {
-			net.Within(30*time.Minute).Until("another failure", func() error {
+			time.Sleep(time.Until(persistent(t, n, friend.ID()).NextDial))
+			sim.Within(30*time.Minute).Until("another failure", func() error {
 				if persistent(t, n, friend.ID()).Failures < i {
 					return errors.New("there is none")
 				}
@@ -56,8 +58,8 @@ func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
 		if longest < 5*time.Minute {
 			t.Errorf("the delays have grown to %v", longest)
 		}
-		net.Restart(friend)
-		net.Within(11*time.Minute).Connected(n, friend)
+		sim.Restart(friend)
+		sim.Within(11*time.Minute).Connected(n, friend)
 		if s := persistent(t, n, friend.ID()); !s.Connected || s.Failures != 0 || s.LastError != "" || !s.NextDial.IsZero() {
 			t.Errorf("connected: %+v", s)
 		}
@@ -66,17 +68,18 @@ func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
 		if err := friend.Close(); err != nil {
 			t.Fatal(err)
 		}
-		net.Restart(friend)
-		net.Within(10*time.Second).Connected(n, friend)
+		sim.Restart(friend)
+		sim.Within(10*time.Second).Connected(n, friend)
 	})
 }
 
 // TestPersistentPeerOfOldIsDialledAtOnce: it was connected long before it was
 // made persistent, and nothing of that time ends a later wait.
 func TestPersistentPeerOfOldIsDialledAtOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
-		friend, n := net.Node(t), net.Node(t)
+		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
+		friend, n := sim.Node(t), sim.Node(t)
 		if err := n.Connect(t.Context(), friend.AddrInfo()); err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +93,7 @@ func TestPersistentPeerOfOldIsDialledAtOnce(t *testing.T) {
 		if err := friend.Host().Network().ClosePeer(n.ID()); err != nil {
 			t.Fatal(err)
 		}
-		net.Within(time.Second).Connected(n, friend)
+		sim.Within(time.Second).Connected(n, friend)
 		if s := persistent(t, n, friend.ID()); s.Failures != 0 {
 			t.Errorf("%+v", s)
 		}
@@ -99,9 +102,9 @@ func TestPersistentPeerOfOldIsDialledAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		net.Crash(friend)
-		net.Disconnected(n, friend)
-		net.Within(time.Minute).Until("a failed dial", func() error {
+		sim.Crash(friend)
+		sim.Disconnected(n, friend)
+		sim.Within(time.Minute).Until("a failed dial", func() error {
 			if persistent(t, n, friend.ID()).Failures == 0 {
 				return errors.New("there is none")
 			}
@@ -117,18 +120,19 @@ func TestPersistentPeerOfOldIsDialledAtOnce(t *testing.T) {
 
 // TestPersistentPeerIsDialledWhenItsBlockEnds.
 func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		friend := net.Node(t)
-		n := net.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()))
-		for _, b := range []p2pnode.Ban{{Peer: friend.ID()}, {Subnet: netip.PrefixFrom(net.Addr(friend), 24)}} {
-			net.Connected(n, friend)
+		sim := p2ptest.NewNetwork(t)
+		friend := sim.Node(t)
+		n := sim.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()))
+		for _, b := range []p2pnode.Ban{{Peer: friend.ID()}, {Subnet: netip.PrefixFrom(sim.Addr(friend), 24)}} {
+			sim.Connected(n, friend)
 			b.Until = time.Now().Add(3 * time.Hour)
 			if err := ban(n, b); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Until(b.Until))
-			net.Within(2*time.Second).Connected(n, friend)
+			sim.Within(2*time.Second).Connected(n, friend)
 
 			// Or when it is ended.
 			b.Until = time.Time{}
@@ -139,7 +143,7 @@ func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
 			if err := unban(n, b); err != nil {
 				t.Fatal(err)
 			}
-			net.Within(2*time.Second).Connected(n, friend)
+			sim.Within(2*time.Second).Connected(n, friend)
 		}
 	})
 }
@@ -161,8 +165,8 @@ func TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				net := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
-				friend, n := net.Node(t), net.Node(t)
+				sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
+				friend, n := sim.Node(t), sim.Node(t)
 				hangUp(friend, n)
 				var conns atomic.Int64
 				n.Host().Network().Notify(&network.NotifyBundle{ConnectedF: func(network.Network, network.Conn) { conns.Add(1) }})
@@ -183,14 +187,15 @@ func TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd(t *testing.T) {
 }
 
 func TestPitfall15PersistentPeersAreNotTrimmed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		friend := net.Node(t)
-		n := net.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()), p2pnode.WithConnLimits(2, 4), p2pnode.WithoutDHT())
-		net.Connected(n, friend)
+		sim := p2ptest.NewNetwork(t)
+		friend := sim.Node(t)
+		n := sim.Node(t, p2pnode.WithPersistentPeers(friend.AddrInfo()), p2pnode.WithConnLimits(2, 4), p2pnode.WithoutDHT())
+		sim.Connected(n, friend)
 		conn := n.Host().Network().ConnsToPeer(friend.ID())[0]
 		for range 12 {
-			other := net.Node(t, p2pnode.WithoutDHT())
+			other := sim.Node(t, p2pnode.WithoutDHT())
 			if err := other.Connect(t.Context(), n.AddrInfo()); err != nil {
 				t.Fatal(err)
 			}
@@ -206,25 +211,26 @@ func TestPitfall15PersistentPeersAreNotTrimmed(t *testing.T) {
 }
 
 func TestPersistentPeersChangeAtRunTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
+		sim := p2ptest.NewNetwork(t)
 		// Without a DHT, in which they would find each other again.
 		alone := p2pnode.WithoutDHT()
-		a, b, n := net.Node(t, alone), net.Node(t, alone), net.Node(t, alone)
+		a, b, n := sim.Node(t, alone), sim.Node(t, alone), sim.Node(t, alone)
 		if err := n.AddPersistentPeers(a.AddrInfo(), b.AddrInfo()); err != nil {
 			t.Fatal(err)
 		}
-		net.Connected(n, a)
-		net.Connected(n, b)
+		sim.Connected(n, a)
+		sim.Connected(n, b)
 		if err := n.RemovePersistentPeers(b.ID()); err != nil {
 			t.Fatal(err)
 		}
 		if list := n.Status().Persistent; len(list) != 1 || list[0].ID != a.ID() {
 			t.Errorf("after the removal: %+v", list)
 		}
-		restart(t, net, b)
-		restart(t, net, a)
-		net.Connected(n, a)
+		restart(t, sim, b)
+		restart(t, sim, a)
+		sim.Connected(n, a)
 		time.Sleep(time.Minute)
 		for _, p := range n.Peers() {
 			if p.ID == b.ID() {
@@ -243,7 +249,7 @@ func TestPersistentPeersChangeAtRunTime(t *testing.T) {
 			}
 		}
 		// Another address of one that is kept is tried at once.
-		wrong := net.AddrInfo(b)
+		wrong := sim.AddrInfo(b)
 		wrong.Addrs = wrong.Addrs[:0:0]
 		for _, ai := range must(p2pnode.ParsePeers("/ip4/192.0.2.1/udp/1/quic-v1/p2p/" + b.ID().String())) {
 			wrong.Addrs = append(wrong.Addrs, ai.Addrs...)
@@ -255,7 +261,7 @@ func TestPersistentPeersChangeAtRunTime(t *testing.T) {
 		if err := n.AddPersistentPeers(b.AddrInfo()); err != nil {
 			t.Fatal(err)
 		}
-		net.Within(10*time.Second).Connected(n, b)
+		sim.Within(10*time.Second).Connected(n, b)
 
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
@@ -269,12 +275,12 @@ func TestPersistentPeersChangeAtRunTime(t *testing.T) {
 	})
 }
 
-func restart(t *testing.T, net *p2ptest.Network, n *p2ptest.Node) {
+func restart(t *testing.T, sim *p2ptest.Network, n *p2ptest.Node) {
 	t.Helper()
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	net.Restart(n)
+	sim.Restart(n)
 }
 
 func must[T any](v T, err error) T {

@@ -2,6 +2,7 @@ package p2pnode_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,18 +17,19 @@ import (
 // TestPublishRightAfterConnectingReachesEverybody: gossipsub alone loses what
 // is published within some 50 ms of connecting, and over slow links later.
 func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(300*time.Millisecond)))
-		a := net.Node(t)
+		sim := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(300*time.Millisecond)))
+		a := sim.Node(t)
 		sub, err := a.Subscribe(t.Context(), "news")
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		b := sim.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
 		if err := b.Publish(t.Context(), "news", []byte("first")); err != nil {
 			t.Fatal(err)
 		}
-		if m := net.Within(10*time.Second).Delivered(sub, 1)[0]; string(m.Data) != "first" {
+		if m := sim.Within(10*time.Second).Delivered(sub, 1)[0]; string(m.Data) != "first" {
 			t.Errorf("got %q", m.Data)
 		}
 	})
@@ -36,10 +38,11 @@ func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
 // TestPitfall18BurstsArriveAtOnce: gossipsub's own queue for checking
 // signatures has 32 places too.
 func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
-		nodes := net.Nodes(t, 5)
-		net.Ready()
+		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		nodes := sim.Nodes(t, 5)
+		sim.Ready()
 		sub, err := nodes[0].Subscribe(t.Context(), "news", p2pnode.SubscribeBuffer(2000))
 		if err != nil {
 			t.Fatal(err)
@@ -55,19 +58,20 @@ func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		net.Delivered(sub, 800)
+		sim.Delivered(sub, 800)
 	})
 }
 
 // TestPitfall18BurstsArriveOverASlowLink: gossipsub's own queue for a peer has
 // 32 places, and what does not fit is dropped.
 func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
+		sim := p2ptest.NewNetwork(t)
 		reg := prometheus.NewRegistry()
-		a := net.Node(t, p2pnode.WithMetrics(reg))
-		b := net.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
-		net.SetLink(a, p2ptest.Link{Up: 2 * p2ptest.Mbit})
+		a := sim.Node(t, p2pnode.WithMetrics(reg))
+		b := sim.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		sim.SetLink(a, p2ptest.Link{Up: 2 * p2ptest.Mbit})
 		sub, err := b.Subscribe(t.Context(), "news")
 		if err != nil {
 			t.Fatal(err)
@@ -92,7 +96,7 @@ func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
 			}
 		}
 		publish(400)
-		net.Delivered(sub, 400)
+		sim.Delivered(sub, 400)
 		if n := unsent(); n != 0 {
 			t.Errorf("%v messages are counted as unsent", n)
 		}
@@ -119,9 +123,10 @@ func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
 // TestATopicIsLeftAfterTheLastMessage: a node that publishes without a
 // subscription keeps the topic for half a minute, and its peers see it go.
 func TestATopicIsLeftAfterTheLastMessage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
-		n := net.Node(t)
+		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		n := sim.Node(t)
 		for range 3 {
 			if err := n.Publish(t.Context(), "news", nil, p2pnode.PublishNow()); err != nil {
 				t.Fatal(err)
@@ -134,6 +139,20 @@ func TestATopicIsLeftAfterTheLastMessage(t *testing.T) {
 		time.Sleep(11 * time.Second)
 		if list := n.Status().Topics; len(list) != 0 {
 			t.Errorf("31 s after the last message the node has the topics %v", list)
+		}
+	})
+}
+
+// TestPublishGivesUpByItself: a context without an end does not make it wait for
+// good.
+func TestPublishGivesUpByItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := p2ptest.NewNetwork(t).Node(t)
+		begun := time.Now()
+		err := n.Publish(context.Background(), "t", nil)
+		if took := time.Since(begun); !errors.Is(err, p2pnode.ErrNoPeers) || took != 5*time.Second {
+			t.Errorf("Publish = %v after %v", err, took)
 		}
 	})
 }

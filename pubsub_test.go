@@ -96,15 +96,6 @@ func TestPublishToNobody(t *testing.T) {
 	mustNot(t, <-result)
 }
 
-// The documented 5 seconds.
-func TestPublishGivesUpByItself(t *testing.T) {
-	n := newNode(t)
-	err := n.Publish(context.Background(), "t", nil)
-	if !errors.Is(err, ErrNoPeers) || !strings.Contains(err.Error(), publishWait.String()) {
-		t.Errorf("Publish = %v", err)
-	}
-}
-
 // A slow reader loses the oldest messages, and each is counted (pitfall 19).
 func TestPitfall19SlowReaderIsTold(t *testing.T) {
 	a := newNode(t)

@@ -50,9 +50,10 @@ func notReady(t *testing.T, n interface {
 }
 
 func TestWaitReadySaysWhatIsMissingInEachStage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		n := net.Node(t)
+		sim := p2ptest.NewNetwork(t)
+		n := sim.Node(t)
 		news := p2pnode.StageTopic("news")
 		missing := notReady(t, n,
 			[]p2pnode.Stage{p2pnode.StageListening, p2pnode.StageConnected, p2pnode.StageRouting, news, p2pnode.StageReachable},
@@ -64,7 +65,7 @@ func TestWaitReadySaysWhatIsMissingInEachStage(t *testing.T) {
 		}
 
 		// Each stage ends the wait when it comes.
-		other := net.Node(t)
+		other := sim.Node(t)
 		if _, err := n.Subscribe(t.Context(), "news"); err != nil {
 			t.Fatal(err)
 		}
@@ -98,11 +99,12 @@ func TestWaitReadySaysWhatIsMissingInEachStage(t *testing.T) {
 }
 
 func TestWaitReadyForReachability(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		relay := net.Node(t, p2pnode.WithRelayService())
-		known := net.Node(t, p2pnode.WithReachability(network.ReachabilityPublic))
-		behind := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
+		sim := p2ptest.NewNetwork(t)
+		relay := sim.Node(t, p2pnode.WithRelayService())
+		known := sim.Node(t, p2pnode.WithReachability(network.ReachabilityPublic))
+		behind := sim.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		for _, n := range []*p2ptest.Node{known, behind} {
@@ -110,7 +112,7 @@ func TestWaitReadyForReachability(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		alone := net.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(net.AddrInfo(known)))
+		alone := sim.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(sim.AddrInfo(known)))
 		reachable := p2pnode.StageReachable
 		if m := notReady(t, alone, []p2pnode.Stage{reachable}, reachable); !strings.Contains(m[0].Why, known.ID().String()) {
 			t.Errorf("%q does not name the relay", m[0].Why)
@@ -119,9 +121,10 @@ func TestWaitReadyForReachability(t *testing.T) {
 }
 
 func TestWaitReadyForWhatCannotCome(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := p2ptest.NewNetwork(t)
-		n := net.Node(t, p2pnode.WithoutDHT(), p2pnode.WithoutPubSub(), p2pnode.WithoutListening())
+		sim := p2ptest.NewNetwork(t)
+		n := sim.Node(t, p2pnode.WithoutDHT(), p2pnode.WithoutPubSub(), p2pnode.WithoutListening())
 		for stage, option := range map[p2pnode.Stage]string{
 			p2pnode.StageListening: "WithoutListening", p2pnode.StageRouting: "WithoutDHT", p2pnode.StageTopic("x"): "WithoutPubSub",
 		} {

@@ -28,16 +28,16 @@ type member interface {
 // it: by this library, by boxo's bootstrap, by the DHT's own option.
 var recoverers = []struct {
 	name  string
-	start func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member
+	start func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo) member
 }{
-	{"p2pnode", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member {
-		return net.Node(t, p2pnode.WithBootstrapPeers(boot))
+	{"p2pnode", func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo) member {
+		return sim.Node(t, p2pnode.WithBootstrapPeers(boot))
 	}},
-	{"boxo", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member {
-		return withBoxo(t, net, boot, new(backups))
+	{"boxo", func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo) member {
+		return withBoxo(t, sim, boot, new(backups))
 	}},
-	{"DHT", func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo) member {
-		raw := net.Raw(t, p2ptest.RawDHT(dht.BootstrapPeers(boot)), p2ptest.RawConnect(boot))
+	{"DHT", func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo) member {
+		raw := sim.Raw(t, p2ptest.RawDHT(dht.BootstrapPeers(boot)), p2ptest.RawConnect(boot))
 		if err := raw.DHT.Bootstrap(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -67,8 +67,8 @@ func (s *backups) save(_ context.Context, list []peer.AddrInfo) {
 // withBoxo is a node of other make that boxo's bootstrap keeps connected, at
 // its defaults. Without functions for backup peers it would run a single round,
 // and leave a goroutine behind.
-func withBoxo(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, saved *backups) *p2ptest.RawNode {
-	raw := net.Raw(t)
+func withBoxo(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo, saved *backups) *p2ptest.RawNode {
+	raw := sim.Raw(t)
 	b, err := bootstrap.Bootstrap(raw.ID(), raw, raw.DHT, bootstrap.BootstrapConfigWithPeers([]peer.AddrInfo{boot}, bootstrap.WithBackupPeers(saved.load, saved.save)))
 	if err != nil {
 		t.Fatal(err)
@@ -84,29 +84,29 @@ func withBoxo(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, saved *bac
 // outages cut a node off from its only peer, and return when that is over.
 var outages = []struct {
 	name string
-	cut  func(t *testing.T, net *p2ptest.Network, boot *p2ptest.Node, n member)
+	cut  func(t *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member)
 }{
 	{"bootstrap peer down for 5s", down(5 * time.Second)},
 	{"bootstrap peer down for 1m", down(time.Minute)},
 	{"bootstrap peer down for 10m", down(10 * time.Minute)},
-	{"partition of 30m", func(_ *testing.T, net *p2ptest.Network, boot *p2ptest.Node, n member) {
-		net.Partition(n, boot)
+	{"partition of 30m", func(_ *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member) {
+		sim.Partition(n, boot)
 		time.Sleep(30 * time.Minute)
-		net.Heal()
+		sim.Heal()
 	}},
-	{"suspended for 1h", func(_ *testing.T, net *p2ptest.Network, boot *p2ptest.Node, n member) {
-		net.Suspend(n, time.Hour)
+	{"suspended for 1h", func(_ *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member) {
+		sim.Suspend(n, time.Hour)
 		time.Sleep(time.Hour)
 	}},
 }
 
 func down(d time.Duration) func(*testing.T, *p2ptest.Network, *p2ptest.Node, member) {
-	return func(t *testing.T, net *p2ptest.Network, boot *p2ptest.Node, _ member) {
+	return func(t *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, _ member) {
 		if err := boot.Close(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(d)
-		net.Restart(boot)
+		sim.Restart(boot)
 	}
 }
 
@@ -122,13 +122,13 @@ func BenchmarkRecovery(b *testing.B) {
 				var total time.Duration
 				for b.Loop() {
 					p2ptest.Run(b.Name(), func(t *testing.T) {
-						net := p2ptest.NewNetwork(t)
-						boot := net.Node(t)
-						n := r.start(t, net, boot.AddrInfo())
-						net.Within(giveUp).Connected(n, boot)
+						sim := p2ptest.NewNetwork(t)
+						boot := sim.Node(t)
+						n := r.start(t, sim, boot.AddrInfo())
+						sim.Within(giveUp).Connected(n, boot)
 						// At any point of whatever period it has.
-						time.Sleep(time.Minute + time.Duration(net.Rand("phase").Int64N(int64(2*time.Minute))))
-						o.cut(t, net, boot, n)
+						time.Sleep(time.Minute + time.Duration(sim.Rand("phase").Int64N(int64(2*time.Minute))))
+						o.cut(t, sim, boot, n)
 						synctest.Wait()
 						begun := time.Now()
 						connected := func() bool {
@@ -152,18 +152,18 @@ func BenchmarkRecovery(b *testing.B) {
 // and four others that it knew are not. Boxo's backup peers are kept here, as
 // kubo does; the DHT has none.
 func BenchmarkRestart(b *testing.B) {
-	for name, prepare := range map[string]func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, dir string) (again func() host.Host){
-		"p2pnode": func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, dir string) func() host.Host {
-			n := net.Node(t, p2pnode.WithBootstrapPeers(boot), p2pnode.WithDataDir(dir))
+	for name, prepare := range map[string]func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo, dir string) (again func() host.Host){
+		"p2pnode": func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo, dir string) func() host.Host {
+			n := sim.Node(t, p2pnode.WithBootstrapPeers(boot), p2pnode.WithDataDir(dir))
 			return func() host.Host {
-				net.Restart(n)
+				sim.Restart(n)
 				return n.Host()
 			}
 		},
-		"boxo": func(t *testing.T, net *p2ptest.Network, boot peer.AddrInfo, _ string) func() host.Host {
+		"boxo": func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo, _ string) func() host.Host {
 			saved := new(backups)
-			withBoxo(t, net, boot, saved)
-			return func() host.Host { return withBoxo(t, net, boot, saved) }
+			withBoxo(t, sim, boot, saved)
+			return func() host.Host { return withBoxo(t, sim, boot, saved) }
 		},
 	} {
 		b.Run("bootstrap peer dead/"+name, func(b *testing.B) {
@@ -171,12 +171,12 @@ func BenchmarkRestart(b *testing.B) {
 			for b.Loop() {
 				dir := b.TempDir()
 				p2ptest.Run(b.Name(), func(t *testing.T) {
-					net := p2ptest.NewNetwork(t)
-					nodes := net.Nodes(t, 5)
-					again := prepare(t, net, nodes[0].AddrInfo(), dir)
-					net.Ready()
+					sim := p2ptest.NewNetwork(t)
+					nodes := sim.Nodes(t, 5)
+					again := prepare(t, sim, nodes[0].AddrInfo(), dir)
+					sim.Ready()
 					time.Sleep(70 * time.Minute) // boxo saves backup peers every hour
-					net.Crash(nodes[0])
+					sim.Crash(nodes[0])
 					begun := time.Now()
 					n := again()
 					for len(n.Network().Peers()) == 0 && time.Since(begun) < giveUp {

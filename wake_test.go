@@ -13,9 +13,9 @@ import (
 )
 
 // simNode starts a node on a simulated machine.
-func simNode(t *testing.T, net *simhost.Network, opts ...Option) (*Node, *simhost.Machine) {
+func simNode(t *testing.T, sim *simhost.Network, opts ...Option) (*Node, *simhost.Machine) {
 	t.Helper()
-	m := net.NewMachine()
+	m := sim.NewMachine()
 	n, err := New(t.Context(), append([]Option{
 		WithTransports(TransportQUIC), WithListenAddrs(m.ListenAddr()), WithLibp2pOptions(m.QUIC()...),
 	}, opts...)...)
@@ -26,18 +26,19 @@ func simNode(t *testing.T, net *simhost.Network, opts ...Option) (*Node, *simhos
 
 func simNet(t *testing.T) *simhost.Network {
 	t.Helper()
-	net := simhost.New(1, func(_, _ simhost.Site) time.Duration { return 25 * time.Millisecond })
-	t.Cleanup(net.Close)
-	return net
+	sim := simhost.New(1, func(_, _ simhost.Site) time.Duration { return 25 * time.Millisecond })
+	t.Cleanup(sim.Close)
+	return sim
 }
 
 // A laptop that wakes in another network has connections that stand no longer,
 // and would notice half a minute later.
 func TestDeadConnectionsAreClosedAfterANetworkChange(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := simNet(t)
-		boot, _ := simNode(t, net)
-		n, m := simNode(t, net, via(boot))
+		sim := simNet(t)
+		boot, _ := simNode(t, sim)
+		n, m := simNode(t, sim, via(boot))
 		ready(t, n)
 		time.Sleep(11 * time.Second) // since the change at the start
 
@@ -61,10 +62,11 @@ func TestDeadConnectionsAreClosedAfterANetworkChange(t *testing.T) {
 
 // A check closes nothing that stands.
 func TestLivingConnectionsSurviveANetworkChange(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := simNet(t)
-		boot, _ := simNode(t, net)
-		n, _ := simNode(t, net, via(boot))
+		sim := simNet(t)
+		boot, _ := simNode(t, sim)
+		n, _ := simNode(t, sim, via(boot))
 		ready(t, n)
 		conn := swarmOf(n).ConnsToPeer(boot.ID())[0]
 		for range 3 {
@@ -81,10 +83,11 @@ func TestLivingConnectionsSurviveANetworkChange(t *testing.T) {
 // What was provided and advertised is announced again to peers that are new,
 // after a time without any.
 func TestProvidedAndAdvertisedAgainAfterATimeAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		net := simNet(t)
-		boot, bm := simNode(t, net)
-		n, _ := simNode(t, net, via(boot))
+		sim := simNet(t)
+		boot, bm := simNode(t, sim)
+		n, _ := simNode(t, sim, via(boot))
 		ready(t, n)
 		c := mustCID(t, "kept")
 		mustNot(t, n.Provide(testContext(t), c))
@@ -104,7 +107,7 @@ func TestProvidedAndAdvertisedAgainAfterATimeAlone(t *testing.T) {
 		}
 		cancel()
 
-		other, _ := simNode(t, net)
+		other, _ := simNode(t, sim)
 		mustNot(t, other.Connect(testContext(t), n.AddrInfo()))
 		// A lookup that meets the dead peer waits 5 seconds for it.
 		time.Sleep(30 * time.Second)

@@ -280,6 +280,7 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 }
 
 func TestOptionsOfANodeComeAfterTheNetworks(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithUserAgent("all"), p2pnode.WithoutPubSub()))
 		a := sim.Node(t)
@@ -320,6 +321,7 @@ func TestMetricsWorkInVirtualTime(t *testing.T) {
 }
 
 func TestLeakedGoroutinesFailTheTest(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		text := failing(t, func(tb testing.TB) {
@@ -335,6 +337,7 @@ func TestLeakedGoroutinesFailTheTest(t *testing.T) {
 }
 
 func TestErrorOfCloseFailsTheTest(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text := failing(t, func(tb testing.TB) {
 			sim := p2ptest.NewNetwork(tb)
@@ -454,6 +457,7 @@ func edges(nodes p2ptest.Nodes) string {
 }
 
 func TestRegionsPlaceNodesInTurn(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Regions()))...)
 		nodes := sim.Nodes(t, 7)
@@ -474,6 +478,7 @@ func TestRegionsPlaceNodesInTurn(t *testing.T) {
 }
 
 func TestNamesAreThoseOfTheNetworkAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		a := sim.Node(t)

@@ -38,6 +38,7 @@ func TestNodeHasEveryMethodOfTheLibrarys(t *testing.T) {
 }
 
 func TestOneSelectorForEverybody(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		nodes := sim.Nodes(t, 4)
@@ -67,6 +68,7 @@ func TestOneSelectorForEverybody(t *testing.T) {
 }
 
 func TestRestartLosesDataAndMoves(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
 		dir := t.TempDir()
@@ -115,6 +117,7 @@ func TestRestartLosesDataAndMoves(t *testing.T) {
 }
 
 func TestCrashIsSilent(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
 		nodes := sim.Nodes(t, 3)
@@ -156,6 +159,7 @@ func peerOf(n *p2ptest.Node, id peer.ID) (p2pnode.Peer, bool) {
 }
 
 func TestOneWayPaths(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
 		nodes := sim.Nodes(t, 2, p2ptest.Use(p2pnode.WithoutDHT()))
@@ -184,6 +188,7 @@ func TestOneWayPaths(t *testing.T) {
 }
 
 func TestSeveralNodesAtOneAddress(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
 		machine := sim.Machine()
@@ -213,6 +218,7 @@ func TestSeveralNodesAtOneAddress(t *testing.T) {
 }
 
 func TestFoundWaitsUntilASearchFinds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		nodes := sim.Nodes(t, 6)
@@ -232,6 +238,7 @@ func TestFoundWaitsUntilASearchFinds(t *testing.T) {
 }
 
 func TestTakeReturnsWhatIsThere(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		nodes := sim.Nodes(t, 2)

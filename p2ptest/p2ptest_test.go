@@ -110,6 +110,7 @@ func bothTransports(t *testing.T, f func(t *testing.T, opts ...p2ptest.Option)) 
 }
 
 func TestDeliveryTimeOfATwoNodeLinkIsExact(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		const latency = 70 * time.Millisecond
 		sim := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Fixed(latency)))...)
@@ -140,6 +141,7 @@ func TestDeliveryTimeOfATwoNodeLinkIsExact(t *testing.T) {
 }
 
 func TestBandwidthLimitsHowFastDataArrives(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, append(opts, p2ptest.WithLatency(p2ptest.Fixed(10*time.Millisecond)))...)
 		a := sim.Node(t)
@@ -419,6 +421,7 @@ func TestNATLetsInOnlyWhatItsKindAllows(t *testing.T) {
 }
 
 func TestNodesBehindOneNATReachEachOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		nat := sim.NAT(p2ptest.Symmetric)
@@ -465,6 +468,7 @@ func TestNodeReconnectsByItselfAfterAnHourOfSuspension(t *testing.T) {
 }
 
 func TestRestartKeepsIdentityAddressAndData(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
 		a := sim.Node(t)
@@ -499,6 +503,7 @@ func TestRestartKeepsIdentityAddressAndData(t *testing.T) {
 }
 
 func TestIsolateIsSilentAndHealEndsIt(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
 		nodes := sim.Nodes(t, 3)
@@ -515,6 +520,7 @@ func TestIsolateIsSilentAndHealEndsIt(t *testing.T) {
 }
 
 func TestRawPeersTakePart(t *testing.T) {
+	t.Parallel()
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
 		nodes := sim.Nodes(t, 3)
