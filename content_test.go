@@ -67,11 +67,7 @@ func TestPitfall02ProvideRightAfterNew(t *testing.T) {
 	dead := peer.AddrInfo{ID: mustKeyID(t), Addrs: somePeer("1").Addrs}
 	dead.Addrs[0] = ma4("/ip4/127.0.0.1/tcp/1")
 	n := newNode(t, WithBootstrapPeers(dead))
-	for ev := range n.Events(testContext(t)) {
-		if _, ok := ev.(EventBootstrapRound); ok {
-			break
-		}
-	}
+	mustNot(t, waitFor(t, func() bool { return n.Status().Bootstrap != nil }))
 	if err := n.Provide(ended(), mustCID(t, "x")); !errors.Is(err, ErrNoPeers) || !strings.Contains(err.Error(), dead.ID.String()) {
 		t.Errorf("with a dead bootstrap peer: %v; want it named", err)
 	}

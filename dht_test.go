@@ -245,7 +245,7 @@ func TestDatastoreIsUsedAndNotClosed(t *testing.T) {
 func TestIPFSRunsBothDHTs(t *testing.T) {
 	other := newNode(t, WithNetwork("ipfs"))
 	n := newNode(t, WithIPFS(), via(other), WithMinPeers(1))
-	for ev := range n.Events(testContext(t)) {
+	for ev := range n.Events(testContext(t), EventsWithState()) {
 		if _, ok := ev.(EventPeerConnected); ok {
 			break
 		}

@@ -96,7 +96,7 @@ func TestWaitReady(t *testing.T) {
 	// Connected, and nobody serves the DHT.
 	client := newNode(t, WithDHTMode(DHTModeClient))
 	m := newNode(t, via(client))
-	for ev := range m.Events(testContext(t)) {
+	for ev := range m.Events(testContext(t), EventsWithState()) {
 		if _, ok := ev.(EventPeerConnected); ok {
 			break
 		}
@@ -121,6 +121,7 @@ func TestStatusIsASnapshotThatMarshals(t *testing.T) {
 	boot := newNode(t)
 	n := newNode(t, via(boot), WithAutoRelay(boot.AddrInfo()))
 	ready(t, n)
+	mustNot(t, waitFor(t, func() bool { return n.Status().Bootstrap != nil })) // which can come after a connection from the other side
 	subscribe(t, n, "t")
 	s := n.Status()
 	text, err := json.Marshal(s)

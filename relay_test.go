@@ -91,7 +91,7 @@ func TestRelayThatRestartsIsUsedAgain(t *testing.T) {
 func TestTwoRelays(t *testing.T) {
 	r1, r2 := newNode(t, WithRelayService()), newNode(t, WithRelayService())
 	hidden := hiddenNode(t, r1, r2)
-	for ev := range hidden.Events(testContext(t)) {
+	for ev := range hidden.Events(testContext(t), EventsWithState()) {
 		if _, ok := ev.(EventAddrsChanged); !ok {
 			continue
 		}
