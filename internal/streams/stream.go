@@ -28,21 +28,25 @@ var (
 )
 
 // streamContext is the ctx of a handler. Only a handler that asks for its end
-// has its stream watched.
+// has its stream watched; most never do, so that the context which can end is
+// made for the first who asks.
 type streamContext struct {
-	context.Context // of the stream
+	context.Context // of the server
 	st              *stream
 }
 
 func (c *streamContext) Done() <-chan struct{} {
 	c.st.watch()
-	return c.Context.Done()
+	return c.st.context().Done()
 }
 
 func (c *streamContext) Err() error {
 	c.st.watch()
-	return c.Context.Err()
+	return c.st.context().Err()
 }
+
+// Value is asked by package context itself, which looks for whom to end and why.
+func (c *streamContext) Value(key any) any { return c.st.context().Value(key) }
 
 // stream is a stream with a handler. It ends its ctx when a Read or Write
 // tells that the stream was reset, or the handler resets it.
@@ -54,11 +58,12 @@ func (c *streamContext) Err() error {
 type stream struct {
 	network.Stream
 	group   *lifecycle.Group
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	handler streamContext // what the handler gets of ctx
+	handler streamContext
 
 	mu          sync.Mutex
+	ended       error                   // why the ctx has ended, nil while it has not; guarded by mu
+	ctx         context.Context         // nil until somebody asks for it; guarded by mu
+	cancel      context.CancelCauseFunc // of ctx; guarded by mu
 	watched     bool          // the handler asked for the end of its ctx; guarded by mu
 	finished    bool          // the handler has returned; guarded by mu
 	readers     int           // calls of Read; guarded by mu
@@ -74,13 +79,45 @@ type stream struct {
 
 func newStream(ctx context.Context, raw network.Stream, group *lifecycle.Group) *stream {
 	s := &stream{Stream: raw, group: group}
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	s.handler = streamContext{s.ctx, s}
+	s.handler = streamContext{ctx, s}
 	return s
 }
 
-// end ends the handler's ctx.
-func (s *stream) end(cause error) { s.cancel(cause) }
+// context returns the handler's ctx.
+func (s *stream) context() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx == nil {
+		s.ctx, s.cancel = context.WithCancelCause(s.handler.Context)
+		if s.ended != nil {
+			s.cancel(s.ended)
+		}
+	}
+	return s.ctx
+}
+
+// end ends the handler's ctx, for the first of the causes.
+func (s *stream) end(cause error) {
+	s.mu.Lock()
+	var cancel context.CancelCauseFunc
+	if s.ended == nil {
+		s.ended, cancel = cause, s.cancel
+	}
+	s.mu.Unlock()
+	if cancel != nil {
+		cancel(cause) // may run functions of others
+	}
+}
+
+// gone reports whether the ctx has ended, but by the handler's own doing.
+func (s *stream) gone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		return s.handler.Context.Err() != nil
+	}
+	return s.ended != errOwnReset
+}
 
 func (s *stream) watch() {
 	s.mu.Lock()
@@ -284,7 +321,7 @@ func (s *stream) finish() {
 	}
 	ahead := s.ahead
 	s.mu.Unlock()
-	s.cancel(context.Canceled)
+	s.end(context.Canceled)
 	if ahead != nil {
 		_ = s.Stream.SetReadDeadline(time.Unix(1, 0)) // wakes it
 		<-ahead

@@ -234,7 +234,7 @@ func (s *Server) run(ctx context.Context, raw network.Stream, h Handler) {
 	}
 	panicked, err := guard(&st.handler, st, h)
 	s.leave(st)
-	gone := st.ctx.Err() != nil && !errors.Is(context.Cause(st.ctx), errOwnReset)
+	gone := st.gone()
 	st.finish()
 	if err == nil {
 		if err := raw.Close(); err != nil {
