@@ -236,7 +236,8 @@ func (l *List) Refusal(id peer.ID) error {
 		return &refusal{}
 	}
 	if b, ok := l.peers[id]; ok && b.holds(l.now()) {
-		return &refusal{ban: &b}
+		held := b // b itself would be on the heap, ban or not
+		return &refusal{ban: &held}
 	}
 	if l.banned[id] {
 		return &refusal{ban: &Ban{Peer: id, Reason: byOption}}
