@@ -2,14 +2,11 @@ package p2pnode
 
 import (
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -204,12 +201,12 @@ func newWatcher() *watcher { return &watcher{hub: watch.NewHub(eventBuffer, stat
 
 // follow begins to turn what the host's bus brings into events. gone is called
 // for each peer that is not connected any more.
-func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, gone func(peer.ID), log *slog.Logger) (err error) {
+func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multiaddr, gone func(peer.ID), log *slog.Logger) (err error) {
 	w.bus, err = watch.Follow(group, watch.Config{
 		Host: h, Change: &w.change, Moved: &w.moved, Gone: gone, Log: log,
 		Connected:    func(p nethost.Peer) { w.emit(EventPeerConnected{Peer: peerOf(p)}) },
 		Disconnected: func(id peer.ID) { w.emit(EventPeerDisconnected{ID: id}) },
-		Addrs:        func() { w.emit(EventAddrsChanged{Addrs: withID(h, h.Addrs())}) },
+		Addrs:        func() { w.emit(EventAddrsChanged{Addrs: withID(self, h.Addrs())}) },
 		Reachability: func(r network.Reachability) { w.emit(EventReachabilityChanged{Reachability: reachabilityOf(r)}) },
 	})
 	return err
@@ -254,12 +251,11 @@ func stateOf(ev Event) (key any, stands bool) {
 	}
 }
 
-// withID ends each address in /p2p/<id>.
-func withID(h host.Host, list []ma.Multiaddr) []ma.Multiaddr {
-	id := ma.StringCast(fmt.Sprintf("/p2p/%s", h.ID()))
+// withID ends each address in self, the node's /p2p/<id>.
+func withID(self ma.Multiaddr, list []ma.Multiaddr) []ma.Multiaddr {
 	out := make([]ma.Multiaddr, len(list))
 	for i, a := range list {
-		out[i] = a.Encapsulate(id)
+		out[i] = a.Encapsulate(self)
 	}
-	return slices.Clip(out)
+	return out
 }

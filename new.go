@@ -130,6 +130,9 @@ func startIdentity(n *Node) (err error) {
 	if n.id, err = PeerID(n.key); err != nil {
 		return err
 	}
+	if n.self, err = ma.NewMultiaddr("/p2p/" + n.id.String()); err != nil {
+		return err
+	}
 	if slices.Contains(n.cfg.banned, n.id) {
 		return optionErrorf("WithBannedPeers", "%s is this node's own ID; leave it out", n.id)
 	}
@@ -197,7 +200,7 @@ func startEvents(n *Node) error {
 	// Before the host: its close would wait for a bus that nobody drains.
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
-	return n.watch.follow(group, n.base, n.relay.Disconnected, n.log)
+	return n.watch.follow(group, n.base, n.self, n.relay.Disconnected, n.log)
 }
 
 func startDHT(n *Node) (err error) {

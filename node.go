@@ -36,10 +36,11 @@ const closeBudget = 5 * time.Second
 // concurrent use, any number of nodes can live in one process, and after Close
 // every method returns ErrClosed or, where it has no error, does nothing.
 type Node struct {
-	cfg *config // read-only
-	log *slog.Logger
-	id  peer.ID
-	key crypto.PrivKey
+	cfg  *config // read-only
+	log  *slog.Logger
+	id   peer.ID
+	key  crypto.PrivKey
+	self ma.Multiaddr // /p2p/<id>
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -103,7 +104,7 @@ func (n *Node) Addrs() []ma.Multiaddr {
 	if n.closed() {
 		return nil
 	}
-	return withID(n.base, n.base.Addrs())
+	return withID(n.self, n.base.Addrs())
 }
 
 // AddrInfo returns the node's ID with the addresses that it announces, the

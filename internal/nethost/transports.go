@@ -28,24 +28,28 @@ type transports struct {
 
 // option is the libp2p option for one of ours.
 func (t *transports) option(kind addrs.Kind) libp2p.Option {
-	constructor := map[addrs.Kind]any{
-		addrs.TCP: func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
+	switch kind {
+	case addrs.TCP:
+		return libp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
 			return t.keep(tcp.NewTCPTransport(u, rm, share))
-		},
-		addrs.QUIC: func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
+		})
+	case addrs.QUIC:
+		return libp2p.Transport(func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
 			return t.keep(quic.NewTransport(key, conns, psk, gater, rm))
-		},
-		addrs.WebSocket: func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
+		})
+	case addrs.WebSocket:
+		return libp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
 			return t.keep(websocket.New(u, rm, share))
-		},
-		addrs.WebTransport: func(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnManager, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
+		})
+	case addrs.WebTransport:
+		return libp2p.Transport(func(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnManager, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
 			return t.keep(newWebTransport(key, psk, conns, gater, rm))
-		},
-		addrs.WebRTCDirect: func(key crypto.PrivKey, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager, listen webrtc.ListenUDPFn) (transport.Transport, error) {
+		})
+	default: // addrs.WebRTCDirect; there are no others
+		return libp2p.Transport(func(key crypto.PrivKey, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager, listen webrtc.ListenUDPFn) (transport.Transport, error) {
 			return t.keep(webrtc.New(key, psk, gater, rm, listen))
-		},
-	}[kind]
-	return libp2p.Transport(constructor)
+		})
+	}
 }
 
 func (t *transports) keep(made transport.Transport, err error) (transport.Transport, error) {
