@@ -126,13 +126,13 @@ func (n *Node) Diagnose(ctx context.Context) ([]Finding, error) {
 // dials can tell. Errors of calls that found nobody ask it too.
 func companyOf(n *Node) diag.Company {
 	c := diag.Company{
-		Peers: n.base.PeerCount(), Want: n.cfg.effectiveMinPeers(),
+		Peers: n.base.PeerCount(), Want: minPeers(n),
 		Server:    n.cfg.dhtMode == DHTModeServer,
 		Bootstrap: len(n.keeper.Infos(keeper.Bootstrap)), Private: n.cfg.psk != nil,
 		Looking: n.keeper.Looks(),
 	}
 	friends := n.keeper.Persistent()
-	c.Told = n.cfg.looksForPeers() || c.Looking || len(friends) > 0
+	c.Told = looksForPeers(n) || c.Looking
 	if r := n.keeper.Last(); r != nil {
 		c.Last = &diag.Round{Connected: len(r.Connected)}
 		for _, f := range r.Failed {

@@ -41,5 +41,15 @@ func (n *Node) FindPeers(ctx context.Context, namespace string, opts ...FindOpti
 	if namespace == "" {
 		return failedSearch(n, fmt.Errorf("p2pnode: find peers: %w", errNoNamespace))
 	}
-	return search(ctx, n, fmt.Sprintf("find peers of %q", namespace), kad.NamespaceCID(namespace), opts)
+	found := search(ctx, n, fmt.Sprintf("find peers of %q", namespace), kad.NamespaceCID(namespace), opts)
+	return func(yield func(peer.AddrInfo, error) bool) {
+		for ai, err := range found {
+			if err == nil && ai.ID != n.id && !n.base.Connected(ai.ID) {
+				n.watch.emit(EventPeerFound{ID: ai.ID, Addrs: ai.Addrs, Source: "rendezvous"})
+			}
+			if !yield(ai, err) {
+				return
+			}
+		}
+	}
 }

@@ -49,13 +49,18 @@ type EventPeerDisconnected struct {
 	ID peer.ID `json:"id"`
 }
 
-// EventPeerFound reports that discovery found a peer, which the node dials now.
-// A peer that is found again while it is remembered is not reported again.
+// EventPeerFound reports a peer that the node was not told of. Its source is:
+//   - "mdns": multicast DNS found it, and the node dials it. It is not reported
+//     again while the node remembers it.
+//   - "saved": it was connected when the node last ran with its [WithDataDir],
+//     and the node has reached it again.
+//   - "rendezvous": [Node.FindPeers] yields it, and it is not connected. To dial
+//     it is up to the caller.
 type EventPeerFound struct {
 	EventTime
 	ID    peer.ID        `json:"id"`
 	Addrs []ma.Multiaddr `json:"addrs"`
-	// Source is what found it: "mdns".
+	// Source is what found it.
 	Source string `json:"source"`
 }
 

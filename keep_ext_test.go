@@ -1,6 +1,7 @@
 package p2pnode_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -81,5 +82,118 @@ func TestDisconnect(t *testing.T) {
 		if err := n.Disconnect(t.Context(), boot.ID()); !errors.Is(err, p2pnode.ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
+	})
+}
+
+// A node that is told of its first bootstrap peer at run time wants to meet it,
+// as one that was told from the start: WaitReady waits for it.
+func TestBootstrapPeersAddedAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		boot, n := sim.Node(t), sim.Node(t)
+		where := sim.AddrInfo(boot)
+		sim.Crash(boot)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := n.WaitReady(ctx); err != nil {
+			t.Errorf("alone: %v", err)
+		}
+		if err := n.AddBootstrapPeers(where); err != nil {
+			t.Fatal(err)
+		}
+		missing, _ := errors.AsType[*p2pnode.NotReadyError](n.WaitReady(ctx))
+		if missing == nil || len(missing.Missing) != 2 || missing.Missing[0].Stage != p2pnode.StageConnected || missing.Missing[1].Stage != p2pnode.StageRouting {
+			t.Errorf("with a bootstrap peer: %v", missing)
+		}
+		sim.Restart(boot)
+		if err := n.WaitReady(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := n.RemoveBootstrapPeers(boot.ID()); err != nil {
+			t.Error(err)
+		}
+		sim.Crash(boot)
+		sim.Disconnected(n, boot)
+		if err := n.WaitReady(ctx); err != nil {
+			t.Errorf("alone again: %v", err)
+		}
+	})
+}
+
+// Peers that a node was not told of are reported with what found them.
+func TestPeersFoundAreReported(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		boot := sim.Node(t)
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithDataDir(t.TempDir()))
+		// A server in the same table would be connected again by the search itself.
+		other := sim.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithDHTMode(p2pnode.DHTModeClient))
+		sim.Ready()
+		found := func(n *p2ptest.Node) <-chan p2pnode.EventPeerFound {
+			list := make(chan p2pnode.EventPeerFound, 10)
+			events := n.Events(t.Context())
+			go func() {
+				defer close(list)
+				for ev := range events {
+					if f, ok := ev.(p2pnode.EventPeerFound); ok {
+						list <- f
+					}
+				}
+			}()
+			return list
+		}
+		expect := func(list <-chan p2pnode.EventPeerFound, source string) {
+			t.Helper()
+			time.Sleep(time.Second) // a dial returns when the peer is identified
+			select {
+			case f := <-list:
+				if f.ID != other.ID() || f.Source != source || len(f.Addrs) == 0 {
+					t.Errorf("found %+v", f)
+				}
+			default:
+				t.Errorf("no peer is found by %s", source)
+			}
+			if len(list) > 0 {
+				t.Errorf("%d more", len(list))
+			}
+		}
+		search := func() {
+			t.Helper()
+			for ai, err := range n.FindPeers(t.Context(), "cats") {
+				if err != nil || ai.ID != other.ID() {
+					t.Errorf("%v, %v", ai, err)
+				}
+			}
+		}
+
+		if err := other.Advertise(t.Context(), "cats"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // it announces to n too
+		if err := n.Disconnect(t.Context(), other.ID()); err != nil {
+			t.Fatal(err)
+		}
+		sim.Disconnected(n, other)
+		list := found(n)
+		search()
+		expect(list, "rendezvous")
+		if err := n.Connect(t.Context(), sim.AddrInfo(other)); err != nil {
+			t.Fatal(err)
+		}
+		search() // a connected peer is not found
+		synctest.Wait()
+		if len(list) > 0 {
+			t.Errorf("a connected peer is found: %+v", <-list)
+		}
+
+		// It comes back without its bootstrap peer, and the other is saved.
+		time.Sleep(time.Hour)
+		sim.Crash(boot)
+		sim.Restart(n)
+		list = found(n)
+		sim.Connected(n, other)
+		expect(list, "saved")
 	})
 }

@@ -74,9 +74,9 @@ func (n *Node) WaitReady(ctx context.Context, stages ...Stage) error {
 			return fmt.Errorf("p2pnode: wait ready: %w", err)
 		}
 	}
-	want := n.cfg.effectiveMinPeers()
+	want := minPeers(n)
 	if len(stages) == 0 {
-		stages = defaultStages(n.cfg)
+		stages = defaultStages(n)
 	} else {
 		want = max(want, 1)
 	}
@@ -111,10 +111,10 @@ func (n *Node) WaitReady(ctx context.Context, stages ...Stage) error {
 }
 
 // defaultStages are those of a WaitReady without stages.
-func defaultStages(cfg *config) []Stage {
+func defaultStages(n *Node) []Stage {
 	stages := []Stage{StageListening, StageConnected, StageRouting}
 	return slices.DeleteFunc(stages, func(s Stage) bool {
-		return s == StageListening && cfg.noListen || s == StageRouting && (cfg.noDHT || !cfg.looksForPeers())
+		return s == StageListening && n.cfg.noListen || s == StageRouting && (n.dht == nil || !looksForPeers(n))
 	})
 }
 
@@ -168,5 +168,22 @@ func missingFor(n *Node, s Stage, peers int) string {
 // hasEnough is what bootstrap works for: the minimum of peers, and somebody
 // in the routing table.
 func (n *Node) hasEnough() bool {
-	return n.base.PeerCount() >= n.cfg.effectiveMinPeers() && (n.dht == nil || n.dht.Size() > 0)
+	return n.base.PeerCount() >= minPeers(n) && (n.dht == nil || n.dht.Size() > 0)
 }
+
+// minPeers is the minimum of [WithMinPeers]: by default one, while there is
+// somebody to look for.
+func minPeers(n *Node) int {
+	switch {
+	case n.cfg.minPeers >= 0:
+		return n.cfg.minPeers
+	case looksForPeers(n):
+		return 1
+	default:
+		return 0
+	}
+}
+
+// looksForPeers reports whether the node was told where to find others, by its
+// options or since.
+func looksForPeers(n *Node) bool { return n.cfg.mdns || n.keeper.Told() }

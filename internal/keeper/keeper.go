@@ -68,7 +68,7 @@ type Config struct {
 	Content bool                                  // it wants no peers for themselves: look for none beyond Enough
 	Refresh func()                                // called when there is somebody to ask for more peers
 	Report  func(Round)                           // called after each round
-	New     func(ai peer.AddrInfo, source string) // called for each peer that is discovered for the first time; may be nil
+	New     func(ai peer.AddrInfo, source string) // called for each peer that is discovered for the first time, or was saved and has been reached for the first time; may be nil
 	Store   Store                                 // of the saved peers; nil for none
 	Change  *signal.Signal                        // connections, or what Enough goes by, may have changed
 	Moved   *signal.Signal                        // the network may have changed: waiting is over
@@ -330,6 +330,21 @@ func (k *Keeper) Persistent() []State {
 	}
 	slices.SortFunc(list, func(a, b State) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return list
+}
+
+// Told reports whether there is a bootstrap or persistent peer.
+func (k *Keeper) Told() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.boots) > 0 {
+		return true
+	}
+	for _, e := range k.peers {
+		if e.duties[Persistent].on {
+			return true
+		}
+	}
+	return false
 }
 
 // Looks reports whether there is anybody to dial when the node has too few

@@ -42,6 +42,7 @@ type entry struct {
 	tries  int                // dials since the node had enough peers, or this one was connected
 	err    error              // why it is not connected, after a dial or a loss
 	hungUp bool               // the last dial reached it
+	back   bool               // a saved peer has been reached
 	took   time.Duration      // what the last dial that reached it took; 0 when none has
 }
 
@@ -492,6 +493,11 @@ func (k *Keeper) dial(d dial) {
 	if e.slot < numSources {
 		k.busy[e.slot]--
 	}
+	back := err == nil && !e.back && e.duties[Saved].on && !e.duties[Bootstrap].on && !e.duties[Persistent].on && !e.duties[Discovered].on
+	e.back = e.back || back
 	k.mu.Unlock()
+	if back {
+		k.cfg.New(d.info, "saved")
+	}
 	k.wake.Notify()
 }

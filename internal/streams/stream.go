@@ -64,17 +64,17 @@ type stream struct {
 	ended       error                   // why the ctx has ended, nil while it has not; guarded by mu
 	ctx         context.Context         // nil until somebody asks for it; guarded by mu
 	cancel      context.CancelCauseFunc // of ctx; guarded by mu
-	watched     bool          // the handler asked for the end of its ctx; guarded by mu
-	finished    bool          // the handler has returned; guarded by mu
-	readers     int           // calls of Read; guarded by mu
-	ahead       chan struct{} // closed when readAhead ends, nil while it does not run; guarded by mu
-	buf         []byte        // read ahead; guarded by mu
-	err         error         // what ended reading ahead: io.EOF or a reset; guarded by mu
-	readClosed  bool          // by the handler, or by the peer's EOF; guarded by mu
-	writeClosed bool          // by the handler; guarded by mu
-	deadline    time.Time     // for reading, the handler's; guarded by mu
-	applied     time.Time     // the muxer's; guarded by mu
-	idle        *time.Timer   // begins to read ahead; guarded by mu
+	watched     bool                    // the handler asked for the end of its ctx; guarded by mu
+	finished    bool                    // the handler has returned; guarded by mu
+	readers     int                     // calls of Read; guarded by mu
+	ahead       chan struct{}           // closed when readAhead ends, nil while it does not run; guarded by mu
+	buf         []byte                  // read ahead; guarded by mu
+	err         error                   // what ended reading ahead: io.EOF or a reset; guarded by mu
+	readClosed  bool                    // by the handler, or by the peer's EOF; guarded by mu
+	writeClosed bool                    // by the handler; guarded by mu
+	deadline    time.Time               // for reading, the handler's; guarded by mu
+	applied     time.Time               // the muxer's; guarded by mu
+	idle        *time.Timer             // begins to read ahead; guarded by mu
 }
 
 func newStream(ctx context.Context, raw network.Stream, group *lifecycle.Group) *stream {
