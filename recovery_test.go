@@ -22,7 +22,13 @@ import (
 type member interface {
 	p2ptest.Selector
 	ID() peer.ID
+	Host() host.Host
 }
+
+// foreign is a member of other make.
+type foreign struct{ *p2ptest.RawNode }
+
+func (f foreign) Host() host.Host { return f.RawNode.Host }
 
 // recoverers are nodes that know one bootstrap peer, and how each comes back to
 // it: by this library, by boxo's bootstrap, by the DHT's own option.
@@ -34,14 +40,14 @@ var recoverers = []struct {
 		return sim.Node(t, p2pnode.WithBootstrapPeers(boot))
 	}},
 	{"boxo", func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo) member {
-		return withBoxo(t, sim, boot, new(backups))
+		return foreign{withBoxo(t, sim, boot, new(backups))}
 	}},
 	{"DHT", func(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo) member {
 		raw := sim.Raw(t, p2ptest.RawDHT(dht.BootstrapPeers(boot)), p2ptest.RawConnect(boot))
 		if err := raw.DHT.Bootstrap(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		return raw
+		return foreign{raw}
 	}},
 }
 
@@ -81,20 +87,24 @@ func withBoxo(t *testing.T, sim *p2ptest.Network, boot peer.AddrInfo, saved *bac
 	return raw
 }
 
-// outages cut a node off from its only peer, and return when that is over.
+// outages cut a node off from its bootstrap peer, and return when that is over.
+// The node has no other peer, or others of its kind.
 var outages = []struct {
-	name string
-	cut  func(t *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member)
+	name   string
+	others int
+	cut    func(t *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member)
 }{
-	{"bootstrap peer down for 5s", down(5 * time.Second)},
-	{"bootstrap peer down for 1m", down(time.Minute)},
-	{"bootstrap peer down for 10m", down(10 * time.Minute)},
-	{"partition of 30m", func(_ *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member) {
+	{"bootstrap peer down for 5s", 0, down(5 * time.Second)},
+	{"bootstrap peer down for 1m", 0, down(time.Minute)},
+	{"bootstrap peer down for 10m", 0, down(10 * time.Minute)},
+	{"bootstrap peer down for 1m and others there", 2, down(time.Minute)},
+	{"bootstrap peer down for 10m and others there", 2, down(10 * time.Minute)},
+	{"partition of 30m", 0, func(_ *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member) {
 		sim.Partition(n, boot)
 		time.Sleep(30 * time.Minute)
 		sim.Heal()
 	}},
-	{"suspended for 1h", func(_ *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member) {
+	{"suspended for 1h", 0, func(_ *testing.T, sim *p2ptest.Network, boot *p2ptest.Node, n member) {
 		sim.Suspend(n, time.Hour)
 		time.Sleep(time.Hour)
 	}},
@@ -126,6 +136,12 @@ func BenchmarkRecovery(b *testing.B) {
 						boot := sim.Node(t)
 						n := r.start(t, sim, boot.AddrInfo())
 						sim.Within(giveUp).Connected(n, boot)
+						for range o.others {
+							other := r.start(t, sim, boot.AddrInfo())
+							if err := other.Host().Connect(t.Context(), sim.AddrInfo(n)); err != nil {
+								t.Fatal(err)
+							}
+						}
 						// At any point of whatever period it has.
 						time.Sleep(time.Minute + time.Duration(sim.Rand("phase").Int64N(int64(2*time.Minute))))
 						o.cut(t, sim, boot, n)
