@@ -151,3 +151,20 @@ type counters struct {
 	rounds    atomic.Uint64
 	bandwidth *metrics.BandwidthCounter
 }
+
+// minPeers is the minimum of [WithMinPeers]: by default one, while there is
+// somebody to look for.
+func minPeers(n *Node) int {
+	switch {
+	case n.cfg.minPeers >= 0:
+		return n.cfg.minPeers
+	case looksForPeers(n):
+		return 1
+	default:
+		return 0
+	}
+}
+
+// looksForPeers reports whether the node was told where to find others, by its
+// options or since.
+func looksForPeers(n *Node) bool { return n.cfg.mdns || n.keeper.Told() }

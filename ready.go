@@ -170,20 +170,3 @@ func missingFor(n *Node, s Stage, peers int) string {
 func (n *Node) hasEnough() bool {
 	return n.base.PeerCount() >= minPeers(n) && (n.dht == nil || n.dht.Size() > 0)
 }
-
-// minPeers is the minimum of [WithMinPeers]: by default one, while there is
-// somebody to look for.
-func minPeers(n *Node) int {
-	switch {
-	case n.cfg.minPeers >= 0:
-		return n.cfg.minPeers
-	case looksForPeers(n):
-		return 1
-	default:
-		return 0
-	}
-}
-
-// looksForPeers reports whether the node was told where to find others, by its
-// options or since.
-func looksForPeers(n *Node) bool { return n.cfg.mdns || n.keeper.Told() }
