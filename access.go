@@ -13,7 +13,7 @@ import (
 )
 
 // BanPeer shuts out a peer, replacing an earlier ban of it: its connections are
-// closed, and until the ban ends it is neither dialled nor accepted, relayed
+// closed, and until the ban ends it is neither dialed nor accepted, relayed
 // for, or heard on a topic, and it is in no routing table. The ban ends by
 // itself at until, without an event; the zero time bans for good. The reason is
 // up to 500 bytes of printable text, for [Node.Bans], errors and logs. With

@@ -182,7 +182,7 @@ func TestAllowedPeersAlone(t *testing.T) {
 		sim.Within(5*time.Second).Disconnected(n, stranger)
 		cannotMeet(t, sim, n, stranger)
 
-		// Who could not be dialled is dialled once it is allowed.
+		// Who could not be dialed is dialed once it is allowed.
 		if err := n.Allow(stranger.ID()); err != nil {
 			t.Fatal(err)
 		}
@@ -438,8 +438,8 @@ func TestOwnIDAmongTheBannedPeersIsAnError(t *testing.T) {
 	}
 }
 
-// TestSavedPeersThatAreShutOutAreNotDialled.
-func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
+// TestSavedPeersThatAreShutOutAreNotDialed.
+func TestSavedPeersThatAreShutOutAreNotDialed(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -466,7 +466,7 @@ func TestSavedPeersThatAreShutOutAreNotDialled(t *testing.T) {
 		sim.Within(time.Minute).Connected(again, friend)
 		time.Sleep(time.Minute)
 		for _, f := range again.Status().Bootstrap.Failed {
-			t.Errorf("%s is dialled: %v", f.ID, f.Err)
+			t.Errorf("%s is dialed: %v", f.ID, f.Err)
 		}
 	})
 }

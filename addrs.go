@@ -51,7 +51,7 @@ func parseAddrs(texts []string, ifNone string, check func(ma.Multiaddr) error) (
 	return list, errors.Join(errs...)
 }
 
-// checkPeers reports peers that cannot be dialled whatever the transports are.
+// checkPeers reports peers that cannot be dialed whatever the transports are.
 func checkPeers(peers []peer.AddrInfo) error {
 	if len(peers) == 0 {
 		return errors.New("no peer given")

@@ -241,7 +241,7 @@ func TestDatastoreIsUsedAndNotClosed(t *testing.T) {
 }
 
 // The public network's two DHTs, among nodes of our own: no public peer is
-// dialled because bootstrap peers are given.
+// dialed because bootstrap peers are given.
 func TestIPFSRunsBothDHTs(t *testing.T) {
 	other := newNode(t, WithNetwork("ipfs"))
 	n := newNode(t, WithIPFS(), via(other), WithMinPeers(1))

@@ -73,18 +73,18 @@ const (
 	// than the 5 seconds after which QUIC gives up and says why.
 	diagnoseDial = 6 * time.Second
 	// settled is how long a connection has to stand to be one: a peer that hangs
-	// up is dialled by the bootstrap loop too, and connected for moments.
+	// up is dialed by the bootstrap loop too, and connected for moments.
 	settled = 10 * time.Second
 )
 
 // Diagnose looks for what keeps the node from working as it could, and returns
 // what it found, each with the option or action to take; none means that nothing
-// was found. Bootstrap and persistent peers that are not connected are dialled
+// was found. Bootstrap and persistent peers that are not connected are dialed
 // once more, so it takes up to 6 seconds. It may be called at any time and
 // concurrently.
 //
 // When ctx has an earlier deadline, those that have not answered by then count
-// as not reached. When it is cancelled, Diagnose returns ctx's error, beside what
+// as not reached. When it is canceled, Diagnose returns ctx's error, beside what
 // it found without those dials. It returns [ErrClosed] after Close.
 func (n *Node) Diagnose(ctx context.Context) ([]Finding, error) {
 	if n.closed() {

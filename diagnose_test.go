@@ -474,7 +474,7 @@ func TestPitfall60DiagnoseAnotherNetworkKey(t *testing.T) {
 	boot := start(key(1), p2pnode.WithLogger(slog.New(broken)))
 	other := start(key(2), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
 	says(t, finds(t, other, p2pnode.FindingNoBootstrap, p2pnode.FindingNetworkKey), boot.ID().String(), "PrivateNetwork", "WithPrivateNetwork")
-	// The side that is dialled notices too.
+	// The side that is dialed notices too.
 	select {
 	case <-broken:
 	case <-time.After(time.Minute):

@@ -58,7 +58,7 @@
 //     is found soon, one that does not costs little ([WithBootstrapPeers])
 //   - LAN discovery: off; announcing oneself on the LAN is a decision
 //     ([WithMDNS])
-//   - relay client: on; peers behind relays can be dialled ([WithoutRelay])
+//   - relay client: on; peers behind relays can be dialed ([WithoutRelay])
 //   - relay reservations: none; a relay sees who talks to whom: it should
 //     be a chosen one ([WithAutoRelay])
 //   - relay service: off; it spends bandwidth on others
@@ -103,7 +103,7 @@
 // # Staying connected
 //
 // A node below its minimum of peers dials its bootstrap peers, at once and
-// then with delays that grow to 30 seconds, for ever; a change of its
+// then with delays that grow to 30 seconds, forever; a change of its
 // addresses or a wake from sleep starts again at once. With [WithDataDir] it
 // also dials the peers that it knew before a restart. Peers that are wanted for
 // themselves are those of [WithPersistentPeers].

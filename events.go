@@ -78,7 +78,7 @@ type EventReachabilityChanged struct {
 	Reachability Reachability `json:"reachability"`
 }
 
-// EventBootstrapRound reports the result of a round of dialling bootstrap peers.
+// EventBootstrapRound reports the result of a round of dialing bootstrap peers.
 type EventBootstrapRound struct {
 	EventTime
 	Round BootstrapRound `json:"round"`

@@ -72,7 +72,7 @@ func GenerateRSAKey(bits int) (crypto.PrivKey, error) {
 	return key, nil
 }
 
-// EncodeKey returns the text of a private key: the base64 of its marshalled
+// EncodeKey returns the text of a private key: the base64 of its marshaled
 // form, as go-libp2p's programs and kubo (Identity.PrivKey) keep it. The text
 // is as secret as the key.
 func EncodeKey(key crypto.PrivKey) (string, error) {
@@ -81,7 +81,7 @@ func EncodeKey(key crypto.PrivKey) (string, error) {
 	}
 	b, err := crypto.MarshalPrivateKey(key)
 	if err != nil {
-		return "", errors.New("p2pnode: encode key: it cannot be marshalled")
+		return "", errors.New("p2pnode: encode key: it cannot be marshaled")
 	}
 	return base64.StdEncoding.EncodeToString(b), nil
 }
@@ -112,7 +112,7 @@ func decodeKey(s string) (crypto.PrivKey, error) {
 	return unmarshalKey(b)
 }
 
-// unmarshalKey reads a marshalled key and makes sure that it is whole: what
+// unmarshalKey reads a marshaled key and makes sure that it is whole: what
 // it marshals to again is what it was read from, and it can be used.
 func unmarshalKey(b []byte) (crypto.PrivKey, error) {
 	// What the libraries underneath say may quote the key, so it is dropped.
@@ -175,7 +175,7 @@ func loadOrCreateIdentity(path string) (key crypto.PrivKey, created bool, err er
 	return key, created, nil
 }
 
-// parseKeyFile reads the content of a key file: the text, or the marshalled
+// parseKeyFile reads the content of a key file: the text, or the marshaled
 // bytes themselves, which other programs write. Those start with the bytes
 // 0x08 and the key's type, which no text does.
 func parseKeyFile(b []byte) (crypto.PrivKey, error) {

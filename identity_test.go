@@ -149,7 +149,7 @@ func TestPitfall39BadIdentityFileStaysUntouched(t *testing.T) {
 	key := someKey(t)
 	text, err := EncodeKey(key)
 	mustNot(t, err)
-	marshalled, err := crypto.MarshalPrivateKey(key)
+	marshaled, err := crypto.MarshalPrivateKey(key)
 	mustNot(t, err)
 	for name, row := range map[string]struct {
 		content []byte
@@ -158,10 +158,10 @@ func TestPitfall39BadIdentityFileStaysUntouched(t *testing.T) {
 	}{
 		"text":               {[]byte(text + "\n"), 0o600, ""},
 		"text, read-only":    {[]byte(text), 0o400, ""},
-		"marshalled":         {marshalled, 0o600, ""},
+		"marshaled":          {marshaled, 0o600, ""},
 		"empty":              {nil, 0o600, "move it away"},
 		"truncated text":     {[]byte(text[:len(text)-9]), 0o600, "move it away"},
-		"truncated":          {marshalled[:len(marshalled)-1], 0o600, "move it away"},
+		"truncated":          {marshaled[:len(marshaled)-1], 0o600, "move it away"},
 		"foreign":            {[]byte("-----BEGIN PRIVATE KEY-----\n"), 0o600, "move it away"},
 		"too large":          {bytes.Repeat([]byte("x"), 1<<20), 0o600, "larger than"},
 		"readable by others": {[]byte(text), 0o644, "chmod 600"},

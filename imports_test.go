@@ -48,7 +48,7 @@ var rooms = map[string]map[string]string{
 	"internal/nethost": {
 		"internal/limits":    "the resource manager is one of the host's parts",
 		"internal/addrs":     "transports are chosen by the kind of an address",
-		"internal/errs":      "dialling tells who is banned and what is closed",
+		"internal/errs":      "dialing tells who is banned and what is closed",
 		"internal/lifecycle": "the host's goroutines are awaited",
 	},
 	"internal/relays": {
@@ -66,7 +66,7 @@ var rooms = map[string]map[string]string{
 		"internal/backoff":         "rounds grow apart",
 		"internal/lifecycle":       "dials are awaited",
 		"internal/addrs":           "addresses of one peer are merged",
-		"internal/errs":            "a banned peer is dialled when its ban ends",
+		"internal/errs":            "a banned peer is dialed when its ban ends",
 		"internal/keeper/peerfile": "which peers are saved, and their file",
 	},
 	"internal/kad": {

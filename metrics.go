@@ -34,7 +34,7 @@ var nodeMetrics = []metric{
 		}
 		return float64(n.dht.Size())
 	}},
-	{"bootstrap_rounds_total", "Rounds of dialling the bootstrap peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
+	{"bootstrap_rounds_total", "Rounds of dialing the bootstrap peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
 	{"relay_reservations", "Reservations that stand at the relays of WithAutoRelay.", prometheus.GaugeValue, func(n *Node) float64 {
 		held := 0
 		for _, r := range n.relay.Relays() {

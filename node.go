@@ -70,7 +70,7 @@ type Node struct {
 // streams reset, connections closed, and every goroutine that the node started
 // has ended when it returns. A part that hangs for 5 seconds is given up and
 // named in the error, so Close always ends. All errors are joined, each
-// labelled with its part. Close may be called more than once and concurrently;
+// labeled with its part. Close may be called more than once and concurrently;
 // every call returns the first one's result.
 func (n *Node) Close() error {
 	n.cancel()

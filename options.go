@@ -161,7 +161,7 @@ func WithIdentityFile(path string) Option {
 }
 
 // WithIdentityString sets the private key from its text form, the base64 of
-// the marshalled key as [EncodeKey] makes it and as kubo keeps it, overriding the
+// the marshaled key as [EncodeKey] makes it and as kubo keeps it, overriding the
 // default of a fresh key. [WithIdentity] tells which option counts.
 func WithIdentityString(s string) Option {
 	return option{"WithIdentityString", func(c *config) error {
@@ -223,7 +223,7 @@ func WithListenAddrs(addresses ...string) Option {
 	}}
 }
 
-// WithoutListening makes a node that dials and is not dialled: it opens no
+// WithoutListening makes a node that dials and is not dialed: it opens no
 // listening port. Others can still reach it through a relay, see
 // [WithAutoRelay]. Options that need a port conflict with it: [WithListenAddrs],
 // [WithPartialListen], [WithAnnounceAddrs], [WithMDNS] and [WithPortMapping].
@@ -297,7 +297,7 @@ func WithSecurity(protocols ...Security) Option {
 	}}
 }
 
-// WithUserAgent sets the name that the node gives itself towards its peers,
+// WithUserAgent sets the name that the node gives itself toward its peers,
 // overriding the default of "p2pnode" with the module's version if known. It has
 // 1 to 256 characters.
 func WithUserAgent(s string) Option {
@@ -364,7 +364,7 @@ func WithLimits(l Limits) Option {
 }
 
 // WithAllowedPeers adds peers that the node has to do with, overriding the
-// default of all. With it, nobody else is dialled, accepted, relayed for or
+// default of all. With it, nobody else is dialed, accepted, relayed for or
 // heard on a topic. [Node.Allow] and [Node.Disallow] change it while the node
 // runs. Bootstrap peers, persistent peers and relays that are not among them are
 // an error, and so are peers of [WithBannedPeers].
@@ -380,7 +380,7 @@ func WithAllowedPeers(ids ...peer.ID) Option {
 }
 
 // WithBannedPeers adds peers that the node has nothing to do with, for good:
-// they are neither dialled nor accepted, relayed for, or heard on a topic.
+// they are neither dialed nor accepted, relayed for, or heard on a topic.
 // [Node.BanPeer] does the same while the node runs, also for a time, and
 // [Node.UnbanPeer] ends both.
 func WithBannedPeers(ids ...peer.ID) Option {
@@ -397,9 +397,9 @@ func WithBannedPeers(ids ...peer.ID) Option {
 // Finding peers, and staying connected.
 
 // WithBootstrapPeers adds peers through which the node enters its network and
-// comes back to it. All are dialled at start, and again, with growing delays,
+// comes back to it. All are dialed at start, and again, with growing delays,
 // whenever fewer peers are connected than [WithMinPeers] asks for; with enough
-// peers those that are missing are dialled after a minute and then at distances
+// peers those that are missing are dialed after a minute and then at distances
 // that grow to 10 minutes. The node's own ID among them is left out, so that one
 // list serves all nodes. See [ParsePeers] for the text form.
 func WithBootstrapPeers(peers ...peer.AddrInfo) Option {
@@ -426,7 +426,7 @@ func WithBootstrapAddrs(addresses ...string) Option {
 	}}
 }
 
-// WithPersistentPeers adds peers that the node keeps connected: each is dialled
+// WithPersistentPeers adds peers that the node keeps connected: each is dialed
 // at start and whenever it is lost, again and again with jittered delays that
 // grow from 5 seconds to 10 minutes, and is never trimmed. A connection that
 // stands for less than a minute counts as a failed dial. Unlike bootstrap
@@ -452,7 +452,7 @@ func addPeers(name string, peers []peer.AddrInfo, list func(*config) *[]peer.Add
 // WithMinPeers sets how many connected peers the node wants at least: below
 // that it dials its bootstrap peers again, and [Node.WaitReady] waits. It
 // overrides the default of 1 with bootstrap peers, persistent peers or mDNS, and
-// 0 without any of them. With 0, bootstrap peers are dialled only while the DHT's
+// 0 without any of them. With 0, bootstrap peers are dialed only while the DHT's
 // routing table is empty, and without a DHT not at all.
 func WithMinPeers(n int) Option {
 	return option{"WithMinPeers", func(c *config) error {

@@ -27,7 +27,7 @@ func persistent(tb testing.TB, n interface{ Status() p2pnode.Status }, id peer.I
 	return p2pnode.PersistentStatus{}
 }
 
-func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
+func TestPersistentPeerIsDialedWithGrowingDelays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -64,7 +64,7 @@ func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
 			t.Errorf("connected: %+v", s)
 		}
 
-		// Lost again, it is dialled at once.
+		// Lost again, it is dialed at once.
 		if err := friend.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -73,9 +73,9 @@ func TestPersistentPeerIsDialledWithGrowingDelays(t *testing.T) {
 	})
 }
 
-// TestPersistentPeerOfOldIsDialledAtOnce: it was connected long before it was
+// TestPersistentPeerOfOldIsDialedAtOnce: it was connected long before it was
 // made persistent, and nothing of that time ends a later wait.
-func TestPersistentPeerOfOldIsDialledAtOnce(t *testing.T) {
+func TestPersistentPeerOfOldIsDialedAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
@@ -118,8 +118,8 @@ func TestPersistentPeerOfOldIsDialledAtOnce(t *testing.T) {
 	})
 }
 
-// TestPersistentPeerIsDialledWhenItsBlockEnds.
-func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
+// TestPersistentPeerIsDialedWhenItsBlockEnds.
+func TestPersistentPeerIsDialedWhenItsBlockEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -148,9 +148,9 @@ func TestPersistentPeerIsDialledWhenItsBlockEnds(t *testing.T) {
 	})
 }
 
-// TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd: it shuts this node out,
+// TestPersistentPeerThatHangsUpIsNotDialedWithoutEnd: it shuts this node out,
 // or closes each connection after a while.
-func TestPersistentPeerThatHangsUpIsNotDialledWithoutEnd(t *testing.T) {
+func TestPersistentPeerThatHangsUpIsNotDialedWithoutEnd(t *testing.T) {
 	for name, hangUp := range map[string]func(friend, n *p2ptest.Node){
 		"blocked": func(friend, n *p2ptest.Node) {
 			if err := friend.BanPeer(n.ID(), time.Time{}, ""); err != nil {
@@ -234,7 +234,7 @@ func TestPersistentPeersChangeAtRunTime(t *testing.T) {
 		time.Sleep(time.Minute)
 		for _, p := range n.Peers() {
 			if p.ID == b.ID() {
-				t.Error("the removed peer is dialled again")
+				t.Error("the removed peer is dialed again")
 			}
 		}
 

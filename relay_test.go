@@ -48,24 +48,24 @@ func hiddenNode(tb testing.TB, relays ...*Node) *Node {
 // for works at once all the same, on both sides, and on private addresses
 // (pitfalls 25, 26, 63).
 func TestPitfall25RelayWorksAtOnceOnAPrivateNetwork(t *testing.T) {
-	relay, dialler := newNode(t, WithRelayService()), newNode(t)
+	relay, dialer := newNode(t, WithRelayService()), newNode(t)
 	hidden := hiddenNode(t, relay)
 	reachable(t, hidden, true)
 	if s := hidden.Status(); len(s.Relays) != 1 || !s.Relays[0].Reserved || s.Relays[0].ID != relay.ID() || s.Reachability != ReachabilityPrivate {
 		t.Errorf("Status has %+v and reachability %s", s.Relays, s.Reachability)
 	}
-	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))
-	mustNot(t, echo(t, dialler, hidden.ID(), []byte("through the relay")))
-	for _, p := range dialler.Peers() {
+	mustNot(t, dialer.Connect(testContext(t), hidden.AddrInfo()))
+	mustNot(t, echo(t, dialer, hidden.ID(), []byte("through the relay")))
+	for _, p := range dialer.Peers() {
 		if p.ID == hidden.ID() && (!p.Relayed || !addrs.IsCircuit(p.Addr)) {
-			t.Errorf("the dialler sees %+v", p)
+			t.Errorf("the dialer sees %+v", p)
 		}
 	}
 	// A second Connect finds the relayed connection good enough.
-	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))
+	mustNot(t, dialer.Connect(testContext(t), hidden.AddrInfo()))
 	// The hidden node can open streams too (pitfalls 27 and 56).
-	serveEcho(dialler)
-	mustNot(t, echo(t, hidden, dialler.ID(), []byte("and back")))
+	serveEcho(dialer)
+	mustNot(t, echo(t, hidden, dialer.ID(), []byte("and back")))
 }
 
 func TestRelayThatRestartsIsUsedAgain(t *testing.T) {
@@ -84,8 +84,8 @@ func TestRelayThatRestartsIsUsedAgain(t *testing.T) {
 	second := start(addr)
 	defer mustClose(t, second)
 	reachable(t, hidden, true)
-	dialler := newNode(t)
-	mustNot(t, dialler.Connect(testContext(t), hidden.AddrInfo()))
+	dialer := newNode(t)
+	mustNot(t, dialer.Connect(testContext(t), hidden.AddrInfo()))
 }
 
 func TestTwoRelays(t *testing.T) {
@@ -109,17 +109,17 @@ func TestTwoRelays(t *testing.T) {
 // The limits of a relay take effect (pitfall 29).
 func TestPitfall29RelayLimits(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), 1<<20)
-	dialler := newNode(t)
+	dialer := newNode(t)
 	tight := hiddenNode(t, newNode(t, WithRelayService()))
 	reachable(t, tight, true)
-	mustNot(t, dialler.Connect(testContext(t), tight.AddrInfo()))
-	if err := echo(t, dialler, tight.ID(), large); err == nil {
+	mustNot(t, dialer.Connect(testContext(t), tight.AddrInfo()))
+	if err := echo(t, dialer, tight.ID(), large); err == nil {
 		t.Error("1 MiB went over a relay that allows 128 KiB")
 	}
 	free := hiddenNode(t, newNode(t, WithRelayLimits(RelayLimits{Unlimited: true})))
 	reachable(t, free, true)
-	mustNot(t, dialler.Connect(testContext(t), free.AddrInfo()))
-	mustNot(t, echo(t, dialler, free.ID(), large))
+	mustNot(t, dialer.Connect(testContext(t), free.AddrInfo()))
+	mustNot(t, echo(t, dialer, free.ID(), large))
 
 	full := newNode(t, WithRelayLimits(RelayLimits{Reservations: 1}))
 	reachable(t, hiddenNode(t, full), true)
@@ -136,7 +136,7 @@ func TestWithoutRelayRefusesRelayedAddresses(t *testing.T) {
 	reachable(t, hidden, true)
 	n := newNode(t, WithoutRelay())
 	if err := n.Connect(testContext(t), peer.AddrInfo{ID: hidden.ID(), Addrs: hidden.AddrInfo().Addrs}); err == nil {
-		t.Error("a node without relay dialled through one")
+		t.Error("a node without relay dialed through one")
 	}
 }
 

@@ -50,7 +50,7 @@ type Settings struct {
 	Transports []Transport `json:"transports"`
 	// Security are the protocols for TCP and WebSocket, the preferred one first.
 	Security []Security `json:"security"`
-	// UserAgent is what the node calls itself towards its peers.
+	// UserAgent is what the node calls itself toward its peers.
 	UserAgent string `json:"userAgent"`
 
 	// ConnsLow and ConnsHigh are the watermarks of [WithConnLimits].

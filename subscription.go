@@ -14,7 +14,7 @@ import (
 // Message is a message that was published to a topic.
 type Message struct {
 	Author peer.ID // who signed it
-	From   peer.ID // the neighbour that it came from; the node itself for its own
+	From   peer.ID // the neighbor that it came from; the node itself for its own
 	Topic  string
 	Data   []byte // shared with the other subscriptions of the node: do not modify
 	ID     string // unique to the message, not printable
@@ -49,7 +49,7 @@ func SubscribeBuffer(n int) SubscribeOption {
 
 // Subscribe subscribes the node to a topic. Each subscription, also of the
 // same topic, gets every message from then on, the node's own ones included.
-// What one author publishes arrives in order from a direct neighbour, unless a
+// What one author publishes arrives in order from a direct neighbor, unless a
 // validator of the application's runs; over several hops there is no order.
 // The ctx bounds the call alone: the subscription lives until its Close or the
 // node's. A wrong option is an [OptionError]. It returns [ErrDisabled] without

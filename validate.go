@@ -331,7 +331,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 		},
 		{
 			with: []string{option, "WithoutRelay"},
-			text: "%s can be dialled only through a relay, at %v, which WithoutRelay rules out; name another address, or drop WithoutRelay",
+			text: "%s can be dialed only through a relay, at %v, which WithoutRelay rules out; name another address, or drop WithoutRelay",
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
 					if c.needsRelay(p) {
@@ -374,7 +374,7 @@ func (c *config) canDial(p peer.AddrInfo) bool {
 	})
 }
 
-// needsRelay reports whether a peer cannot be dialled for want of the relay
+// needsRelay reports whether a peer cannot be dialed for want of the relay
 // client.
 func (c *config) needsRelay(p peer.AddrInfo) bool {
 	return !c.canDial(p) && slices.ContainsFunc(p.Addrs, addrs.IsCircuit)

@@ -189,7 +189,7 @@ func ExampleNetwork_Suspend() {
 	// then it is connected again
 }
 
-// Content is found after its provider's neighbour has crashed.
+// Content is found after its provider's neighbor has crashed.
 func ExampleNetwork_Crash() {
 	p2ptest.Run("crash", func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

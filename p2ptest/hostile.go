@@ -30,7 +30,7 @@ const attackTimeout = 10 * time.Second
 // Hostile is a peer that attacks. It speaks just enough of the protocols to
 // break their rules. Its methods connect to the victim first if needed, and
 // return an error only when the attack could not be carried out in full, which
-// may well be the victim's defence.
+// may well be the victim's defense.
 type Hostile struct {
 	host.Host
 	key     crypto.PrivKey

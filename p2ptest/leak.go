@@ -28,16 +28,16 @@ var forever = []string{
 // behind.
 func (n *Network) leaked() string {
 	for begun := time.Now(); ; time.Sleep(leakWait / 100) {
-		left := labelled(n.label)
+		left := labeled(n.label)
 		if left == "" || time.Since(begun) > leakWait {
 			return left
 		}
 	}
 }
 
-// labelled returns the entries of the goroutine profile with the network's
+// labeled returns the entries of the goroutine profile with the network's
 // label.
-func labelled(label string) string {
+func labeled(label string) string {
 	var profile bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
 		return err.Error() // a buffer takes everything

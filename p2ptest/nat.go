@@ -12,7 +12,7 @@ import (
 // 3489.
 type NATKind = simhost.NATKind
 
-// The kinds of NATs, with the behaviour in the terms of RFC 4787.
+// The kinds of NATs, with the behavior in the terms of RFC 4787.
 const (
 	// Firewall translates nothing and lets in what answers: packets from an
 	// address and port that were sent to.
@@ -105,5 +105,5 @@ func (h *Machine) machine() *simhost.Machine {
 		h.first = h.net.public()
 		return h.first
 	}
-	return h.first.NewNeighbour()
+	return h.first.NewNeighbor()
 }

@@ -413,7 +413,7 @@ func TestNATLetsInOnlyWhatItsKindAllows(t *testing.T) {
 				seen := peer.AddrInfo{ID: inside.ID(), Addrs: []ma.Multiaddr{conns[0].RemoteMultiaddr()}}
 				err := stranger.Connect(t.Context(), seen)
 				if (err == nil) != c.open {
-					t.Errorf("dialling %s: %v, want success: %v", seen.Addrs[0], err, c.open)
+					t.Errorf("dialing %s: %v, want success: %v", seen.Addrs[0], err, c.open)
 				}
 			})
 		})

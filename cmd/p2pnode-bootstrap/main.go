@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	listen := fs.String("listen", "", "addresses to listen on, separated by commas (default port 4001 on all IPv4 interfaces)")
 	announce := fs.String("announce", "", "addresses to tell others instead, separated by commas: those of the host for a container, or a name such as /dns4/boot.example.com/tcp/4001")
 	bootstrap := fs.String("bootstrap", "", "addresses of the other bootstrap servers, separated by commas, so that they are one network")
-	relay := fs.Bool("relay", false, "be a relay too, for peers that cannot be dialled")
+	relay := fs.Bool("relay", false, "be a relay too, for peers that cannot be dialed")
 	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:4080; nothing there is secret, and nothing is protected")
 	check := fs.String("check", "", "ask the server whose -admin address this is for its health, and end: with exit code 0 if it is well")
 	low := fs.Int("low", 800, "connections that are trimmed down to")

@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 
 func serve(ctx context.Context, n *p2pnode.Node, out io.Writer) error {
 	err := n.Handle(echoProtocol, func(_ context.Context, s network.Stream) error {
-		// A peer that stops in the middle shall not hold the stream for ever,
+		// A peer that stops in the middle shall not hold the stream forever,
 		// and one that never stops shall not get more than its share.
 		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err

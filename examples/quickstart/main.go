@@ -306,7 +306,7 @@ func (d *demo) publish(ctx context.Context) (string, error) {
 	}
 	// Publish waits for the first peer on the topic by itself. For all of them
 	// to hear it, wait until carol's messages reach the other five. Should some
-	// not be her neighbours, the others pass it on once gossipsub has settled,
+	// not be her neighbors, the others pass it on once gossipsub has settled,
 	// which takes a second or two.
 	reached := make(map[peer.ID]bool)
 	for ev := range events {

@@ -1,6 +1,6 @@
-// Relay shows how a peer that cannot be dialled is reached. It has three
+// Relay shows how a peer that cannot be dialed is reached. It has three
 // roles: a relay, a listener that opens no port and keeps a reservation at the
-// relay, and a dialler that reaches the listener through it. Without -role all
+// relay, and a dialer that reaches the listener through it. Without -role all
 // three run in this process.
 package main
 
@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	listen := fs.String("listen", "", "for the relay: addresses to listen on, separated by commas; by default all interfaces with -role relay, 127.0.0.1 without -role")
 	relayAddr := fs.String("relay", "", "for -role listen: address of the relay, as it prints it")
 	to := fs.String("peer", "", "for -role dial: address of the listener, as it prints it")
-	if err := cli.Parse(fs, args, out, "relay shows how a peer that cannot be dialled is reached."); err != nil {
+	if err := cli.Parse(fs, args, out, "relay shows how a peer that cannot be dialed is reached."); err != nil {
 		return err
 	}
 	switch *role {

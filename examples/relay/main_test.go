@@ -25,11 +25,11 @@ func TestThreeRoles(t *testing.T) {
 	relayAddr := strings.Fields(relay.Line("-role listen"))[4]
 	listener := clitest.Start(t, run, "-role", "listen", "-relay", relayAddr)
 	peerAddr := strings.Fields(listener.Line("-role dial"))[4]
-	dialler := clitest.Start(t, run, "-role", "dial", "-peer", peerAddr)
-	if err := dialler.Wait(); err != nil {
+	dialer := clitest.Start(t, run, "-role", "dial", "-peer", peerAddr)
+	if err := dialer.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	dialler.Line("connected, relayed: true")
+	dialer.Line("connected, relayed: true")
 	listener.Line("came by", "p2p-circuit")
 	for _, p := range []*clitest.Program{listener, relay} {
 		if err := p.Stop(); err != nil {

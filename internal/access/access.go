@@ -245,7 +245,7 @@ func (l *List) Refusal(id peer.ID) error {
 	return nil
 }
 
-// refusal is the error of dialling somebody who is shut out.
+// refusal is the error of dialing somebody who is shut out.
 type refusal struct {
 	ban *Ban // nil: not allowed
 }

@@ -19,12 +19,12 @@ type Gater struct {
 	Next connmgr.ConnectionGater // nil without one
 }
 
-// InterceptPeerDial decides about dialling a peer.
+// InterceptPeerDial decides about dialing a peer.
 func (g Gater) InterceptPeerDial(id peer.ID) bool {
 	return g.List.Allows(id) && (g.Next == nil || g.Next.InterceptPeerDial(id))
 }
 
-// InterceptAddrDial decides about dialling an address.
+// InterceptAddrDial decides about dialing an address.
 func (g Gater) InterceptAddrDial(id peer.ID, addr ma.Multiaddr) bool {
 	return g.List.AllowsAddr(addr) && (g.Next == nil || g.Next.InterceptAddrDial(id, addr))
 }

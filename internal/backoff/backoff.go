@@ -13,7 +13,7 @@ import (
 // use: each retrying loop has its own.
 type Backoff struct {
 	Min time.Duration // the first step
-	Max time.Duration // the last step, repeated for ever
+	Max time.Duration // the last step, repeated forever
 
 	// Rand returns a number in [0,1); nil means math/rand/v2.
 	Rand func() float64

@@ -58,7 +58,7 @@ type Company struct {
 	Bootstrap int  // bootstrap peers given
 	Private   bool // it has the key of a private network
 
-	// Last is the last round of dialling bootstrap and saved peers; nil before
+	// Last is the last round of dialing bootstrap and saved peers; nil before
 	// the first one. Looking is set when such rounds are made.
 	Looking bool
 	Last    *Round
@@ -66,7 +66,7 @@ type Company struct {
 	PersistentErrs []string
 
 	// BootstrapFailed and PersistentFailed are those that did not answer when
-	// they were dialled for the sake of this judgement.
+	// they were dialed for the sake of this judgment.
 	BootstrapFailed, PersistentFailed []Failure
 
 	// Handshakes is how many incoming connections ended in their handshake, and
@@ -78,7 +78,7 @@ type Company struct {
 	DHT *DHT
 }
 
-// Round is a round of dialling.
+// Round is a round of dialing.
 type Round struct {
 	Connected int
 	Failed    []Failure
@@ -154,7 +154,7 @@ const (
 	lately = 10 * time.Minute
 )
 
-// What several judgements say.
+// What several judgments say.
 const (
 	nothingTold = "nothing says where to find peers"
 	tellIt      = "give WithBootstrapPeers or WithMDNS, or call Connect"
@@ -322,7 +322,7 @@ func (c Company) count(want int) string {
 }
 
 // because says why there are no more peers, as far as it is known without
-// dialling.
+// dialing.
 func (c Company) because() string {
 	var why string
 	switch {

@@ -129,7 +129,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// Close closes the subscriptions and leaves the topics, so that the neighbours
+// Close closes the subscriptions and leaves the topics, so that the neighbors
 // learn of it, and ends the router.
 func (r *Router) Close() error {
 	r.mu.Lock()

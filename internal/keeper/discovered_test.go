@@ -46,7 +46,7 @@ func TestPitfall13TheLowerIDDialsFirst(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if d := highNet.timesOf("a")[0].Sub(began); d < time.Second || d > 2*time.Second {
-			t.Errorf("the higher ID dialled after %v", d)
+			t.Errorf("the higher ID dialed after %v", d)
 		}
 	})
 }
@@ -72,12 +72,12 @@ func TestRetriesWithBackoffUntilConnectedAndAgainWhenLost(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if len(n.timesOf("b")) != count {
-			t.Error("dialled a connected peer")
+			t.Error("dialed a connected peer")
 		}
 		n.set("b", false)
 		synctest.Wait()
 		if len(n.timesOf("b")) != count+1 {
-			t.Error("a lost peer was not dialled again at once")
+			t.Error("a lost peer was not dialed again at once")
 		}
 	})
 }
@@ -92,7 +92,7 @@ func TestForgetsWhomNobodyMentions(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if len(n.timesOf("b")) != count {
-			t.Error("still dialled after it should be forgotten")
+			t.Error("still dialed after it should be forgotten")
 		}
 		n.set("b", true)
 		synctest.Wait()
@@ -104,7 +104,7 @@ func TestForgetsWhomNobodyMentions(t *testing.T) {
 		k.Found(info("b", 1), "test")
 		synctest.Wait()
 		if len(n.timesOf("b")) != count+1 {
-			t.Error("a forgotten peer that is found again is not dialled")
+			t.Error("a forgotten peer that is found again is not dialed")
 		}
 	})
 }
@@ -189,7 +189,7 @@ func TestIgnoresItselfAndPeersWithoutAddresses(t *testing.T) {
 		n.set("c", false)
 		synctest.Wait()
 		if len(n.timesOf("a"))+len(n.timesOf("b"))+len(n.timesOf("c")) != 0 {
-			t.Error("dialled somebody")
+			t.Error("dialed somebody")
 		}
 		if err := k.Close(); err != nil {
 			t.Error(err)
@@ -198,9 +198,9 @@ func TestIgnoresItselfAndPeersWithoutAddresses(t *testing.T) {
 	})
 }
 
-// A peer that hangs up a few seconds after each connection is not dialled each
+// A peer that hangs up a few seconds after each connection is not dialed each
 // time at once, and is when it was connected for long.
-func TestPeerThatHangsUpIsDialledWithDelays(t *testing.T) {
+func TestPeerThatHangsUpIsDialedWithDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, n := discovering(t, "a")
 		n.raise("b")

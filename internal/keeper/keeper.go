@@ -2,7 +2,7 @@
 // source of peers. It dials bootstrap peers in rounds while the node has too few
 // peers, keeps persistent peers connected always, dials what was discovered,
 // and remembers peers over a restart. Whatever the reasons to want a peer, it
-// is dialled once at a time.
+// is dialed once at a time.
 //
 // A single goroutine decides, in steps: it looks at the connections, then
 // decides under the lock what to do, then does it without the lock.
@@ -35,7 +35,7 @@ type Conns interface {
 	Connected(peer.ID) bool        // directly or by a relay
 	OpenedAt(peer.ID) time.Time    // of the oldest connection; zero without one
 	Where(peer.ID) Place           // how the peer is connected
-	Addrs(peer.ID) []ma.Multiaddr  // where a peer says it can be dialled, also after its loss
+	Addrs(peer.ID) []ma.Multiaddr  // where a peer says it can be dialed, also after its loss
 	Protect(peer.ID, string, bool) // spares a peer from trimming under a tag, or no longer
 }
 
@@ -61,7 +61,7 @@ type Config struct {
 	// Reached reports whether a dial that failed with this error has reached the
 	// peer, which then hung up.
 	Reached func(error) bool
-	Allowed func(peer.ID) bool                    // reports whether a saved peer may be dialled
+	Allowed func(peer.ID) bool                    // reports whether a saved peer may be dialed
 	BanEnds func() time.Time                      // when the next ban ends; zero for never
 	Enough  func() bool                           // reports whether the node has the peers it wants
 	Room    func() bool                           // reports whether there is room for more than it needs

@@ -80,7 +80,7 @@ type duty struct {
 	short  int       // losses in a row of connections that were not stable
 	failed int       // dials in a row that failed, or brought such a connection
 	due    bool      // the dial under way is for it
-	once   bool      // it was dialled, or connected, since the start
+	once   bool      // it was dialed, or connected, since the start
 }
 
 // begin switches a duty on, or makes its next dial come at once.
@@ -104,7 +104,7 @@ func (k *Keeper) entryLocked(id peer.ID) *entry {
 // headStart breaks the tie between two peers that discover each other at the
 // same moment. Were both to dial at once from their listen ports, TCP would
 // take it for a simultaneous open and both handshakes could fail; so the peer
-// with the lower ID dials at once and the other one waits to be dialled.
+// with the lower ID dials at once and the other one waits to be dialed.
 func (k *Keeper) headStart(id peer.ID) time.Duration {
 	if bytes.Compare([]byte(k.cfg.Self), []byte(id)) < 0 {
 		return 0
@@ -120,7 +120,7 @@ type view struct {
 	room    bool
 	moved   bool                       // the network may have changed since the last step
 	banEnds time.Time                  // when the next ban ends; zero for never
-	allowed map[peer.ID]bool           // the saved peers that may be dialled
+	allowed map[peer.ID]bool           // the saved peers that may be dialed
 	places  map[peer.ID]Place          // of peers that are new
 	left    map[peer.ID][]ma.Multiaddr // addresses of those that are gone
 }
@@ -363,11 +363,11 @@ func (p *plan) tellFailure(log *slog.Logger, id peer.ID, err error, failed int, 
 	})
 }
 
-// fresh reports whether the peer was lost so lately that it is dialled quickly
+// fresh reports whether the peer was lost so lately that it is dialed quickly
 // where the policy says so.
 func (d *duty) fresh(now time.Time) bool { return !d.lost.IsZero() && now.Sub(d.lost) < QuickFor }
 
-// fresh reports whether the peer is dialled quickly.
+// fresh reports whether the peer is dialed quickly.
 func (e *entry) fresh(now time.Time) bool {
 	return e.duties[Bootstrap].fresh(now) || e.duties[Persistent].fresh(now)
 }
@@ -378,7 +378,7 @@ func (k *Keeper) pauseLocked() time.Duration {
 	return b.Next()
 }
 
-// pursueLocked dials a peer that is due. Bootstrap peers are dialled by rounds.
+// pursueLocked dials a peer that is due. Bootstrap peers are dialed by rounds.
 func (k *Keeper) pursueLocked(e *entry, v view, p *plan) {
 	if e.up || e.dialing() || !e.wanted() {
 		return
@@ -414,7 +414,7 @@ func (k *Keeper) pursueLocked(e *entry, v view, p *plan) {
 	k.dialLocked(e, slot, k.limitLocked(e, v.now), p)
 }
 
-// looksForLocked reports whether a saved peer is dialled outside of rounds:
+// looksForLocked reports whether a saved peer is dialed outside of rounds:
 // once in any case, and again in a small network. Rounds dial saved peers
 // while there are too few.
 func (k *Keeper) looksForLocked(d *duty, id peer.ID, v view) bool {

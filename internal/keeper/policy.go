@@ -9,7 +9,7 @@ import (
 // Source says why a peer is to be connected. A peer can have several.
 type Source int
 
-// The sources, in the order in which their addresses are dialled.
+// The sources, in the order in which their addresses are dialed.
 const (
 	Bootstrap  Source = iota // the way into the network
 	Persistent               // always to be connected
@@ -18,19 +18,19 @@ const (
 	numSources
 )
 
-// policy is how a source's peers are dialled. A peer that cannot be reached is
-// dialled again after delays that double from min to max, for ever.
+// policy is how a source's peers are dialed. A peer that cannot be reached is
+// dialed again after delays that double from min to max, forever.
 type policy struct {
 	min, max time.Duration
-	quick    bool // a lost peer is dialled quickly for QuickFor
+	quick    bool // a lost peer is dialed quickly for QuickFor
 	// stable is how long a connection must have stood for its loss to be answered
 	// at once. A peer that hangs up on everybody, or trims this node again and
-	// again, would otherwise be dialled without end. Where the policy is quick,
+	// again, would otherwise be dialed without end. Where the policy is quick,
 	// some losses of younger connections are forgiven; see freeLosses.
 	stable time.Duration
 	yield  bool          // of two peers that find each other, the one with the lower ID dials first
-	atOnce int           // how many are dialled at a time; 0 means any number
-	forget time.Duration // how long a peer that nobody mentions again is dialled; 0 means for ever
+	atOnce int           // how many are dialed at a time; 0 means any number
+	forget time.Duration // how long a peer that nobody mentions again is dialed; 0 means forever
 }
 
 var policies = [numSources]policy{
@@ -77,13 +77,13 @@ const (
 	roundGap   = 400 * time.Millisecond
 	roundLimit = quickDial
 
-	// savedAtOnce is how many saved peers are dialled at a time, and in a round.
+	// savedAtOnce is how many saved peers are dialed at a time, and in a round.
 	savedAtOnce = 8
 	// With fewer peers than smallNetwork, saved peers that are missing are looked
 	// for again: in a small network nobody else brings its parts together.
 	smallNetwork = 20
 
-	// afterBan is how long after the end of a ban a persistent peer is dialled.
+	// afterBan is how long after the end of a ban a persistent peer is dialed.
 	afterBan = 10 * time.Millisecond
 
 	// maxDiscovered bounds how many discovered peers are remembered, for

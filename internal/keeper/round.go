@@ -10,7 +10,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 )
 
-// Round is the result of one round of dialling bootstrap and saved peers.
+// Round is the result of one round of dialing bootstrap and saved peers.
 type Round struct {
 	At        time.Time
 	Took      time.Duration
@@ -25,7 +25,7 @@ type Failure struct {
 	Err error
 }
 
-// rounds is the state of dialling in rounds: all bootstrap peers at once,
+// rounds is the state of dialing in rounds: all bootstrap peers at once,
 // beside some of the saved ones. Rounds follow one another while there are too
 // few peers, which is an outage, until there are enough. Neither the DHT's own
 // bootstrap (which looks every two minutes, at two peers at random, and only
@@ -44,7 +44,7 @@ type rounds struct {
 
 	on    bool // a round is under way
 	list  []peer.ID
-	fresh map[peer.ID]bool // dialled in this round
+	fresh map[peer.ID]bool // dialed in this round
 }
 
 // early reports whether there is an outage that began lately.
@@ -177,7 +177,7 @@ func (k *Keeper) candidatesLocked(v view) []peer.ID {
 }
 
 // beginRoundLocked dials those of the peers that are neither connected nor
-// being dialled, all at once; of these only the due ones, unless due is nil.
+// being dialed, all at once; of these only the due ones, unless due is nil.
 func (k *Keeper) beginRoundLocked(list, due []peer.ID, v view, p *plan) {
 	r := &k.rounds
 	r.on, r.begun, r.list, r.fresh = true, v.now, list, make(map[peer.ID]bool)

@@ -60,7 +60,7 @@ func (a *Announcer) startLocked() error {
 }
 
 // Follow restarts the service when the node's interfaces change: the service
-// announces the addresses that it found at its start for ever.
+// announces the addresses that it found at its start forever.
 func (a *Announcer) Follow(ctx context.Context, moved *signal.Signal) {
 	for {
 		wake := moved.Wait()

@@ -38,7 +38,7 @@ func (s *Stack) Push(name string, budget time.Duration, closer func() error) {
 }
 
 // Close runs every closer once, last registered first, goes on after errors
-// and returns them joined, each labelled with its closer's name. A closer that
+// and returns them joined, each labeled with its closer's name. A closer that
 // overruns its budget is reported and left to finish by itself. Every call
 // returns the first call's result; concurrent calls wait for it.
 func (s *Stack) Close() error {
@@ -95,7 +95,7 @@ type Group struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu     sync.Mutex // serialises Go with Close: no Add after Wait began
+	mu     sync.Mutex // serializes Go with Close: no Add after Wait began
 	closed bool
 	wg     sync.WaitGroup
 }

@@ -61,7 +61,7 @@ func New(cfg Config) (*Manager, error) {
 	cfg.Limits.applyTo(&partial)
 
 	opts := append(cfg.Limits.perIP(), rcmgr.WithMetricsDisabled(), rcmgr.WithMetrics(memoryReporter{c}))
-	// A lost peer is dialled once a second or so for the first minute. Libp2p's
+	// A lost peer is dialed once a second or so for the first minute. Libp2p's
 	// 16 connections at once and one every 5 seconds, to or from an address,
 	// would refuse that on both sides.
 	limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{GracePeriod: time.Minute}}

@@ -27,7 +27,7 @@ var ErrLostAtOnce = errors.New("the connection was lost at once: the peer may ha
 type Dialer struct {
 	Host    *Host
 	Via     host.Host           // what looks up peers without known addresses; often Host itself
-	Refusal func(peer.ID) error // why a peer is not dialled; nil when it may be
+	Refusal func(peer.ID) error // why a peer is not dialed; nil when it may be
 }
 
 // Connect makes sure that there is a connection to a peer. Every error is a
@@ -174,7 +174,7 @@ type namesError struct {
 
 func (e *namesError) Unwrap() error { return e.err }
 func (e *namesError) Error() string {
-	return fmt.Sprintf("%s resolves to nothing that can be dialled; check the name and the DNS", strings.Join(e.names, ", "))
+	return fmt.Sprintf("%s resolves to nothing that can be dialed; check the name and the DNS", strings.Join(e.names, ", "))
 }
 
 func nameless(err error, list []ma.Multiaddr) error {

@@ -1,5 +1,5 @@
 // Package nethost is the libp2p host of a node, and the only place that reads
-// its swarm: building, listening, dialling, who is connected, closing.
+// its swarm: building, listening, dialing, who is connected, closing.
 package nethost
 
 import (

@@ -57,7 +57,7 @@ func (h *backingOff) Connect(ctx context.Context, p peer.AddrInfo) error {
 }
 
 // A dial is not refused because another one at the same time has failed, which
-// would hide why (pitfall 66); and it is not tried for ever.
+// would hide why (pitfall 66); and it is not tried forever.
 func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
 	a, b := hosttest.New(t, loopback), hosttest.New(t, loopback)
 	once := &backingOff{Host: a, left: 1}

@@ -56,7 +56,7 @@ func (d Dialer) Probe(ctx context.Context, group *lifecycle.Group, peers []peer.
 // probe connects to a peer and waits for a sign of life.
 func (d Dialer) probe(ctx context.Context, p peer.AddrInfo) error {
 	err := d.Connect(ctx, p)
-	if d.Host.Connected(p.ID) { // it may have dialled this node
+	if d.Host.Connected(p.ID) { // it may have dialed this node
 		_, asked := d.Host.Ping(ctx, p.ID)
 		var unsupported multistream.ErrNotSupported[protocol.ID]
 		if asked == nil || errors.As(asked, &unsupported) {

@@ -127,7 +127,7 @@ func reachabilityOptions(r network.Reachability) []libp2p.Option {
 	}
 }
 
-// Open hands the complete host over: from now on relays are dialled.
+// Open hands the complete host over: from now on relays are dialed.
 func (c *Client) Open(h *nethost.Host) {
 	c.host.Store(h)
 	close(c.opened)

@@ -67,7 +67,7 @@ type memTransport struct {
 	gater  connmgr.ConnectionGater // nil without one
 
 	mu       sync.Mutex
-	listener *memListener // the first one, whose address is dialled from; guarded by mu
+	listener *memListener // the first one, whose address is dialed from; guarded by mu
 }
 
 var _ transport.Transport = (*memTransport)(nil)
@@ -268,7 +268,7 @@ func (t *memTransport) localAddr() ma.Multiaddr {
 }
 
 // admit decides about a connection from another host, as the one who is
-// dialled.
+// dialed.
 func (t *memTransport) admit(from *memTransport, l *memListener, addr ma.Multiaddr) (*memConn, error) {
 	refused := func(why error) (*memConn, error) {
 		return nil, &network.ConnError{Remote: true, ErrorCode: network.ConnResourceLimitExceeded, TransportError: why}

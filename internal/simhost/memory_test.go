@@ -61,7 +61,7 @@ func TestMemoryTransportIsATransport(t *testing.T) {
 }
 
 // connect returns both ends of a connection.
-func connect(tb testing.TB, n *Network) (dialled, accepted transport.CapableConn, a, b *memTransport) {
+func connect(tb testing.TB, n *Network) (dialed, accepted transport.CapableConn, a, b *memTransport) {
 	tb.Helper()
 	a, b = newTransport(tb, n), newTransport(tb, n)
 	l, err := b.Listen(ma.StringCast(b.m.ListenAddr()))
@@ -69,7 +69,7 @@ func connect(tb testing.TB, n *Network) (dialled, accepted transport.CapableConn
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { l.Close() })
-	dialled, err = a.Dial(context.Background(), l.Multiaddr(), b.id)
+	dialed, err = a.Dial(context.Background(), l.Multiaddr(), b.id)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -77,8 +77,8 @@ func connect(tb testing.TB, n *Network) (dialled, accepted transport.CapableConn
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { dialled.Close(); accepted.Close() })
-	return dialled, accepted, a, b
+	tb.Cleanup(func() { dialed.Close(); accepted.Close() })
+	return dialed, accepted, a, b
 }
 
 func streams(tb testing.TB, c, d transport.CapableConn) (network.MuxedStream, network.MuxedStream) {
@@ -349,12 +349,12 @@ func TestMemoryDeadDirectionIsACut(t *testing.T) {
 	})
 }
 
-func TestMemoryNeighbours(t *testing.T) {
+func TestMemoryNeighbors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNet(t, 10*time.Millisecond)
 		a := newTransport(t, n)
 		b, c := newTransport(t, n), newTransport(t, n)
-		c.m = b.m.NewNeighbour()
+		c.m = b.m.NewNeighbor()
 		for _, x := range []*memTransport{b, c} {
 			l, err := x.Listen(ma.StringCast(x.m.ListenAddr()))
 			if err != nil {

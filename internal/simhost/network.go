@@ -48,7 +48,7 @@ const (
 	// A link without a limit has a rate in bits a second and a burst in bytes
 	// that no packet ever waits for. The rate alone would not do: at one so
 	// high that a packet takes less than a nanosecond, simnet's link (v0.0.7)
-	// waits for ever.
+	// waits forever.
 	unlimitedRate  = min(10_000_000_000, math.MaxInt) // which is less on 32 bits
 	unlimitedBurst = 1 << 30
 )
@@ -128,7 +128,7 @@ func New(seed uint64, latency LatencyFunc) *Network {
 	n.sim = &simnet.Simnet{
 		LatencyFunc: func(p *simnet.Packet) time.Duration { return n.delay(p.From, p.To) },
 		// It reports every packet to an address where nobody listens, which
-		// here is what dialling a crashed machine looks like.
+		// here is what dialing a crashed machine looks like.
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	n.sim.Start()
@@ -155,10 +155,10 @@ func (n *Network) NewMachine() *Machine {
 	return n.newSiteLocked().newMachineLocked(n)
 }
 
-// NewNeighbour adds a machine at the public address of another one, which is
+// NewNeighbor adds a machine at the public address of another one, which is
 // behind no NAT. They share the address's ports, link and region; each listens
 // on a port of its own, and each can be cut off without the other.
-func (m *Machine) NewNeighbour() *Machine {
+func (m *Machine) NewNeighbor() *Machine {
 	m.net.mu.Lock()
 	defer m.net.mu.Unlock()
 	return m.site.newMachineLocked(m.net)
@@ -366,7 +366,7 @@ type Machine struct {
 func (m *Machine) init(i int) {
 	m.ports = make(map[uint16]*endpoint)
 	m.port = uint16(Port + i)
-	// Neighbours begin apart, and skip what another one has.
+	// Neighbors begin apart, and skip what another one has.
 	m.lastPort = firstEphemeral + uint16(i*ephemeralShare%ephemeralPorts)
 }
 
@@ -491,7 +491,7 @@ func (m *Machine) owns(port uint16) bool {
 	return owner == nil || owner == m
 }
 
-// claim makes a port the machine's, for good. It fails when a neighbour has
+// claim makes a port the machine's, for good. It fails when a neighbor has
 // it. Behind a NAT there is nothing to claim.
 func (m *Machine) claim(port uint16) bool {
 	if m.nat != nil {

@@ -312,11 +312,11 @@ func TestPathsHaveTwoDirections(t *testing.T) {
 	})
 }
 
-func TestNeighboursShareAnAddress(t *testing.T) {
+func TestNeighborsShareAnAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNet(t, 10*time.Millisecond)
 		a, other := n.NewMachine(), n.NewMachine()
-		b := a.NewNeighbour()
+		b := a.NewNeighbor()
 		if a.IP() != b.IP() || a.ListenAddr() == b.ListenAddr() || a.Site() != b.Site() {
 			t.Fatalf("%s and %s", a.ListenAddr(), b.ListenAddr())
 		}
@@ -325,7 +325,7 @@ func TestNeighboursShareAnAddress(t *testing.T) {
 			t.Error("a port is open twice at one address")
 		}
 		ports := make(map[string]bool)
-		for range 600 { // more than neighbours are apart
+		for range 600 { // more than neighbors are apart
 			ports[listen(t, a, 0).LocalAddr().String()] = true
 			ports[listen(t, b, 0).LocalAddr().String()] = true
 		}
@@ -356,12 +356,12 @@ func TestNeighboursShareAnAddress(t *testing.T) {
 			t.Errorf("%q arrives at a machine that is down", text)
 		}
 		if text, _ := receive(t, y); text != "in" {
-			t.Errorf("the neighbour of a machine that is down got %q", text)
+			t.Errorf("the neighbor of a machine that is down got %q", text)
 		}
 		a.SetLink(Link{MTU: 600})
 		send(t, z, string(make([]byte, 900)), y.LocalAddr())
 		if text, _ := receive(t, y); text != "" {
-			t.Error("the neighbour has a link of its own")
+			t.Error("the neighbor has a link of its own")
 		}
 	})
 }
