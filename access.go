@@ -12,16 +12,16 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 )
 
-// BanPeer shuts out a peer, replacing an earlier ban of it: its connections are
-// closed, and until the ban ends it is neither dialed nor accepted, relayed
-// for, or heard on a topic, and it is in no routing table. The ban ends by
-// itself at until, without an event; the zero time bans for good. The reason is
-// up to 500 bytes of printable text, for [Node.Bans], errors and logs. With
-// [WithDataDir] the ban survives a restart.
+// BanPeer bans a peer, replacing an earlier ban of it: the node closes its
+// connections and, until the ban ends, does not dial, accept or relay for it,
+// drops its messages and keeps it out of the routing table. The ban ends at
+// until, without an event; the zero time bans for good. The reason is up to 500
+// bytes of printable text, for [Node.Bans], errors and logs. With [WithDataDir]
+// the ban survives a restart.
 //
-// There can be 10,000 bans. The error says what is wrong with the ban, or that
-// it could not be saved, in which case it holds all the same; [ErrClosed] after
-// Close.
+// A node holds at most 10,000 bans. BanPeer returns an error for an invalid
+// ban; for one that could not be saved, in which case it holds until the node
+// closes; and [ErrClosed] after Close.
 func (n *Node) BanPeer(id peer.ID, until time.Time, reason string) error {
 	if id == n.id {
 		return fmt.Errorf("p2pnode: ban: %s is this node itself", id)
@@ -29,9 +29,10 @@ func (n *Node) BanPeer(id peer.ID, until time.Time, reason string) error {
 	return n.ban(access.Ban{Peer: id, Until: until, Reason: reason})
 }
 
-// BanSubnet shuts out all addresses of a subnet, as [Node.BanPeer] shuts out a
-// peer. Bits beyond the prefix's length are dropped. It does not reach those who
-// come through a relay elsewhere, and mutes nobody on topics.
+// BanSubnet bans all addresses of a subnet, as [Node.BanPeer] bans a peer and
+// with the same errors. Bits beyond the prefix's length are dropped. It does
+// not affect peers that connect through a relay elsewhere, and mutes nobody on
+// topics.
 func (n *Node) BanSubnet(prefix netip.Prefix, until time.Time, reason string) error {
 	return n.ban(access.Ban{Subnet: prefix, Until: until, Reason: reason})
 }
@@ -53,9 +54,9 @@ func (n *Node) ban(b access.Ban) error {
 	return nil
 }
 
-// UnbanPeer ends the ban of a peer; one of [WithBannedPeers] until the node
-// closes. A peer that is not banned is an error, and so is a list that could not
-// be saved; [ErrClosed] after Close.
+// UnbanPeer ends the ban of a peer; that of [WithBannedPeers] until the node
+// closes. It returns an error for a peer that is not banned and for a list that
+// could not be saved, and [ErrClosed] after Close.
 func (n *Node) UnbanPeer(id peer.ID) error {
 	if n.closed() {
 		return ErrClosed
@@ -67,8 +68,9 @@ func (n *Node) UnbanPeer(id peer.ID) error {
 	return n.unbanned(access.Ban{Peer: id})
 }
 
-// UnbanSubnet ends the ban of a subnet. One that is not banned, as such, is an
-// error, and so is a list that could not be saved; [ErrClosed] after Close.
+// UnbanSubnet ends the ban of a subnet. It returns an error for a subnet that
+// is not banned as such and for a list that could not be saved, and [ErrClosed]
+// after Close.
 func (n *Node) UnbanSubnet(prefix netip.Prefix) error {
 	if n.closed() {
 		return ErrClosed
@@ -76,7 +78,7 @@ func (n *Node) UnbanSubnet(prefix netip.Prefix) error {
 	if !n.access.UnbanSubnet(prefix) {
 		return fmt.Errorf("p2pnode: unban: %s is not banned", prefix)
 	}
-	n.keeper.Wake() // some of them may be there
+	n.keeper.Wake() // any of them may be in the subnet
 	return n.unbanned(access.Ban{Subnet: prefix.Masked()})
 }
 
@@ -84,12 +86,12 @@ func (n *Node) unbanned(b access.Ban) error {
 	n.log.Info("unbanned", logged(b)...)
 	n.watch.emit(EventUnbanned{Peer: b.Peer, Subnet: b.Subnet})
 	if err := n.access.Save(); err != nil {
-		return n.fail(fmt.Errorf("unban: the ban is ended, but that is not saved: %w", err))
+		return n.fail(fmt.Errorf("unban: the ban has ended, but that is not saved: %w", err))
 	}
 	return nil
 }
 
-// Bans returns the bans that hold, sorted by peer and subnet; nil after Close.
+// Bans returns the bans in force, sorted by peer and subnet; nil after Close.
 func (n *Node) Bans() []Ban {
 	if n.closed() {
 		return nil
@@ -97,10 +99,10 @@ func (n *Node) Bans() []Ban {
 	return bansOf(n.access)
 }
 
-// Allow adds peers to those of [WithAllowedPeers], until the node closes. It is
-// an error without that option, when all are allowed and Allow would shut out
-// all others, and for a peer that is banned; nobody is added then. It returns
-// [ErrClosed] after Close.
+// Allow adds peers to those of [WithAllowedPeers], until the node closes.
+// Without that option all peers are allowed, and Allow returns an error,
+// because it would shut out all others. It also returns an error for a banned
+// peer, adding none, and [ErrClosed] after Close.
 func (n *Node) Allow(ids ...peer.ID) error {
 	if err := n.changeAllowed("allow", ids, n.access.Allow); err != nil {
 		return err
@@ -110,9 +112,9 @@ func (n *Node) Allow(ids ...peer.ID) error {
 }
 
 // Disallow removes peers from those of [WithAllowedPeers] and [Node.Allow],
-// until the node closes, and closes their connections. Peers that are not
-// allowed anyway are an error, and so is every call without WithAllowedPeers;
-// nobody is removed then. It returns [ErrClosed] after Close.
+// until the node closes, and closes their connections. It returns an error
+// without [WithAllowedPeers] and for a peer that is not allowed, removing none,
+// and [ErrClosed] after Close.
 func (n *Node) Disallow(ids ...peer.ID) error {
 	if err := n.changeAllowed("disallow", ids, n.access.Disallow); err != nil {
 		return err
@@ -136,11 +138,11 @@ func (n *Node) changeAllowed(what string, ids []peer.ID, change func([]peer.ID) 
 }
 
 // cutOff closes the connections that the list forbids, and a second later those
-// that had passed the gate just before.
+// that had just passed the gater.
 func (n *Node) cutOff() {
 	cut := func() {
 		for id, err := range n.base.CloseConns(n.access.AllowReserve) {
-			n.log.Debug("closing a forbidden connection", "peer", id, "err", err)
+			n.log.Debug("closing forbidden connection", "peer", id, "err", err)
 		}
 		if n.dht != nil {
 			n.dht.Forget(func(id peer.ID) bool { return !n.access.Allows(id) || n.allAddrsBanned(id) })
@@ -166,7 +168,7 @@ func (n *Node) allAddrsBanned(id peer.ID) bool {
 	return len(known) > 0
 }
 
-// logged is a ban as the attributes of a log line, without the empty ones.
+// logged returns a ban as the attributes of a log line, without empty ones.
 func logged(b access.Ban) []any {
 	var list []any
 	if b.Peer != "" {

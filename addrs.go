@@ -10,8 +10,9 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
-// ParsePeers reads addresses that end in a peer ID, and joins those of one
-// peer. It reports every address that it cannot read.
+// ParsePeers parses multiaddrs that end in a peer ID, such as
+// /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…, and merges those of the same peer. Its
+// error reports every address that cannot be parsed.
 func ParsePeers(addresses ...string) ([]peer.AddrInfo, error) {
 	var infos []peer.AddrInfo
 	var errs []error
@@ -51,7 +52,7 @@ func parseAddrs(texts []string, ifNone string, check func(ma.Multiaddr) error) (
 	return list, errors.Join(errs...)
 }
 
-// checkPeers reports peers that cannot be dialed whatever the transports are.
+// checkPeers reports peers that no transport can dial.
 func checkPeers(peers []peer.AddrInfo) error {
 	if len(peers) == 0 {
 		return errors.New("no peer given")
@@ -77,7 +78,7 @@ func checkPeer(p peer.AddrInfo) error {
 		case len(a) == 0:
 			return fmt.Errorf("an address of peer %s is nil", p.ID)
 		case addrs.IsListenOnly(a):
-			return fmt.Errorf("%s is an address to listen on, not one to dial: it means every interface or any port; see Addrs on the other side", a)
+			return fmt.Errorf("%s is an address to listen on, not to dial: it means every interface or any port; use one that Addrs returns on the other side", a)
 		}
 	}
 	return nil
@@ -96,10 +97,10 @@ func checkIDs(ids []peer.ID) error {
 }
 
 func notAPeerID(id peer.ID) error {
-	return fmt.Errorf("%q is no peer ID; peer.Decode makes one of text", string(id))
+	return fmt.Errorf("%q is not a peer ID; peer.Decode parses its text form", string(id))
 }
 
-// checkNotSelf rejects what only shows when the node's own ID is known.
+// checkNotSelf rejects the node's own ID.
 func checkNotSelf(peers []peer.AddrInfo, self peer.ID) error {
 	for _, p := range peers {
 		if p.ID == self {

@@ -11,38 +11,37 @@ import (
 )
 
 // AddBootstrapPeers adds peers to those of [WithBootstrapPeers], until the node
-// closes. For one that is a bootstrap peer already the addresses add up. Those
-// that are not connected are dialed at once. Nothing is added when one of the
-// peers lacks an ID or an address, is this node itself, or is banned or not
-// allowed, which matches [ErrBanned]. It does not wait for connections. It
-// returns [ErrClosed] after Close.
+// closes, and dials those that are not connected, without waiting for them.
+// Addresses of a peer that is already a bootstrap peer are merged. If any peer
+// lacks an ID or an address, is this node itself, or is banned or not allowed
+// ([ErrBanned]), it adds none and returns an error. It returns [ErrClosed]
+// after Close.
 func (n *Node) AddBootstrapPeers(peers ...peer.AddrInfo) error {
 	return n.addPeers(keeper.Bootstrap, "add bootstrap peers", peers)
 }
 
-// RemoveBootstrapPeers removes bootstrap peers, those of [WithBootstrapPeers]
-// included: the node does not dial them any more to enter its network. Their
-// connections stand until somebody closes them. IDs that are none of bootstrap
+// RemoveBootstrapPeers removes bootstrap peers, including those of
+// [WithBootstrapPeers]. Their connections stay open. IDs that are not bootstrap
 // peers are an error, after the others are removed. It returns [ErrClosed]
 // after Close.
 func (n *Node) RemoveBootstrapPeers(ids ...peer.ID) error {
 	return n.removePeers(keeper.Bootstrap, "remove bootstrap peers", ids)
 }
 
-// AddPersistentPeers makes the node keep peers connected, as
-// [WithPersistentPeers] does from the start. For one that is kept already the
-// addresses add up, and it is dialed at once. Nothing is added when one of the
-// peers lacks an ID or an address, is this node itself, or is banned or not
-// allowed, which matches [ErrBanned]. It does not wait for connections. It
-// returns [ErrClosed] after Close.
+// AddPersistentPeers keeps peers connected from now on, as
+// [WithPersistentPeers] does from the start, and dials those that are not
+// connected, without waiting for them. Addresses of a peer that is already
+// persistent are merged. If any peer lacks an ID or an address, is this node
+// itself, or is banned or not allowed ([ErrBanned]), it adds none and returns
+// an error. It returns [ErrClosed] after Close.
 func (n *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
 	return n.addPeers(keeper.Persistent, "add persistent peers", peers)
 }
 
-// RemovePersistentPeers makes the node no longer keep peers connected, those of
-// [WithPersistentPeers] included. Their connections stand until somebody closes
-// them. IDs that are not kept are an error, after the others are removed. It
-// returns [ErrClosed] after Close.
+// RemovePersistentPeers stops keeping peers connected, including those of
+// [WithPersistentPeers]. Their connections stay open. IDs that are not
+// persistent peers are an error, after the others are removed. It returns
+// [ErrClosed] after Close.
 func (n *Node) RemovePersistentPeers(ids ...peer.ID) error {
 	return n.removePeers(keeper.Persistent, "remove persistent peers", ids)
 }
@@ -66,27 +65,28 @@ func (n *Node) removePeers(s keeper.Source, what string, ids []peer.ID) error {
 	var errs []error
 	for _, id := range ids {
 		if !n.keeper.Remove(s, id) {
-			errs = append(errs, fmt.Errorf("p2pnode: %s: %s is none", what, id))
+			errs = append(errs, fmt.Errorf("p2pnode: %s: %s is not one", what, id))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// AddRelays makes the node keep reservations at more relays, as [WithAutoRelay]
-// does from the start; for one that it knows already the addresses add up. There
-// can be 16. It does not wait for the reservations: [EventRelayReserved] and
-// [StageReachable] do.
+// AddRelays keeps reservations at more relays, as [WithAutoRelay] does from the
+// start, at most 16 in all. Addresses of a relay that is already known are
+// merged. It does not wait for the reservations: [EventRelayReserved] reports
+// them, and [Node.WaitReady] with [StageReachable] waits.
 //
-// It returns [ErrDisabled] for a node made without WithAutoRelay, since a node
-// decides at its start whether it is reached through relays. Nothing is added
-// when a peer lacks an ID or an address, is this node itself, or is banned or
-// not allowed. It returns [ErrClosed] after Close.
+// It returns [ErrDisabled] for a node without [WithAutoRelay], because a node
+// decides at its start whether it is reached through relays. If any peer lacks
+// an ID or an address, is this node itself, or is banned or not allowed
+// ([ErrBanned]), it adds none and returns an error. It returns [ErrClosed]
+// after Close.
 func (n *Node) AddRelays(relays ...peer.AddrInfo) error {
 	if n.closed() {
 		return ErrClosed
 	}
 	if !n.relay.Enabled() {
-		return fmt.Errorf("p2pnode: add relays: %w", disabled("keeping reservations", "give WithAutoRelay with at least one relay"))
+		return fmt.Errorf("p2pnode: add relays: %w", disabled("AutoRelay", "give WithAutoRelay with at least one relay"))
 	}
 	relays = addrs.Merge(relays...)
 	if err := n.checkWanted(relays); err != nil {
@@ -98,10 +98,10 @@ func (n *Node) AddRelays(relays ...peer.AddrInfo) error {
 	return nil
 }
 
-// RemoveRelays ends the reservations at relays, those of [WithAutoRelay]
-// included, and closes the connections to them, which the reservations need. IDs
-// that are not relays of the node are an error, after the others are removed. It
-// returns [ErrClosed] after Close.
+// RemoveRelays ends the reservations at relays, including those of
+// [WithAutoRelay], and closes the connections to them. IDs that are not relays
+// of the node are an error, after the others are removed. It returns
+// [ErrClosed] after Close.
 func (n *Node) RemoveRelays(ids ...peer.ID) error {
 	if n.closed() {
 		return ErrClosed
@@ -109,13 +109,13 @@ func (n *Node) RemoveRelays(ids ...peer.ID) error {
 	var errs []error
 	for _, id := range ids {
 		if !n.relay.Remove(id) {
-			errs = append(errs, fmt.Errorf("p2pnode: remove relays: %s is none", id))
+			errs = append(errs, fmt.Errorf("p2pnode: remove relays: %s is not one", id))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// checkWanted checks peers that the node is told to meet at run time.
+// checkWanted checks peers to be added at run time.
 func (n *Node) checkWanted(peers []peer.AddrInfo) error {
 	if err := errors.Join(checkPeers(peers), checkNotSelf(peers, n.id)); err != nil {
 		return err

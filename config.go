@@ -28,31 +28,33 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// DHTMode says whether a node answers the DHT queries of others.
+// DHTMode says whether a node answers other nodes' DHT queries. [WithDHTMode]
+// sets it.
 type DHTMode string
 
-// The modes of the DHT.
+// The DHT modes. The default is [DHTModeAutoServer], or [DHTModeAuto] with
+// [WithIPFS].
 const (
-	// DHTModeAutoServer serves, unless the node is known to be unreachable
-	// from outside (see [WithReachability] and [WithAutoRelay]).
+	// DHTModeAutoServer ("auto-server") serves unless the node is known to be
+	// unreachable from outside (see [WithReachability] and [WithAutoRelay]).
 	DHTModeAutoServer DHTMode = "auto-server"
-	// DHTModeAuto serves once the node is known to be reachable from outside.
-	// On a LAN or a private network that never happens.
+	// DHTModeAuto ("auto") serves once the node is known to be reachable from
+	// outside. On a LAN or a private network that never happens.
 	DHTModeAuto DHTMode = "auto"
-	// DHTModeServer always serves.
+	// DHTModeServer ("server") always serves.
 	DHTModeServer DHTMode = "server"
-	// DHTModeClient never serves.
+	// DHTModeClient ("client") never serves.
 	DHTModeClient DHTMode = "client"
 )
 
 var allDHTModes = []DHTMode{DHTModeAutoServer, DHTModeAuto, DHTModeServer, DHTModeClient}
 
-// config is what the options fill in. It is private to New: a part receives
-// the few values it needs. A field that stays at its zero value is unset.
+// config is what the options fill in. It is private to [New]: a part receives
+// the few values it needs. A field at its zero value is unset.
 type config struct {
-	// given has the names of the options that were given, in order of their
-	// first appearance, whatever their values: a default that is given
-	// explicitly conflicts like any other value.
+	// given holds the names of the options given, in order of their first
+	// appearance, whatever their values: an explicit default conflicts like any
+	// other value.
 	given []string
 
 	network string
@@ -106,11 +108,11 @@ type config struct {
 	dhtOptions    []dht.Option
 	pubsubOptions []pubsub.Option
 
-	// afterPhase is for tests alone: it may fail New after the named phase.
+	// afterPhase is for tests only: it may fail New after the named phase.
 	afterPhase func(phase string) error
 }
 
-// The defaults that stand in the table of defaults: docs/defaults.md, and the list in doc.go.
+// The values in the tables of defaults, docs/defaults.md and doc.go.
 const (
 	defaultNetwork        = "p2pnode"
 	defaultConnLow        = 160
@@ -122,7 +124,7 @@ const (
 	subscriptionBuffer = 1024
 )
 
-// defaultConfig is the only place with default values.
+// defaultConfig holds all default values.
 func defaultConfig() *config {
 	return &config{
 		network:        defaultNetwork,
@@ -139,8 +141,8 @@ func defaultConfig() *config {
 // has reports whether an option was given.
 func (c *config) has(option string) bool { return slices.Contains(c.given, option) }
 
-// give notes that an option was given. The options that set the same value
-// take each other's place, so only the last of them stands.
+// give records that an option was given. Of options that set the same value,
+// only the last counts.
 func (c *config) give(option string) {
 	for _, group := range replacing {
 		if slices.Contains(group, option) {
@@ -152,7 +154,7 @@ func (c *config) give(option string) {
 	}
 }
 
-// replacing are the groups of options that set one value between them.
+// replacing lists the groups of options that set the same value.
 var replacing = [][]string{
 	{"WithIdentity", "WithIdentityFile", "WithIdentityString"},
 }
@@ -169,8 +171,8 @@ func (c *config) protocolPrefix() string {
 	return "/" + c.network
 }
 
-// dhtProtocols are the protocols that the DHT speaks: two for the Internet and
-// the LAN where kubo nodes have two, none without a DHT.
+// dhtProtocols are the protocols that the DHT speaks: two where kubo nodes have
+// two, for the Internet and the LAN; none without a DHT.
 func (c *config) dhtProtocols() []protocol.ID {
 	switch {
 	case c.noDHT:
@@ -182,7 +184,7 @@ func (c *config) dhtProtocols() []protocol.ID {
 	}
 }
 
-// effectiveDHTMode is the mode of WithDHTMode, or else what fits the network.
+// effectiveDHTMode is the mode of [WithDHTMode], or the network's default.
 func (c *config) effectiveDHTMode() DHTMode {
 	switch {
 	case c.dhtMode != "":
@@ -194,8 +196,7 @@ func (c *config) effectiveDHTMode() DHTMode {
 	}
 }
 
-// enabledTransports are those of WithTransports, or else the defaults that
-// fit the network.
+// enabledTransports are those of [WithTransports], or the network's defaults.
 func (c *config) enabledTransports() []Transport {
 	switch {
 	case c.transports != nil:
@@ -207,8 +208,8 @@ func (c *config) enabledTransports() []Transport {
 	}
 }
 
-// listenAddrs are the addresses to listen on, and whether they are the
-// defaults: those may lack an IP version that this machine does not have.
+// listenAddrs returns the addresses to listen on, and whether they are the
+// defaults, which may include an IP version that this machine lacks.
 func (c *config) listenAddrs() (list []ma.Multiaddr, defaults bool) {
 	if c.noListen {
 		return nil, false
@@ -233,7 +234,7 @@ func (c *config) transportKinds() []addrs.Kind {
 	return kinds
 }
 
-// securityProtocols are those of WithSecurity as the host names them.
+// securityProtocols are those of [WithSecurity] as the host names them.
 func (c *config) securityProtocols() []nethost.Security {
 	var list []nethost.Security
 	for _, s := range c.security {
@@ -242,8 +243,8 @@ func (c *config) securityProtocols() []nethost.Security {
 	return list
 }
 
-// effectiveMinPeers is the minimum of WithMinPeers: by default one, when there
-// is somebody to look for.
+// effectiveMinPeers is the minimum of [WithMinPeers], or 1 if the options say
+// where to find peers.
 func (c *config) effectiveMinPeers() int {
 	if c.minPeers >= 0 {
 		return c.minPeers
@@ -254,9 +255,9 @@ func (c *config) effectiveMinPeers() int {
 	return 0
 }
 
-// effectiveReachability is that of WithReachability, or private with relays:
-// AutoRelay waits for reachability to be known, which on a private network never
-// comes, and who names relays knows it.
+// effectiveReachability is that of [WithReachability], or private with relays:
+// AutoRelay waits until reachability is known, which on a private network never
+// happens, and whoever names relays knows it.
 func (c *config) effectiveReachability() network.Reachability {
 	if c.reachability == network.ReachabilityUnknown && len(c.autoRelays) > 0 {
 		return network.ReachabilityPrivate
@@ -264,13 +265,12 @@ func (c *config) effectiveReachability() network.Reachability {
 	return c.reachability
 }
 
-// looksForPeers reports whether the node was told where to find others.
+// looksForPeers reports whether the options say where to find peers.
 func (c *config) looksForPeers() bool {
 	return len(c.bootstrapPeers()) > 0 || len(c.persistent) > 0 || c.mdns
 }
 
-// bootstrapPeers are the configured ones, and on the public network its own
-// ones when none are configured.
+// bootstrapPeers are the configured ones, or on the public network its own.
 func (c *config) bootstrapPeers() []peer.AddrInfo {
 	if len(c.bootstrap) == 0 && c.ipfs {
 		return dht.GetDefaultBootstrapPeerAddrInfos()
@@ -278,12 +278,11 @@ func (c *config) bootstrapPeers() []peer.AddrInfo {
 	return c.bootstrap
 }
 
-// plainLabel matches the network names that can stand in a DNS label as they
-// are; the others are hashed.
+// plainLabel matches network names that are valid in a DNS label; others are
+// hashed.
 var plainLabel = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
-// mdnsServiceName is the name under which the node and others of its network
-// meet on the LAN.
+// mdnsServiceName is the mDNS service name of the node's network.
 func (c *config) mdnsServiceName() string {
 	switch {
 	case c.mdnsService != "":
@@ -297,8 +296,8 @@ func (c *config) mdnsServiceName() string {
 	}
 }
 
-// defaultUserAgent is the module's path and version, as far as the build
-// knows it.
+// defaultUserAgent is "p2pnode" with the module's version, if the build knows
+// it.
 func defaultUserAgent() string {
 	const module = "github.com/go-p2pnode/p2pnode"
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -311,7 +310,7 @@ func defaultUserAgent() string {
 	return "p2pnode"
 }
 
-// shortHash names something that cannot stand for itself.
+// shortHash returns a short name for any string.
 func shortHash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:8])

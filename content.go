@@ -17,7 +17,7 @@ import (
 	_ "github.com/multiformats/go-multihash/register/all"
 )
 
-// CIDOption changes what CIDOf makes.
+// CIDOption configures a call of [CIDOf].
 type CIDOption interface{ applyCID(*cid.Prefix) }
 
 type cidOption func(*cid.Prefix)
@@ -31,10 +31,11 @@ func CIDCodec(code uint64) CIDOption { return cidOption(func(p *cid.Prefix) { p.
 // sha2-256 (0x12).
 func CIDHash(code uint64) CIDOption { return cidOption(func(p *cid.Prefix) { p.MhType = code }) }
 
-// CIDOf makes a version 1 CID, by default raw and sha2-256, of everything that
-// r delivers, without keeping it in memory. The same bytes always give the
-// same CID; to a string or a byte slice apply strings.NewReader or
-// bytes.NewReader. Specification: github.com/multiformats/cid.
+// CIDOf returns the version 1 CID, by default raw and sha2-256, of everything
+// that r delivers, without keeping it in memory. Equal content has equal CIDs.
+// For a string or a byte slice, use strings.NewReader or bytes.NewReader. It
+// returns the error of r, or one for an unknown hash function. Specification:
+// github.com/multiformats/cid.
 func CIDOf(r io.Reader, opts ...CIDOption) (cid.Cid, error) {
 	prefix := cid.Prefix{Version: 1, Codec: cid.Raw, MhType: multihash.SHA2_256, MhLength: -1}
 	for _, o := range opts {
@@ -58,16 +59,16 @@ func CIDOf(r io.Reader, opts ...CIDOption) (cid.Cid, error) {
 
 // Provide announces that this node has the content of a CID: it stores a
 // provider record with the peers closest to the CID, and returns nil once at
-// least one of them has proved to hold it. With an empty routing table it
-// first waits for a peer until ctx ends, 10 seconds at most. Records are found
-// for 48 hours; announce again before that. Until then the node itself
-// announces again whenever it has peers after it had none. Peers that ask this
-// node itself are told in any case, also when Provide returns an error. Each
-// attempt, also of the node itself, is an [EventProvided].
+// least one of them has proved to hold it. With an empty routing table it first
+// waits for a peer until ctx ends, at most 10 seconds. Records expire after 48
+// hours; provide again before that. Until then the node provides again by
+// itself whenever it has peers again after it had none, and answers peers that
+// ask it directly, even if Provide returned an error. Each attempt is an
+// [EventProvided].
 //
-// The error is [ErrNoPeers] when no peer holds the record, and says whether the
-// routing table was empty or what the peers answered; [ErrDisabled] without a
-// DHT; [ErrClosed] after Close. Specification:
+// It returns [ErrNoPeers] when no peer holds the record, with the reason: an
+// empty routing table, or what the peers answered; [ErrDisabled] without a DHT;
+// ctx's error when ctx ends first; and [ErrClosed] after Close. Specification:
 // github.com/libp2p/specs/tree/master/kad-dht.
 func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 	d, err := needDHT(n)
@@ -80,14 +81,15 @@ func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 	return dhtError(n, "provide "+c.String(), d.Provide(ctx, c))
 }
 
-// FindOption changes one search.
+// FindOption configures a call of [Node.FindProviders] or [Node.FindPeers].
 type FindOption interface{ applyFind(*kad.Search) error }
 
 type findOption func(*kad.Search) error
 
 func (o findOption) applyFind(s *kad.Search) error { return o(s) }
 
-// FindSelf makes a search yield this node too when it is among the results.
+// FindSelf makes a search yield this node too if it is among the results. By
+// default it does not.
 func FindSelf() FindOption {
 	return findOption(func(s *kad.Search) error {
 		s.Self = true
@@ -95,8 +97,8 @@ func FindSelf() FindOption {
 	})
 }
 
-// FindLimit ends a search after n results, at least 1. By default it ends when
-// the DHT knows no more.
+// FindLimit ends a search after n results, at least 1. By default a search ends
+// when the DHT knows no more.
 func FindLimit(n int) FindOption {
 	return findOption(func(s *kad.Search) error {
 		if n < 1 {
@@ -107,9 +109,9 @@ func FindLimit(n int) FindOption {
 	})
 }
 
-// FindWithoutAddrs makes a search yield also those whose addresses cannot be
-// found, with their ID alone. By default they are left out: nobody can dial
-// them.
+// FindWithoutAddrs makes a search also yield peers whose addresses cannot be
+// found, with their ID only. By default they are left out, because nobody can
+// dial them.
 func FindWithoutAddrs() FindOption {
 	return findOption(func(s *kad.Search) error {
 		s.WithoutAddrs = true
@@ -118,19 +120,19 @@ func FindWithoutAddrs() FindOption {
 }
 
 // FindProviders searches the DHT for peers that have the content of a CID, and
-// yields each as soon as it is known, once, with addresses to dial. Breaking
-// out of the loop ends the search at once. With an empty routing table it
-// first waits for a peer until ctx ends, 10 seconds at most.
+// yields each once, as soon as it is known, with addresses to dial. Breaking
+// out of the loop ends the search. With an empty routing table it first waits
+// for a peer until ctx ends, at most 10 seconds.
 //
-// Peers may be named without their addresses. Those are looked up meanwhile, 8
-// at a time and each for 5 seconds at most, and delay nobody else; what is not
-// found within 5 seconds after the search is over is left out, unless
-// [FindWithoutAddrs] is given.
+// Provider records may lack addresses. The search looks those up in the
+// background, 8 at a time for at most 5 seconds each; peers whose addresses are
+// not found within 5 seconds of its end are left out, unless [FindWithoutAddrs]
+// is given.
 //
-// A pair with an error is the last one, and says why the search ended early or
-// could not begin: [ErrNoPeers] when there was nobody to ask or nobody answered,
-// ctx's error, that of a wrong option, [ErrDisabled] without a DHT, [ErrClosed]
-// when the node closed. A search that found nobody ends without one.
+// A pair with an error is the last one. The error is [ErrNoPeers] when there
+// was nobody to ask or nobody answered, ctx's error when ctx ends first, that
+// of an invalid option, [ErrDisabled] without a DHT, and [ErrClosed] when the
+// node is closed. A search that finds nobody ends without an error.
 func (n *Node) FindProviders(ctx context.Context, c cid.Cid, opts ...FindOption) iter.Seq2[peer.AddrInfo, error] {
 	if !c.Defined() {
 		return failedSearch(n, errors.New("p2pnode: find providers: the CID is undefined"))
@@ -138,7 +140,7 @@ func (n *Node) FindProviders(ctx context.Context, c cid.Cid, opts ...FindOption)
 	return search(ctx, n, "find providers of "+c.String(), c, opts)
 }
 
-// search yields what FindProviders and FindPeers do.
+// search implements [Node.FindProviders] and [Node.FindPeers].
 func search(ctx context.Context, n *Node, what string, c cid.Cid, opts []FindOption) iter.Seq2[peer.AddrInfo, error] {
 	var s kad.Search
 	var wrong []error
@@ -164,7 +166,8 @@ func search(ctx context.Context, n *Node, what string, c cid.Cid, opts []FindOpt
 	}
 }
 
-// failedSearch yields an error: that of the guard before the caller's.
+// failedSearch yields an error: [ErrClosed] or [ErrDisabled] before the
+// caller's.
 func failedSearch(n *Node, err error) iter.Seq2[peer.AddrInfo, error] {
 	return func(yield func(peer.AddrInfo, error) bool) {
 		if _, guard := needDHT(n); guard != nil {

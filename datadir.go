@@ -26,7 +26,7 @@ func (d *dataPart) store() access.Store {
 	return d.dir
 }
 
-// identity is the key in the directory, made if there is none.
+// identity returns the key in the directory, creating it if there is none.
 func (d *dataPart) identity() (crypto.PrivKey, error) {
 	path := d.dir.Path(identityName)
 	key, created, err := loadOrCreateIdentity(path)

@@ -14,7 +14,7 @@ import (
 // tableWait is how long a call waits for the first peer in the routing table.
 const tableWait = kad.TableWait
 
-// needDHT is the guard of the methods that use the DHT.
+// needDHT guards the methods that use the DHT.
 func needDHT(n *Node) (*kad.DHT, error) {
 	switch {
 	case n.closed():
@@ -26,8 +26,8 @@ func needDHT(n *Node) (*kad.DHT, error) {
 	}
 }
 
-// dhtError turns an error of internal/kad into the one that the user gets: with
-// an empty routing table it says why that may be and what to do.
+// dhtError turns an error of internal/kad into the user's. For an empty routing
+// table it adds the likely reason and what to do.
 func dhtError(n *Node, what string, err error) error {
 	switch {
 	case err == nil:
@@ -39,8 +39,8 @@ func dhtError(n *Node, what string, err error) error {
 	}
 }
 
-// emptyTableError says why there was nobody to ask. It matches ErrNoPeers, and
-// the context's error that ended the wait.
+// emptyTableError reports why there was nobody to ask. It matches [ErrNoPeers]
+// and the error of the context that ended the wait.
 type emptyTableError struct {
 	why string
 	err error
@@ -50,8 +50,8 @@ func (e *emptyTableError) Error() string { return ErrNoPeers.Error() + ": " + e.
 func (e *emptyTableError) Unwrap() error { return e.err }
 
 // FindPeer returns the addresses of a peer: those of a connected peer at once,
-// otherwise what the DHT knows. It never returns a peer without an address and
-// no error. The error is [ErrNotFound] when the DHT does not know the peer,
+// otherwise those the DHT knows. If the error is nil, there is at least one
+// address. It returns [ErrNotFound] when the DHT does not know the peer,
 // [ErrNoPeers] when there was nobody to ask or nobody answered, [ErrDisabled]
 // without a DHT, and [ErrClosed] after Close.
 func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
@@ -72,17 +72,17 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 	return ai, nil
 }
 
-// PutValue stores a record in the DHT under a key like /pk/… or
-// /<namespace>/…, for whose namespace there is a validator (see
-// [WithValidator]). It returns nil once at least one other peer has proved to
-// hold the record. With an empty routing table it first waits for a peer until
-// ctx ends, 10 seconds at most. Records expire after 48 hours.
+// PutValue stores a record in the DHT under a key like /pk/… or /<namespace>/…,
+// whose namespace needs a validator (see [WithValidator]). It returns nil once
+// at least one other peer has proved to hold the record. With an empty routing
+// table it first waits for a peer until ctx ends, at most 10 seconds. Records
+// expire after 48 hours.
 //
-// An empty record is refused, and with [ErrTooLarge] one that would not fit into
-// a DHT message of 4 MiB together with its key and with the peers that are named
-// beside it in an answer: up to 3.8 MiB fit. The error is [ErrNoPeers] when nobody
-// could be asked to hold the record or nobody does, [ErrDisabled] without a DHT,
-// and [ErrClosed] after Close.
+// It refuses an empty record, and returns [ErrTooLarge] for one that does not
+// fit into a DHT message of 4 MiB along with its key and the peers named in an
+// answer: up to 3.8 MiB fit. It returns [ErrNoPeers] when nobody could be asked
+// to hold the record or nobody does, [ErrDisabled] without a DHT, and
+// [ErrClosed] after Close.
 func (n *Node) PutValue(ctx context.Context, key string, value []byte) error {
 	d, err := needDHT(n)
 	if err != nil {
@@ -91,10 +91,10 @@ func (n *Node) PutValue(ctx context.Context, key string, value []byte) error {
 	return dhtError(n, "put value "+quoted(key), d.PutValue(ctx, key, value))
 }
 
-// GetValue returns the best record that the DHT has under a key, as the
-// validator of its namespace judges. The error is [ErrNotFound] when there is
-// none, [ErrNoPeers] when there was nobody to ask or nobody answered,
-// [ErrDisabled] without a DHT, and [ErrClosed] after Close.
+// GetValue returns the best record that the DHT holds under a key, as judged by
+// the validator of its namespace. It returns [ErrNotFound] when there is none,
+// [ErrNoPeers] when there was nobody to ask or nobody answered, [ErrDisabled]
+// without a DHT, and [ErrClosed] after Close.
 func (n *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
 	d, err := needDHT(n)
 	if err != nil {
@@ -104,7 +104,7 @@ func (n *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
 	return value, dhtError(n, "get value "+quoted(key), err)
 }
 
-// quoted is the key of a record in an error: its beginning, when it is long.
+// quoted returns the key of a record for an error text, cut if it is long.
 func quoted(key string) string {
 	const enough = 100
 	if len(key) > enough {

@@ -16,76 +16,88 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
 )
 
-// FindingKind is what [Node.Diagnose] found: a short identifier for programs.
+// FindingKind identifies what [Node.Diagnose] found, for programs.
 type FindingKind string
 
-// The kinds of findings, in the order in which [Node.Diagnose] returns them.
+// The kinds of findings, in the order in which [Node.Diagnose] returns them. The
+// values do not change.
 const (
-	// FindingNobodyToFind: no peer is connected, and nothing says where to find
-	// any.
+	// FindingNobodyToFind ("nobody-to-find"): no peer is connected, and nothing
+	// says where to find any.
 	FindingNobodyToFind FindingKind = "nobody-to-find"
-	// FindingNoBootstrap: no bootstrap peer can be reached; without any, no peer
-	// that was saved.
+	// FindingNoBootstrap ("no-bootstrap-peer"): no bootstrap peer can be
+	// reached; without any configured, no saved peer.
 	FindingNoBootstrap FindingKind = "no-bootstrap-peer"
-	// FindingPersistent: a persistent peer cannot be reached.
+	// FindingPersistent ("persistent-peer-missing"): a persistent peer cannot
+	// be reached.
 	FindingPersistent FindingKind = "persistent-peer-missing"
-	// FindingFewPeers: fewer peers are connected than [WithMinPeers] asks for.
+	// FindingFewPeers ("few-peers"): fewer peers are connected than
+	// [WithMinPeers] asks for.
 	FindingFewPeers FindingKind = "few-peers"
-	// FindingNetworkKey: peers seem to have another key of a private network.
+	// FindingNetworkKey ("network-key-differs"): peers seem to have another
+	// private network key.
 	FindingNetworkKey FindingKind = "network-key-differs"
-	// FindingLoopback: the node announces addresses of this machine alone.
+	// FindingLoopback ("loopback-only"): the node announces loopback addresses
+	// only.
 	FindingLoopback FindingKind = "loopback-only"
-	// FindingDHTClient: the node answers no queries of the DHT.
+	// FindingDHTClient ("dht-client"): the node answers no DHT queries.
 	FindingDHTClient FindingKind = "dht-client"
-	// FindingNoDHTPeer: no connected peer serves the DHT of this network.
+	// FindingNoDHTPeer ("no-dht-peer"): no connected peer serves the DHT of
+	// this network.
 	FindingNoDHTPeer FindingKind = "no-dht-peer"
-	// FindingUDPBlocked: almost every dial over UDP fails.
+	// FindingUDPBlocked ("udp-blocked"): almost every dial over UDP fails.
 	FindingUDPBlocked FindingKind = "udp-blocked"
-	// FindingNATNoRelay: others cannot dial the node, and it was told of no relay.
+	// FindingNATNoRelay ("nat-without-relay"): others cannot dial the node, and
+	// it has no relay.
 	FindingNATNoRelay FindingKind = "nat-without-relay"
-	// FindingNoPlace: none of the relays keeps a place for the node.
+	// FindingNoPlace ("no-reservation"): the node has no reservation at any of
+	// its relays.
 	FindingNoPlace FindingKind = "no-reservation"
-	// FindingClock: this machine's clock is behind that of others.
+	// FindingClock ("clock-behind"): this machine's clock is behind that of its
+	// peers.
 	FindingClock FindingKind = "clock-behind"
-	// FindingFewFiles: the process may open fewer files than its connections need.
+	// FindingFewFiles ("few-open-files"): the process may open fewer files than
+	// its connections need.
 	FindingFewFiles FindingKind = "few-open-files"
-	// FindingRefused: a limit has refused something in the last 10 minutes.
+	// FindingRefused ("limits-refuse"): a limit has refused something in the
+	// last 10 minutes.
 	FindingRefused FindingKind = "limits-refuse"
-	// FindingDamaged: files of [WithDataDir] were damaged, or could not be read.
+	// FindingDamaged ("damaged-files"): files of [WithDataDir] were damaged or
+	// could not be read.
 	FindingDamaged FindingKind = "damaged-files"
 )
 
-// Finding is something that keeps a node from working as it could. The kind is
-// for programs, the sentences are for people and may change.
+// Finding is something that keeps a node from working as well as it could. Kind
+// is for programs; What and Do are for people and may change.
 type Finding struct {
 	Kind FindingKind `json:"kind"`
-	// What was found, in plain words.
+	// What is wrong, in plain words.
 	What string `json:"what"`
-	// Do names the option to give, or what else to do.
+	// Do is what to do about it, naming the option to give.
 	Do string `json:"do"`
 }
 
-// String is the finding in one line.
+// String returns the finding in one line.
 func (f Finding) String() string { return string(f.Kind) + ": " + f.What + "; " + f.Do }
 
 const (
-	// diagnoseDial bounds the dials that Diagnose makes itself: a little more
-	// than the 5 seconds after which QUIC gives up and says why.
+	// diagnoseDial bounds the dials of Diagnose: a little more than the 5 seconds
+	// after which QUIC gives up and reports why.
 	diagnoseDial = 6 * time.Second
-	// settled is how long a connection has to stand to be one: a peer that hangs
-	// up is dialed by the bootstrap loop too, and connected for moments.
+	// settled is how long a connection must have been open to count: a peer that
+	// hangs up is dialed by the keeper too, and connected for moments.
 	settled = 10 * time.Second
 )
 
-// Diagnose looks for what keeps the node from working as it could, and returns
-// what it found, each with the option or action to take; none means that nothing
-// was found. Bootstrap and persistent peers that are not connected are dialed
-// once more, so it takes up to 6 seconds. It may be called at any time and
+// Diagnose looks for what keeps the node from working as well as it could, and
+// returns what it found, each with the option or action to take; nil if it
+// found nothing. It dials bootstrap and persistent peers that are not
+// connected, so it takes up to 6 seconds. It may be called at any time and
 // concurrently.
 //
-// When ctx has an earlier deadline, those that have not answered by then count
-// as not reached. When it is canceled, Diagnose returns ctx's error, beside what
-// it found without those dials. It returns [ErrClosed] after Close.
+// Peers that have not answered by ctx's deadline count as not reached. If ctx
+// is canceled, Diagnose returns ctx's error along with what it found without
+// those dials. It returns [ErrClosed] after Close.
 func (n *Node) Diagnose(ctx context.Context) ([]Finding, error) {
 	if n.closed() {
 		return nil, ErrClosed
@@ -122,8 +134,8 @@ func (n *Node) Diagnose(ctx context.Context) ([]Finding, error) {
 	return list, err
 }
 
-// companyOf tells whom the node has and whom it was told of, but for what only
-// dials can tell. Errors of calls that found nobody ask it too.
+// companyOf returns the peers that the node has and knows of, except for what
+// only dials can find out. Errors of calls that found nobody use it too.
 func companyOf(n *Node) diag.Company {
 	c := diag.Company{
 		Peers: n.base.PeerCount(), Want: minPeers(n),
@@ -158,7 +170,7 @@ func companyOf(n *Node) diag.Company {
 	return c
 }
 
-// reachOf tells what others can do with the node.
+// reachOf returns how others can reach the node.
 func reachOf(n *Node) diag.Reach {
 	r := diag.Reach{
 		Reachability: n.watch.reachability().String(), Listening: len(n.base.ListenAddrs()) > 0,
@@ -170,7 +182,7 @@ func reachOf(n *Node) diag.Reach {
 	return r
 }
 
-// machineOf tells of the machine's clock, files and limits.
+// machineOf returns the state of the machine's clock, files and limits.
 func machineOf(n *Node) diag.Machine {
 	m := diag.Machine{MaxConns: n.cfg.connHigh, Warnings: warnings(n)}
 	for _, id := range n.base.PeerIDs() {
@@ -186,7 +198,7 @@ func machineOf(n *Node) diag.Machine {
 	return m
 }
 
-// failures are those of the peers that failed, in the order of the peers.
+// failures returns the dial failures, in the order of the peers.
 func failures(peers []peer.AddrInfo, failed map[peer.ID]error) []diag.Failure {
 	var list []diag.Failure
 	for _, p := range peers {
@@ -197,7 +209,7 @@ func failures(peers []peer.AddrInfo, failed map[peer.ID]error) []diag.Failure {
 	return list
 }
 
-// addrsOf are the addresses of peers, but for those through relays.
+// addrsOf returns the addresses of peers, except circuit addresses.
 func addrsOf(peers []peer.AddrInfo) []diag.Addr {
 	var list []diag.Addr
 	for _, p := range peers {

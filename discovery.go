@@ -14,15 +14,15 @@ import (
 var errNoNamespace = errors.New("the namespace is empty")
 
 // Advertise announces this node under a namespace, for others to find with
-// [Node.FindPeers], and goes on announcing it until ctx ends or the node closes:
-// every 3 hours, when the node has peers again after it had none, and after a
-// failure with delays that grow from 1 second to 1 minute.
+// [Node.FindPeers], until ctx ends or the node closes: every 3 hours, when the
+// node has peers again after it had none, and after a failure with delays that
+// grow from 1 second to 1 minute.
 //
-// It returns once the first attempt is over: nil when another peer holds the
-// announcement, otherwise an error that says why not yet, [ErrNoPeers] if nobody
-// was there to hold it. The announcing goes on even then, for as long as ctx
-// lives; only with [ErrDisabled] (no DHT), [ErrClosed] or an empty namespace
-// there is none. Namespaces of different networks (see [WithNetwork]) do not mix.
+// It returns after the first attempt: nil if another peer holds the
+// announcement, otherwise the reason, [ErrNoPeers] if there was nobody to hold
+// it. The announcing goes on in either case. It does not begin with an empty
+// namespace, without a DHT ([ErrDisabled]), or after Close ([ErrClosed]).
+// Namespaces of different networks (see [WithNetwork]) do not mix.
 func (n *Node) Advertise(ctx context.Context, namespace string) error {
 	d, err := needDHT(n)
 	if err != nil {
@@ -34,9 +34,9 @@ func (n *Node) Advertise(ctx context.Context, namespace string) error {
 	return dhtError(n, fmt.Sprintf("advertise %q", namespace), d.Advertise(ctx, namespace))
 }
 
-// FindPeers searches the DHT once for the peers that advertise a namespace. It
-// yields as [Node.FindProviders] does, with the same options and errors. Yielded
-// peers are not connected to: that is the caller's choice.
+// FindPeers searches the DHT once for the peers that advertise a namespace with
+// [Node.Advertise]. It yields as [Node.FindProviders] does, with the same
+// options and errors. It does not connect to the peers.
 func (n *Node) FindPeers(ctx context.Context, namespace string, opts ...FindOption) iter.Seq2[peer.AddrInfo, error] {
 	if namespace == "" {
 		return failedSearch(n, fmt.Errorf("p2pnode: find peers: %w", errNoNamespace))

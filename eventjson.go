@@ -7,7 +7,7 @@ import (
 )
 
 // UnmarshalEvent reads the JSON form of an [Event]. Errors in it come back as
-// their texts alone. It is an error when the type is none of this package's.
+// their texts only. An unknown type is an error.
 func UnmarshalEvent(data []byte) (Event, error) {
 	var head struct {
 		Type string `json:"type"`
@@ -17,7 +17,7 @@ func UnmarshalEvent(data []byte) (Event, error) {
 	}
 	read := eventReaders[head.Type]
 	if read == nil {
-		return nil, fmt.Errorf("p2pnode: unmarshal event: no type %q", head.Type)
+		return nil, fmt.Errorf("p2pnode: unmarshal event: unknown type %q", head.Type)
 	}
 	ev, err := read(data)
 	if err != nil {
@@ -26,7 +26,7 @@ func UnmarshalEvent(data []byte) (Event, error) {
 	return ev, nil
 }
 
-// eventReaders are the events by the "type" of their JSON form.
+// eventReaders holds the events by the "type" of their JSON form.
 var eventReaders = map[string]func([]byte) (Event, error){
 	"peer-connected":       readEvent[EventPeerConnected],
 	"peer-disconnected":    readEvent[EventPeerDisconnected],
@@ -52,8 +52,8 @@ func readEvent[E Event](data []byte) (Event, error) {
 	return ev, err
 }
 
-// typed marshals an event with its type in front. The event has a time, so
-// there is something behind it.
+// typed marshals an event with its type in front. An event always has a time, so
+// something follows the type.
 func typed(name string, ev any) ([]byte, error) {
 	data, err := json.Marshal(ev)
 	if err != nil {

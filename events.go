@@ -18,32 +18,33 @@ import (
 )
 
 // Event is one of the Event… types of this package: switch on it. Its JSON form
-// has a "type", such as "peer-connected", and the time in "at"; [UnmarshalEvent]
-// reads it.
+// has a "type", such as "peer-connected", and the time in "at";
+// [UnmarshalEvent] reads it.
 type Event interface {
-	// When is the time at which it was reported.
+	// When returns the time of the report.
 	When() time.Time
 	json.Marshaler
 
 	stamped(time.Time) Event
 }
 
-// EventTime is the part that all events have.
+// EventTime is embedded in all events.
 type EventTime struct {
+	// At is when the event was reported.
 	At time.Time `json:"at"`
 }
 
 // When returns At.
 func (t EventTime) When() time.Time { return t.At }
 
-// EventPeerConnected reports that the first connection to a peer stands and that
+// EventPeerConnected reports that the first connection to a peer is open and
 // the peer is identified.
 type EventPeerConnected struct {
 	EventTime
 	Peer Peer `json:"peer"`
 }
 
-// EventPeerDisconnected reports that the last connection to a peer is gone.
+// EventPeerDisconnected reports that the last connection to a peer has closed.
 type EventPeerDisconnected struct {
 	EventTime
 	ID peer.ID `json:"id"`
@@ -54,8 +55,8 @@ type EventPeerDisconnected struct {
 //     again while the node remembers it.
 //   - "saved": it was connected when the node last ran with its [WithDataDir],
 //     and the node has reached it again.
-//   - "rendezvous": [Node.FindPeers] yields it, and it is not connected. To dial
-//     it is up to the caller.
+//   - "rendezvous": [Node.FindPeers] yielded it, and it is not connected.
+//     Dialing it is up to the caller.
 type EventPeerFound struct {
 	EventTime
 	ID    peer.ID        `json:"id"`
@@ -71,80 +72,81 @@ type EventAddrsChanged struct {
 	Addrs []ma.Multiaddr `json:"addrs"`
 }
 
-// EventReachabilityChanged reports that it became known, or was told by
-// [WithReachability], whether others can dial the node.
+// EventReachabilityChanged reports that the node found out, or was told by
+// [WithReachability], whether others can dial it.
 type EventReachabilityChanged struct {
 	EventTime
 	Reachability Reachability `json:"reachability"`
 }
 
-// EventBootstrapRound reports the result of a round of dialing bootstrap peers.
+// EventBootstrapRound reports the result of a round of dialing bootstrap and
+// saved peers.
 type EventBootstrapRound struct {
 	EventTime
 	Round BootstrapRound `json:"round"`
 }
 
-// EventRelayReserved reports that a reservation at a relay of [WithAutoRelay]
-// stands: others can reach the node through it.
+// EventRelayReserved reports that the node has a reservation at a relay of
+// [WithAutoRelay]: others can reach it through that relay.
 type EventRelayReserved struct {
 	EventTime
 	ID peer.ID `json:"id"`
 }
 
-// EventRelayLost reports that a reservation ended. The node goes on trying to get
+// EventRelayLost reports that a reservation ended. The node keeps trying to get
 // it back.
 type EventRelayLost struct {
 	EventTime
 	ID peer.ID `json:"id"`
 }
 
-// EventHolePunched is the result of one attempt to connect directly to a peer that
-// is connected by a relay; there are three at most for a connection.
+// EventHolePunched reports the result of an attempt to connect directly to a
+// peer that is connected through a relay. There are at most three per
+// connection.
 type EventHolePunched struct {
 	EventTime
 	ID peer.ID `json:"id"`
-	// Took is in nanoseconds in JSON.
+	// Took is how long the attempt took; nanoseconds in JSON.
 	Took time.Duration `json:"took"`
-	// Err is nil when there is a direct connection now. JSON has its text, "err".
+	// Err is nil if the peer is now connected directly. JSON has its text, "err".
 	Err error `json:"-"`
 }
 
-// EventProvided is the result of announcing a CID, by [Node.Provide] or by the
-// node itself when it had been without peers.
+// EventProvided reports the result of announcing a CID, by [Node.Provide] or by
+// the node itself when it has peers again after it had none.
 type EventProvided struct {
 	EventTime
 	CID cid.Cid `json:"cid"`
-	// Took is in nanoseconds in JSON.
+	// Took is how long the attempt took; nanoseconds in JSON.
 	Took time.Duration `json:"took"`
-	// Err is nil when another peer holds the record. JSON has its text, "err".
+	// Err is nil if another peer holds the record. JSON has its text, "err".
 	Err error `json:"-"`
 }
 
-// EventTopicPeerJoined reports that messages to a topic that the node uses reach a
-// peer from now on: it is subscribed, and there is a stream to it. Peers that are
-// there already when the node joins the topic are reported too.
+// EventTopicPeerJoined reports that from now on messages to a topic that the
+// node uses reach a peer: it is subscribed, and a stream to it is open. Peers
+// that are subscribed when the node joins the topic are reported too.
 type EventTopicPeerJoined struct {
 	EventTime
 	Topic string  `json:"topic"`
 	ID    peer.ID `json:"id"`
 }
 
-// EventTopicPeerLeft reports that a peer of [EventTopicPeerJoined] unsubscribed, or
-// is not connected any more. Nothing is reported when the node itself leaves the
-// topic.
+// EventTopicPeerLeft reports that a peer of [EventTopicPeerJoined] unsubscribed
+// or disconnected. Nothing is reported when the node itself leaves the topic.
 type EventTopicPeerLeft struct {
 	EventTime
 	Topic string  `json:"topic"`
 	ID    peer.ID `json:"id"`
 }
 
-// EventLimitReached reports that a limit of [WithLimits] refused a connection or
-// stream: the first time, and then at most once a minute. The limit of memory is
-// not reported; [Status] counts what it refuses.
+// EventLimitReached reports that a limit of [WithLimits] refused a connection
+// or stream: the first time, and then at most once a minute. The Memory limit
+// is not reported; [Status] counts what it refuses.
 type EventLimitReached struct {
 	EventTime
-	// Limit is the field of [Limits], "files" for those that the process may open,
-	// or "services" for libp2p's own protocols.
+	// Limit is the field of [Limits]; "files" for the process's limit of open
+	// files, or "services" for those of libp2p's own protocols.
 	Limit string `json:"limit"`
 	// Refused is how much the limit has refused since the start.
 	Refused uint64 `json:"refused"`
@@ -156,23 +158,22 @@ type EventBanned struct {
 	Ban Ban `json:"ban"`
 }
 
-// EventUnbanned reports that a ban was ended by [Node.UnbanPeer] or
-// [Node.UnbanSubnet]: that of the one of the two fields that is set. A ban that
-// ends by itself sends none.
+// EventUnbanned reports that [Node.UnbanPeer] or [Node.UnbanSubnet] ended a
+// ban. One of the two fields is set. A ban that runs out is not reported.
 type EventUnbanned struct {
 	EventTime
 	Peer   peer.ID      `json:"peer,omitempty"`
 	Subnet netip.Prefix `json:"subnet,omitzero"`
 }
 
-// EventsLost reports that the consumer of [Node.Events] was too slow: so many
-// events before the next one are missing.
+// EventsLost reports that the consumer of [Node.Events] was too slow, and how
+// many events before the next one it missed.
 type EventsLost struct {
 	EventTime
 	Count uint64 `json:"count"`
 }
 
-// EventsOption changes one [Node.Events]: [EventsWithState].
+// EventsOption configures a call of [Node.Events]: [EventsWithState].
 type EventsOption interface{ applyEvents(*eventsConfig) }
 
 type eventsConfig struct{ state bool }
@@ -181,22 +182,21 @@ type eventsOption func(*eventsConfig)
 
 func (o eventsOption) applyEvents(c *eventsConfig) { o(c) }
 
-// EventsWithState makes the stream begin with the events that make up the present
-// state, with the times at which they happened: [EventPeerConnected],
+// EventsWithState makes the stream begin with the events that make up the
+// current state, with the times at which they happened: [EventPeerConnected],
 // [EventAddrsChanged], [EventReachabilityChanged], [EventRelayReserved] and
-// [EventTopicPeerJoined] for what stands. Nothing between them and what follows is
-// missing or told twice.
+// [EventTopicPeerJoined]. Between them and the events that follow, nothing is
+// missing or repeated.
 func EventsWithState() EventsOption {
 	return eventsOption(func(c *eventsConfig) { c.state = true })
 }
 
-// eventBuffer is how many events wait for a consumer of Events.
+// eventBuffer is how many events wait for a consumer of [Node.Events].
 const eventBuffer = 256
 
-// watcher holds what tells of changes: events for users, signals for the node's
-// own parts.
+// watcher reports changes: by events to users, by signals to the node's parts.
 type watcher struct {
-	change signal.Signal // something that WaitReady or bootstrap looks at may be different
+	change signal.Signal // something that WaitReady or the keeper looks at may have changed
 	moved  signal.Signal // the node's own addresses changed
 	hub    *watch.Hub[Event]
 	bus    *watch.Bus
@@ -204,8 +204,8 @@ type watcher struct {
 
 func newWatcher() *watcher { return &watcher{hub: watch.NewHub(eventBuffer, stateOf)} }
 
-// follow begins to turn what the host's bus brings into events. gone is called
-// for each peer that is not connected any more.
+// follow starts turning the host's bus events into this package's. gone is
+// called for each peer that disconnected.
 func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multiaddr, gone func(peer.ID), log *slog.Logger) (err error) {
 	w.bus, err = watch.Follow(group, watch.Config{
 		Host: h, Change: &w.change, Moved: &w.moved, Gone: gone, Log: log,
@@ -217,12 +217,13 @@ func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multia
 	return err
 }
 
-// emit sends an event to whoever listens, with the present time.
+// emit sends an event, stamped with the current time, to all consumers.
 func (w *watcher) emit(ev Event) { w.hub.Emit(ev.stamped(time.Now())) }
 
 func (w *watcher) reachability() network.Reachability { return w.bus.Reachability() }
 
-// topicLeft drops what EventsWithState would tell of a topic that the node left.
+// topicLeft drops what EventsWithState would report of a topic that the node
+// left.
 func (w *watcher) topicLeft(topic string) {
 	w.hub.Forget(func(ev Event) bool {
 		joined, ok := ev.(EventTopicPeerJoined)
@@ -230,9 +231,9 @@ func (w *watcher) topicLeft(topic string) {
 	})
 }
 
-// stateOf tells which part of a node's state an event is about, and whether it
-// stands from now on or ends.
-func stateOf(ev Event) (key any, stands bool) {
+// stateOf returns which part of a node's state an event is about, and whether
+// that part is now present or gone.
+func stateOf(ev Event) (key any, present bool) {
 	type part struct{ what, id string }
 	switch ev := ev.(type) {
 	case EventPeerConnected:
@@ -256,7 +257,7 @@ func stateOf(ev Event) (key any, stands bool) {
 	}
 }
 
-// withID ends each address in self, the node's /p2p/<id>.
+// withID appends self, the node's /p2p/<id>, to each address.
 func withID(self ma.Multiaddr, list []ma.Multiaddr) []ma.Multiaddr {
 	out := make([]ma.Multiaddr, len(list))
 	for i, a := range list {

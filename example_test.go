@@ -59,7 +59,7 @@ func ExampleNew() {
 func ExampleValidateOptions() {
 	err := p2pnode.ValidateOptions(p2pnode.WithoutRelay(), p2pnode.WithHolePunching())
 	fmt.Println(err)
-	// Output: WithHolePunching: hole punching is arranged over a relayed connection with WithoutRelay; drop one of the two
+	// Output: WithHolePunching: WithoutRelay rules out the relayed connections that hole punching starts from; drop one of the two
 }
 
 func ExampleParsePeers() {

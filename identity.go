@@ -17,28 +17,33 @@ import (
 // KeyType names a kind of private key.
 type KeyType string
 
-// The key types. Ed25519 is the default everywhere: its keys are small and
-// fast, and the peer ID contains the public key.
+// The key types of [GenerateKey].
 const (
-	KeyEd25519   KeyType = "ed25519"
-	KeyRSA       KeyType = "rsa" // 2048 bits, see GenerateRSAKey for more
+	// KeyEd25519 ("ed25519") is the default everywhere: its keys are small and
+	// fast, and the peer ID contains the public key.
+	KeyEd25519 KeyType = "ed25519"
+	// KeyRSA ("rsa") has 2048 bits; [GenerateRSAKey] makes longer keys.
+	KeyRSA KeyType = "rsa"
+	// KeySecp256k1 ("secp256k1") is on the curve of that name.
 	KeySecp256k1 KeyType = "secp256k1"
-	KeyECDSA     KeyType = "ecdsa" // P-256
+	// KeyECDSA ("ecdsa") is on the curve P-256.
+	KeyECDSA KeyType = "ecdsa"
 )
 
-// The sizes of RSA keys in bits: smaller ones are not safe, larger ones are
-// refused by other peers.
+// The sizes of RSA keys in bits: smaller ones are not safe, and other peers
+// refuse larger ones.
 const (
 	minRSABits = 2048
 	maxRSABits = 8192
 )
 
-// maxKeyText bounds the text of a key; that of the largest RSA key has about
-// 6,300 characters.
+// maxKeyText bounds the text of a key, in bytes; that of the largest RSA key has
+// about 6,300.
 const maxKeyText = keyfile.MaxSize
 
 // GenerateKey makes a new private key from the system's random source. An RSA
-// key has 2048 bits; it takes tens of milliseconds, the others microseconds.
+// key has 2048 bits and takes tens of milliseconds, the others microseconds. An
+// unknown type is an error.
 func GenerateKey(t KeyType) (crypto.PrivKey, error) {
 	var key crypto.PrivKey
 	var err error
@@ -52,7 +57,7 @@ func GenerateKey(t KeyType) (crypto.PrivKey, error) {
 	case KeyECDSA:
 		key, _, err = crypto.GenerateECDSAKeyPair(rand.Reader)
 	default:
-		return nil, fmt.Errorf("p2pnode: %q is not a key type: choose of %s", string(t), quoteAll([]KeyType{KeyEd25519, KeyRSA, KeySecp256k1, KeyECDSA}))
+		return nil, fmt.Errorf("p2pnode: generate key: %q is not a key type: choose from %s", string(t), quoteAll([]KeyType{KeyEd25519, KeyRSA, KeySecp256k1, KeyECDSA}))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("p2pnode: generate key: %w", err)
@@ -60,7 +65,8 @@ func GenerateKey(t KeyType) (crypto.PrivKey, error) {
 	return key, nil
 }
 
-// GenerateRSAKey makes a new RSA key of 2048 to 8192 bits.
+// GenerateRSAKey makes a new RSA key of 2048 to 8192 bits. Another size is an
+// error.
 func GenerateRSAKey(bits int) (crypto.PrivKey, error) {
 	if bits < minRSABits || bits > maxRSABits {
 		return nil, fmt.Errorf("p2pnode: generate RSA key: %d bits: it must be %d to %d", bits, minRSABits, maxRSABits)
@@ -73,21 +79,22 @@ func GenerateRSAKey(bits int) (crypto.PrivKey, error) {
 }
 
 // EncodeKey returns the text of a private key: the base64 of its marshaled
-// form, as go-libp2p's programs and kubo (Identity.PrivKey) keep it. The text
-// is as secret as the key.
+// form, as go-libp2p programs and kubo (Identity.PrivKey) store it.
+// [WithIdentityString] and [DecodeKey] read it. The text is as secret as the
+// key.
 func EncodeKey(key crypto.PrivKey) (string, error) {
 	if _, err := peerID(key); err != nil {
 		return "", fmt.Errorf("p2pnode: encode key: %w", err)
 	}
 	b, err := crypto.MarshalPrivateKey(key)
 	if err != nil {
-		return "", errors.New("p2pnode: encode key: it cannot be marshaled")
+		return "", errors.New("p2pnode: encode key: the key cannot be marshaled")
 	}
 	return base64.StdEncoding.EncodeToString(b), nil
 }
 
-// DecodeKey reads the text that EncodeKey makes; white space around it does
-// not matter. No part of the text appears in its errors.
+// DecodeKey reads the text that [EncodeKey] returns, ignoring white space
+// around it. Its errors contain no part of the text.
 func DecodeKey(s string) (crypto.PrivKey, error) {
 	key, err := decodeKey(s)
 	if err != nil {
@@ -98,7 +105,7 @@ func DecodeKey(s string) (crypto.PrivKey, error) {
 
 func decodeKey(s string) (crypto.PrivKey, error) {
 	if len(s) > maxKeyText {
-		return nil, fmt.Errorf("the text has %d characters, more than any key", len(s))
+		return nil, fmt.Errorf("the text has %d characters, too many for a key", len(s))
 	}
 	s = strings.TrimSpace(s)
 	if s == "" {
@@ -112,13 +119,13 @@ func decodeKey(s string) (crypto.PrivKey, error) {
 	return unmarshalKey(b)
 }
 
-// unmarshalKey reads a marshaled key and makes sure that it is whole: what
-// it marshals to again is what it was read from, and it can be used.
+// unmarshalKey reads a marshaled key and checks that it is complete: it marshals
+// to the same bytes, and has a usable public key.
 func unmarshalKey(b []byte) (crypto.PrivKey, error) {
-	// What the libraries underneath say may quote the key, so it is dropped.
+	// The libraries' errors may quote the key, so they are dropped.
 	key, err := crypto.UnmarshalPrivateKey(b)
 	if err != nil {
-		return nil, errors.New("it is not a whole private key in the form of libp2p")
+		return nil, errors.New("it is not a complete private key in libp2p's format")
 	}
 	if again, err := crypto.MarshalPrivateKey(key); err != nil || !bytes.Equal(again, b) {
 		return nil, errors.New("it is a private key with something missing or added")
@@ -129,8 +136,9 @@ func unmarshalKey(b []byte) (crypto.PrivKey, error) {
 	return key, nil
 }
 
-// PeerID returns the peer ID that a private key stands for: what others know
-// its owner by. Specification: github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md.
+// PeerID returns the peer ID of a private key. A nil or unusable key is an
+// error. Specification:
+// github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md.
 func PeerID(key crypto.PrivKey) (peer.ID, error) {
 	id, err := peerID(key)
 	if err != nil {
@@ -145,13 +153,13 @@ func peerID(key crypto.PrivKey) (peer.ID, error) {
 	}
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
-		return "", errors.New("the key has no usable public key") // what err says may quote it
+		return "", errors.New("the key has no usable public key") // err may quote it
 	}
 	return id, nil
 }
 
-// loadOrCreateIdentity reads the key at path, or puts a new Ed25519 key there
-// when nothing is. The file holds what EncodeKey makes and a newline.
+// loadOrCreateIdentity reads the key at path, or creates the file with a new
+// Ed25519 key. It holds what [EncodeKey] returns and a newline.
 func loadOrCreateIdentity(path string) (key crypto.PrivKey, created bool, err error) {
 	generate := func() ([]byte, error) {
 		k, err := GenerateKey(KeyEd25519)
@@ -176,8 +184,8 @@ func loadOrCreateIdentity(path string) (key crypto.PrivKey, created bool, err er
 }
 
 // parseKeyFile reads the content of a key file: the text, or the marshaled
-// bytes themselves, which other programs write. Those start with the bytes
-// 0x08 and the key's type, which no text does.
+// bytes, which other programs write. Those start with 0x08 and the key's type,
+// which no text does.
 func parseKeyFile(b []byte) (crypto.PrivKey, error) {
 	if len(b) > 0 && b[0] == 0x08 {
 		return unmarshalKey(b)

@@ -4,36 +4,37 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/limits"
 )
 
-// Limits bound what others can make a node do. A field that is zero keeps its
-// default; the defaults in all are scaled to the memory and the open files of
-// the machine, as libp2p does it. What is beyond a limit is refused at once,
-// with an error on this side; [WithConnLimits], in contrast, is where
-// connections begin to be trimmed, and should be well below Conns.
+// Limits bounds what other peers can make a node do; see [WithLimits]. A zero
+// field keeps its default. Like libp2p's, the default totals scale with the
+// machine's memory and open files. What exceeds a limit is refused at once,
+// with an error on this side. [WithConnLimits], in contrast, is where the node
+// starts closing old connections; keep it well below Conns.
 type Limits struct {
-	// Conns is how many connections there may be in all, at least twice the
-	// upper limit of WithConnLimits. Half as many may be in their handshakes.
+	// Conns is how many connections there may be in all; at least twice the
+	// upper limit of [WithConnLimits]. Half as many may be in their handshakes.
 	Conns int `json:"conns,omitempty"`
 	// ConnsPerPeer is how many connections one peer may have; default 8.
 	ConnsPerPeer int `json:"connsPerPeer,omitempty"`
-	// ConnsPerIP is how many connections there may be with one IPv4 address or
-	// IPv6 /56; default 8.
+	// ConnsPerIP is how many connections one IPv4 address or IPv6 /56 may have;
+	// default 8.
 	ConnsPerIP int `json:"connsPerIP,omitempty"`
-	// ConnRatePerIP is how many connections a second may be opened with one of
-	// those, after 64 (or four times as many) at once; default 1.
+	// ConnRatePerIP is how many connections per second one IPv4 address or IPv6
+	// /56 may open, after a burst of 64 (or four times the rate, if that is
+	// more); default 1.
 	ConnRatePerIP int `json:"connRatePerIP,omitempty"`
-	// Streams is how many streams there may be in all, at least 128. An eighth
-	// of them may be waiting for their protocol.
+	// Streams is how many streams there may be in all; at least 128. An eighth
+	// of them may be negotiating their protocol.
 	Streams int `json:"streams,omitempty"`
 	// StreamsPerPeer is how many streams one peer may have, of one protocol or
-	// of several; at least 16, for the node itself has some.
+	// of several; at least 16, because the node itself needs some.
 	StreamsPerPeer int `json:"streamsPerPeer,omitempty"`
 	// Memory is how many bytes the buffers of connections and streams may take
 	// in all; at least 16 MiB.
 	Memory int64 `json:"memory,omitempty"`
 }
 
-// Refused counts the connections and streams that each limit has refused, in
-// either direction, by its field in [Limits].
+// Refused counts the connections and streams that each limit of [Limits] has
+// refused, in either direction, since the start.
 type Refused struct {
 	Conns          uint64 `json:"conns,omitempty"`
 	ConnsPerPeer   uint64 `json:"connsPerPeer,omitempty"`
@@ -42,12 +43,12 @@ type Refused struct {
 	Streams        uint64 `json:"streams,omitempty"`
 	StreamsPerPeer uint64 `json:"streamsPerPeer,omitempty"`
 	Memory         uint64 `json:"memory,omitempty"`
-	// Files is for the limit of open files, which the process has.
+	// Files is for the process's limit of open files.
 	Files uint64 `json:"files,omitempty"`
-	// Services is for the streams of libp2p's own protocols, whose limits have
-	// no option.
+	// Services is for the limits of libp2p's own protocols, which have no
+	// option.
 	Services uint64 `json:"services,omitempty"`
 }
 
-// Total is how much was refused by any limit.
+// Total returns the sum over all limits.
 func (r Refused) Total() uint64 { return limits.Counts(r).Total() }

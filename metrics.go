@@ -6,7 +6,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 )
 
-// collector reports a node's figures when they are asked for. Libp2p's own
+// collector reads a node's metrics when they are collected. Libp2p's own
 // collectors are process-wide and would add up the nodes of a process, so none
 // of them is used: these belong to one node and carry its peer ID.
 type collector struct {
@@ -14,7 +14,7 @@ type collector struct {
 	descs map[string]*prometheus.Desc
 }
 
-// metric is one figure of the collector.
+// metric is one metric of the collector.
 type metric struct {
 	name, help string
 	kind       prometheus.ValueType
@@ -23,9 +23,9 @@ type metric struct {
 
 var nodeMetrics = []metric{
 	{"peers", "Connected peers.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.PeerCount()) }},
-	{"connections", "Open connections, of which a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.ConnCount()) }},
-	{"connections_refused_total", "Connections and streams that a resource limit refused.", prometheus.CounterValue, func(n *Node) float64 { return float64(refusedOf(n).Total()) }},
-	{"handshakes_failed_total", "Incoming connections that ended before it was known whose they are.", prometheus.CounterValue, func(n *Node) float64 { return float64(handshakesFailed(n)) }},
+	{"connections", "Open connections; a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.ConnCount()) }},
+	{"connections_refused_total", "Connections and streams refused by a limit.", prometheus.CounterValue, func(n *Node) float64 { return float64(refusedOf(n).Total()) }},
+	{"handshakes_failed_total", "Incoming connections that failed in their handshake.", prometheus.CounterValue, func(n *Node) float64 { return float64(handshakesFailed(n)) }},
 	{"received_bytes_total", "Bytes received in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalIn) }},
 	{"sent_bytes_total", "Bytes sent in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalOut) }},
 	{"dht_routing_table_peers", "Peers in the DHT's routing table.", prometheus.GaugeValue, func(n *Node) float64 {
@@ -34,8 +34,8 @@ var nodeMetrics = []metric{
 		}
 		return float64(n.dht.Size())
 	}},
-	{"bootstrap_rounds_total", "Rounds of dialing the bootstrap peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
-	{"relay_reservations", "Reservations that stand at the relays of WithAutoRelay.", prometheus.GaugeValue, func(n *Node) float64 {
+	{"bootstrap_rounds_total", "Rounds of dialing bootstrap and saved peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
+	{"relay_reservations", "Reservations held at relays.", prometheus.GaugeValue, func(n *Node) float64 {
 		held := 0
 		for _, r := range n.relay.Relays() {
 			if n.relay.Reserved(r.ID) {
@@ -44,11 +44,11 @@ var nodeMetrics = []metric{
 		}
 		return float64(held)
 	}},
-	{"pubsub_published_total", "Messages that Publish sent.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Published })},
-	{"pubsub_delivered_total", "Messages that arrived on a subscribed topic, the node's own included.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Delivered })},
-	{"pubsub_dropped_total", "Messages that subscriptions lost because their readers were too slow.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Dropped })},
-	{"pubsub_unsent_total", "Messages that were not sent to a peer because too many waited for it.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Unsent })},
-	{"pubsub_overrun_total", "Messages that arrived and were dropped unchecked because too many came at once.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Overrun })},
+	{"pubsub_published_total", "Messages sent by Publish.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Published })},
+	{"pubsub_delivered_total", "Messages that arrived on subscribed topics, including the node's own.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Delivered })},
+	{"pubsub_dropped_total", "Messages dropped because a subscription's reader was too slow.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Dropped })},
+	{"pubsub_unsent_total", "Messages not sent to a peer because its queue was full.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Unsent })},
+	{"pubsub_overrun_total", "Incoming messages dropped unvalidated because too many arrived at once.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Overrun })},
 }
 
 func pubsubCount(of func(gossip.Counts) uint64) func(*Node) float64 {

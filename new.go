@@ -41,9 +41,9 @@ type phase struct {
 	run  func(*Node) error
 }
 
-// phases is the order in which a node comes up. It listens when every part
-// has registered its protocols, so that no peer finds one missing, and looks
-// for peers last.
+// phases is the order in which a node starts. It listens once every part has
+// registered its protocols, so that no peer finds one missing, and dials peers
+// last.
 func phases() []phase {
 	return []phase{
 		{"data directory", startDataDir},
@@ -63,13 +63,14 @@ func phases() []phase {
 	}
 }
 
-// New builds and starts a node. It returns once the local parts are up and
-// does not wait for the network: WaitReady does. The ctx bounds New alone; the
-// node runs until Close.
+// New builds and starts a node. It returns once the local parts are up and does
+// not wait for the network: [Node.WaitReady] does. The ctx bounds New only; the
+// node runs until [Node.Close].
 //
-// Wrong options are reported all at once, each an *OptionError, before
-// anything is started. A part that cannot start is reported as a *StartError.
-// On error nothing that New started is left running.
+// Invalid options are reported all at once, each as an [*OptionError], before
+// anything starts. A part that cannot start is reported as a [*StartError],
+// which also matches ctx's error if that ended New. On error, nothing that New
+// started is left running.
 func New(ctx context.Context, opts ...Option) (*Node, error) {
 	cfg, err := newConfig(opts)
 	if err != nil {
@@ -100,7 +101,7 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 		}
 	}
 	started = true
-	if n.log.Enabled(ctx, slog.LevelInfo) { // the addresses are not for free
+	if n.log.Enabled(ctx, slog.LevelInfo) { // collecting the addresses costs
 		n.log.Info("node started", "id", n.id, "addrs", n.Addrs())
 	}
 	return n, nil
@@ -136,7 +137,7 @@ func startIdentity(n *Node) (err error) {
 	if slices.Contains(n.cfg.banned, n.id) {
 		return optionErrorf("WithBannedPeers", "%s is this node's own ID; leave it out", n.id)
 	}
-	// One list of bootstrap peers must do for all of them.
+	// One list of bootstrap peers must work for all of them.
 	for _, l := range []struct {
 		option string
 		peers  *[]peer.AddrInfo
@@ -197,7 +198,7 @@ func startHost(n *Node) (err error) {
 }
 
 func startEvents(n *Node) error {
-	// Before the host: its close would wait for a bus that nobody drains.
+	// Closed after the host, whose close would wait for a bus that nobody drains.
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
 	return n.watch.follow(group, n.base, n.self, n.relay.Disconnected, n.log)
@@ -301,12 +302,12 @@ func startMDNS(n *Node) error {
 	return nil
 }
 
-// startRecovery begins to watch for what a node has to recover from by itself:
-// a machine that slept, a network that changed, peers that are back.
+// startRecovery watches for what a node recovers from by itself: a machine that
+// slept, a network that changed, peers that are back.
 func startRecovery(n *Node) error {
 	n.group.Go(func(ctx context.Context) {
 		keeper.WatchClock(ctx, time.Now, func() {
-			n.log.Info("the machine has slept")
+			n.log.Info("woke from sleep")
 			n.watch.moved.Notify()
 		})
 	})
@@ -334,7 +335,7 @@ var dhtModes = map[DHTMode]dht.ModeOpt{
 	DHTModeClient:     dht.ModeClient,
 }
 
-// dhtConfig is what the options say about the DHT.
+// dhtConfig returns the options' settings for the DHT.
 func dhtConfig(c *config) kad.Config {
 	k := kad.Config{
 		Mode: dhtModes[c.effectiveDHTMode()], Datastore: c.datastore, Validators: c.validators,
@@ -344,8 +345,8 @@ func dhtConfig(c *config) kad.Config {
 	case c.ipfs:
 		k.Layout = kad.Public
 	case c.network == "ipfs":
-		// Among themselves kubo nodes without public addresses speak the
-		// LAN's protocol, js-libp2p ones the other: meet both.
+		// Among themselves, kubo nodes without public addresses speak the LAN
+		// protocol and js-libp2p nodes the other: speak both.
 		k.Layout = kad.Two
 	}
 	if !c.ipfs {
@@ -354,8 +355,8 @@ func dhtConfig(c *config) kad.Config {
 	return k
 }
 
-// startDataDir opens the directory first of all, so that its lock is released
-// after every part that writes to it has ended.
+// startDataDir comes first, so that the directory's lock is released after
+// every part that writes to it has ended.
 func startDataDir(n *Node) error {
 	if n.cfg.dataDir == "" {
 		return nil
@@ -369,11 +370,11 @@ func startDataDir(n *Node) error {
 	return nil
 }
 
-// peersName is the file of the data directory with the saved peers.
+// peersName is the data directory's file with the saved peers.
 const peersName = "peers"
 
-// startKeeper makes what keeps peers connected. It dials nobody yet, but takes
-// what is discovered.
+// startKeeper makes the keeper. It does not dial yet, but accepts discovered
+// peers.
 func startKeeper(n *Node) error {
 	cfg := keeper.Config{
 		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
@@ -384,7 +385,7 @@ func startKeeper(n *Node) error {
 		Content: n.cfg.minPeers == 0, Refresh: func() {},
 		Change: &n.watch.change, Moved: &n.watch.moved,
 		Enough: func() bool {
-			// Whoever is told to look for peers wants one at least.
+			// A node that has anybody to dial wants at least one peer.
 			return n.hasEnough() && (n.cfg.minPeers >= 0 || n.base.PeerCount() > 0)
 		},
 		New: func(p peer.AddrInfo, source string) {
@@ -408,8 +409,8 @@ func startKeeper(n *Node) error {
 	return nil
 }
 
-// startKeeping comes last, so that the peers connected at Close are saved while
-// they still are.
+// startKeeping comes last, so that Close saves the peers while they are still
+// connected.
 func startKeeping(n *Node) error {
 	n.keeper.Start()
 	n.stack.Push("saved peers", closeBudget, n.keeper.Close)
@@ -438,7 +439,7 @@ func (c keeperConns) Protect(id peer.ID, tag string, on bool) { c.h.Protect(id, 
 
 func (c keeperConns) Where(id peer.ID) (p keeper.Place) {
 	for _, conn := range c.h.Conns(id) {
-		if conn.Relayed { // not by being limited: a relay may have no limits
+		if conn.Relayed { // not whether it is limited: a relay may have no limits
 			continue
 		}
 		if p.Since.IsZero() || conn.Opened.Before(p.Since) {
@@ -454,7 +455,7 @@ func (c keeperConns) Where(id peer.ID) (p keeper.Place) {
 	return p
 }
 
-// alive pings a peer. Any answer will do, also that it knows no ping.
+// alive pings a peer. Any answer counts, even that it does not speak ping.
 func alive(ctx context.Context, h *nethost.Host, id peer.ID) bool {
 	_, err := h.Ping(ctx, id)
 	return err == nil || !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
@@ -467,9 +468,9 @@ func gater(list *access.List) func(connmgr.ConnectionGater) connmgr.ConnectionGa
 	}
 }
 
-// checkListening decides whether what could not be bound fails New: never
-// less than one address, and all of them unless the user said otherwise or
-// this machine lacks an IP version of the default addresses.
+// checkListening decides whether addresses that did not bind fail New. At least
+// one must bind, and all of them unless [WithPartialListen] is given or the
+// machine lacks an IP version of the default addresses.
 func checkListening(cfg *config, failed []*ListenError) error {
 	list, defaults := cfg.listenAddrs()
 	var errs []error

@@ -32,9 +32,9 @@ import (
 const closeBudget = 5 * time.Second
 
 // Node is a libp2p host, a Kademlia DHT, gossipsub, discovery and relaying
-// under one handle. New makes it and Close ends it. All methods are safe for
-// concurrent use, any number of nodes can live in one process, and after Close
-// every method returns ErrClosed or, where it has no error, does nothing.
+// behind one handle. [New] starts it and [Node.Close] stops it. All methods are
+// safe for concurrent use, and a process can run any number of nodes. After
+// Close, methods that return an error return [ErrClosed].
 type Node struct {
 	cfg  *config // read-only
 	log  *slog.Logger
@@ -60,16 +60,16 @@ type Node struct {
 	keeper  *keeper.Keeper
 	access  *access.List
 
-	recovered signal.Signal // there is somebody to talk to, after there was nobody
+	recovered signal.Signal // the node has peers again, after it had none
 
 	listenErrors []*ListenError
 	counters
 }
 
-// Close stops the node: blocked calls return ErrClosed, topics are left,
-// streams reset, connections closed, and every goroutine that the node started
-// has ended when it returns. A part that hangs for 5 seconds is given up and
-// named in the error, so Close always ends. All errors are joined, each
+// Close stops the node: blocked calls return [ErrClosed], topics are left,
+// streams reset and connections closed. When it returns, every goroutine that
+// the node started has ended. Close gives up on a part that hangs for 5 seconds
+// and names it in the error, so it always returns. All errors are joined, each
 // labeled with its part. Close may be called more than once and concurrently;
 // every call returns the first one's result.
 func (n *Node) Close() error {
@@ -83,8 +83,8 @@ func (n *Node) Close() error {
 // closed reports whether Close has begun.
 func (n *Node) closed() bool { return n.ctx.Err() != nil }
 
-// bind returns a context that ends with ctx or with the node, then with the
-// cause ErrClosed.
+// bind returns a context that ends with ctx or with the node, in that case with
+// the cause [ErrClosed].
 func (n *Node) bind(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(n.ctx, func() { cancel(ErrClosed) })
@@ -94,12 +94,11 @@ func (n *Node) bind(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// ID returns the node's peer ID, also after Close.
+// ID returns the node's peer ID. It also works after Close.
 func (n *Node) ID() peer.ID { return n.id }
 
 // Addrs returns the addresses that the node announces, each ending in
-// /p2p/<id>, so that every one of them can be handed to somebody else as it
-// is. After Close it returns nil.
+// /p2p/<id>, ready to be given to another peer. After Close it returns nil.
 func (n *Node) Addrs() []ma.Multiaddr {
 	if n.closed() {
 		return nil
@@ -107,8 +106,8 @@ func (n *Node) Addrs() []ma.Multiaddr {
 	return withID(n.self, n.base.Addrs())
 }
 
-// AddrInfo returns the node's ID with the addresses that it announces, the
-// form that Connect takes. After Close it holds the ID alone.
+// AddrInfo returns the node's ID and the addresses that it announces, the form
+// that [Node.Connect] takes. After Close it holds the ID only.
 func (n *Node) AddrInfo() peer.AddrInfo {
 	if n.closed() {
 		return peer.AddrInfo{ID: n.id}
@@ -116,11 +115,11 @@ func (n *Node) AddrInfo() peer.AddrInfo {
 	return peer.AddrInfo{ID: n.id, Addrs: n.base.Addrs()}
 }
 
-// Host returns the libp2p host, for what the node does not offer itself. It
-// finds peers without known addresses in the DHT. The node closes it.
+// Host returns the libp2p host, for what [Node] does not offer itself. It looks
+// up peers without known addresses in the DHT. The node closes it.
 func (n *Node) Host() host.Host { return n.host }
 
-// DHT returns the DHT, nil without one. The node closes it.
+// DHT returns the DHT, or nil with [WithoutDHT]. The node closes it.
 func (n *Node) DHT() routing.Routing {
 	if n.dht == nil {
 		return nil
@@ -128,8 +127,9 @@ func (n *Node) DHT() routing.Routing {
 	return n.dht.Routing()
 }
 
-// PubSub returns the gossipsub router, nil without one. A topic can be joined
-// once in a router: those in use by Publish and Subscribe are joined already.
+// PubSub returns the gossipsub router, or nil with [WithoutPubSub]. The node
+// closes it. A router can join a topic only once: [Node.Publish] and
+// [Node.Subscribe] have already joined those in use.
 func (n *Node) PubSub() *pubsub.PubSub {
 	if n.pubsub == nil {
 		return nil
@@ -137,8 +137,8 @@ func (n *Node) PubSub() *pubsub.PubSub {
 	return n.pubsub.PubSub()
 }
 
-// fail adds the package's prefix to an error of a method, once. Whatever a
-// closing node's parts say, the cause is that it closes.
+// fail adds the package's prefix to a method's error, once. Whatever error the
+// parts of a closing node return, the cause is that it closes.
 func (n *Node) fail(err error) error {
 	if n.closed() || errors.Is(err, ErrClosed) {
 		return ErrClosed
@@ -146,7 +146,7 @@ func (n *Node) fail(err error) error {
 	return fmt.Errorf("p2pnode: %w", err)
 }
 
-// counters are what nothing else counts.
+// counters holds what no part counts.
 type counters struct {
 	rounds    atomic.Uint64
 	bandwidth *metrics.BandwidthCounter

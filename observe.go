@@ -9,7 +9,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// Status returns a snapshot. After Close it holds the ID and Closed alone.
+// Status returns a snapshot of the node. After Close it holds the ID and Closed
+// only.
 func (n *Node) Status() Status {
 	if n.closed() {
 		return Status{ID: n.id, Closed: true}
@@ -42,7 +43,7 @@ func (n *Node) Status() Status {
 	return s
 }
 
-// warnings are about the files of the data directory.
+// warnings returns what was wrong with the files of the data directory.
 func warnings(n *Node) []string {
 	if n.data == nil {
 		return nil
@@ -50,8 +51,8 @@ func warnings(n *Node) []string {
 	return slices.Concat(n.keeper.Warnings(), n.access.Warnings())
 }
 
-// refusedOf is what limits have refused: nothing when somebody else's resource
-// manager counts.
+// refusedOf returns what limits have refused; zero with an application's own
+// resource manager.
 func refusedOf(n *Node) Refused {
 	if n.limits == nil {
 		return Refused{}
@@ -74,8 +75,8 @@ func (n *Node) Peers() []Peer {
 	return peersOf(n.base)
 }
 
-// Peer returns a connected peer. It reports whether there is a connection;
-// after Close there is none.
+// Peer returns a connected peer, and reports whether it is connected. After
+// Close none is.
 func (n *Node) Peer(id peer.ID) (Peer, bool) {
 	if n.closed() {
 		return Peer{}, false
@@ -85,11 +86,12 @@ func (n *Node) Peer(id peer.ID) (Peer, bool) {
 }
 
 // Events streams what happens to the node from the moment of the call, until
-// the loop ends, ctx ends or the node closes. A consumer that falls more than
-// 256 events behind loses the oldest ones and is told how many by an
-// [EventsLost]; it never holds up the node. Each call has a stream of its own,
-// for one loop: a second loop over it ends at once, and one that is never looped
-// over goes with ctx or the node. What is unread when the node closes is lost.
+// the loop ends, ctx ends or the node closes; what is unread by then is lost. A
+// consumer that falls more than 256 events behind loses the oldest ones and
+// gets an [EventsLost] with their number; it never holds up the node. Each call
+// has its own stream, for one loop: a second loop over it ends at once, and a
+// stream that is never looped over ends with ctx or the node. After Close the
+// stream is empty.
 func (n *Node) Events(ctx context.Context, opts ...EventsOption) iter.Seq[Event] {
 	var cfg eventsConfig
 	for _, o := range opts {

@@ -2,5 +2,5 @@
 
 package p2pnode
 
-// openFiles: there is no such limit, or no way to ask for it.
+// openFiles reports that there is no such limit, or no way to read it.
 func openFiles() (uint64, bool) { return 0, false }

@@ -4,7 +4,7 @@ package p2pnode
 
 import "golang.org/x/sys/unix"
 
-// openFiles is how many files the process may open, if there is a limit.
+// openFiles returns how many files the process may open, if there is a limit.
 func openFiles() (uint64, bool) {
 	var r unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {

@@ -23,13 +23,13 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Option configures a [Node]. Options apply in the order given: one that "sets"
-// a value overrides an earlier one of its name, one that "adds" accumulates.
-// Slices given to an option are copied, a nil Option is skipped, and one value
-// serves any number of nodes.
+// Option configures a [Node]; see [New]. Options apply in the order given: one
+// that "sets" a value overrides an earlier one of the same name, one that
+// "adds" accumulates. Slices passed to an option are copied, a nil Option is
+// skipped, and one Option may be used for any number of nodes, concurrently.
 type Option interface{ apply(*config) error }
 
-// option is the one implementation of Option: the name appears in its errors.
+// option implements Option. Its name prefixes the option's errors.
 type option struct {
 	name string
 	set  func(*config) error
@@ -43,7 +43,7 @@ func (o option) apply(c *config) error {
 	return nil
 }
 
-// toggle is an option without a value.
+// toggle returns an option without a value.
 func toggle(name string, set func(*config)) Option {
 	return option{name, func(c *config) error {
 		set(c)
@@ -51,17 +51,17 @@ func toggle(name string, set func(*config)) Option {
 	}}
 }
 
-// ValidateOptions reports what [New] would find wrong with the options, without
-// starting anything: all problems at once, each an [*OptionError], joined.
-// [OptionErrors] takes them apart. It does not look at files or ports.
+// ValidateOptions reports what [New] would reject in the options, without
+// starting anything: all problems at once, joined, each an [*OptionError].
+// [OptionErrors] takes the joined error apart. It looks at no files or ports.
 func ValidateOptions(opts ...Option) error {
 	_, err := newConfig(opts)
 	return err
 }
 
-// newConfig applies the options in order and checks the result. It returns
-// all problems at once: those of single options first, in the order given,
-// then those between options, in the order of the tables in validate.go.
+// newConfig applies the options in order and checks the result. It returns all
+// problems at once: those of single options first, in the order given, then
+// those between options, in the order of the tables in validate.go.
 func newConfig(opts []Option) (*config, error) {
 	cfg := defaultConfig()
 	var errs []error
@@ -82,36 +82,37 @@ func newConfig(opts []Option) (*config, error) {
 // The network.
 
 // WithNetwork sets the name of the application's network, overriding the
-// default of "p2pnode". Peers of different networks may connect, but they
-// never mix in the DHT (protocol /<name>/kad/1.0.0), in rendezvous, which lives
-// in the DHT, or on the LAN (the mDNS service name). Letters, digits and -_./
-// are allowed, up to 128 characters. WithNetwork("ipfs") gives a DHT that kubo
-// and js-libp2p peers on a network of your own understand, and reserves the
-// names that begin with "ipfs/"; the public network is [WithIPFS], with which it
-// cannot be combined.
+// default of "p2pnode". Peers of different networks may connect, but never mix
+// in the DHT (protocol /<name>/kad/1.0.0), in rendezvous ([Node.Advertise]), or
+// on the LAN (the mDNS service name). A name has up to 128 letters, digits and
+// -_./ characters.
+//
+// WithNetwork("ipfs") is a network of your own whose DHT kubo and js-libp2p
+// peers understand; names that begin with "ipfs/" are reserved for it. The
+// public network is [WithIPFS], which conflicts with this option.
 func WithNetwork(name string) Option {
 	return option{"WithNetwork", func(c *config) error {
 		switch {
 		case !networkName.MatchString(name) || len(name) > 128:
 			return fmt.Errorf("%q is not a network name: use letters, digits and -_./, neither starting nor ending with a slash, at most 128 characters", name)
 		case strings.HasPrefix(name, "ipfs/"):
-			return fmt.Errorf("%q would mix with the network \"ipfs\", whose DHT on the LAN is /ipfs/lan; choose a name that does not begin with \"ipfs/\"", name)
+			return fmt.Errorf("%q would mix with the network \"ipfs\": its LAN DHT is /ipfs/lan; choose a name that does not begin with \"ipfs/\"", name)
 		}
 		c.network = name
 		return nil
 	}}
 }
 
-// WithIPFS joins the public IPFS network: the Amino DHT and beside it the DHT
-// of the LAN, the network's bootstrap peers unless others are configured, and
-// the standard mDNS service name if [WithMDNS] is given. Off by default, because
-// a node on a public network serves strangers. It cannot be combined with
-// [WithNetwork], [WithPrivateNetwork], [WithValidator] or [WithoutDHT].
+// WithIPFS joins the public IPFS network: the Amino DHT and the LAN DHT next to
+// it, the network's bootstrap peers unless others are configured, and the
+// standard mDNS service name with [WithMDNS]. Off by default, because a node on
+// a public network serves strangers. It conflicts with [WithNetwork],
+// [WithPrivateNetwork], [WithValidator] and [WithoutDHT].
 func WithIPFS() Option { return toggle("WithIPFS", func(c *config) { c.ipfs = true }) }
 
-// WithPrivateNetwork sets the 32-byte pre-shared key of a private network: a
-// peer without it cannot get past the handshake. Off by default. Only TCP and
-// WebSocket can carry it, so the other transports are off then, and naming one
+// WithPrivateNetwork sets the 32-byte pre-shared key of a private network:
+// peers without it cannot get past the handshake. Off by default. Only TCP and
+// WebSocket can carry it: the other transports are switched off, and naming one
 // is an error. [LoadOrCreateSwarmKey] reads the key from a swarm.key file, and
 // PrivateNetwork in [Status] is its fingerprint. Specification:
 // github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md.
@@ -131,9 +132,9 @@ func WithPrivateNetwork(psk pnet.PSK) Option {
 
 // Identity and storage.
 
-// WithIdentity sets the private key that the node's peer ID is derived from,
-// overriding the default of a fresh Ed25519 key. Of WithIdentity,
-// [WithIdentityFile] and [WithIdentityString] the last one given counts.
+// WithIdentity sets the private key from which the node derives its peer ID,
+// overriding the default of a fresh Ed25519 key. It replaces [WithIdentityFile]
+// and [WithIdentityString]: the last of the three wins.
 func WithIdentity(key crypto.PrivKey) Option {
 	return option{"WithIdentity", func(c *config) error {
 		if _, err := peerID(key); err != nil {
@@ -145,11 +146,11 @@ func WithIdentity(key crypto.PrivKey) Option {
 }
 
 // WithIdentityFile sets the file that holds the private key, overriding the
-// default of a fresh key at each start. The file is created, with mode 0600 and
-// an Ed25519 key, when it does not exist, and is never written again. One that
-// others may read, or that does not hold a key, fails [New] and stays untouched;
-// a mounted secret of mode 0440 is accepted. [WithIdentity] tells which option
-// counts.
+// default of a fresh key at each start. If the file does not exist, [New]
+// creates it with mode 0600 and an Ed25519 key; it never writes to an existing
+// one. A file that others may read, or that does not hold a key, fails [New]
+// and is left untouched; a mounted secret of mode 0440 is accepted. It replaces
+// [WithIdentity] and [WithIdentityString]: the last of the three wins.
 func WithIdentityFile(path string) Option {
 	return option{"WithIdentityFile", func(c *config) error {
 		if path == "" {
@@ -160,9 +161,10 @@ func WithIdentityFile(path string) Option {
 	}}
 }
 
-// WithIdentityString sets the private key from its text form, the base64 of
-// the marshaled key as [EncodeKey] makes it and as kubo keeps it, overriding the
-// default of a fresh key. [WithIdentity] tells which option counts.
+// WithIdentityString sets the private key from its text form, overriding the
+// default of a fresh key. The text is the base64 of the marshaled key, as
+// [EncodeKey] returns it and kubo stores it. It replaces [WithIdentity] and
+// [WithIdentityFile]: the last of the three wins.
 func WithIdentityString(s string) Option {
 	return option{"WithIdentityString", func(c *config) error {
 		key, err := decodeKey(s)
@@ -174,26 +176,33 @@ func WithIdentityString(s string) Option {
 	}}
 }
 
-// WithDataDir sets the directory in which the node keeps what it needs again
-// after a restart, overriding the default of none. It is created with mode 0700
-// if absent, and locked: [New] fails while another node has it, in this process
-// or another, when it cannot be written to, and when everybody can write to it.
-// The identity lives in the file identity.key there, made at the first start,
-// unless [WithIdentity], [WithIdentityFile] or [WithIdentityString] gives another.
+// WithDataDir sets the directory for what the node needs again after a restart:
+// its identity, peers and bans. There is none by default. [New] creates it with
+// mode 0700 if absent, and locks it until Close or the end of the process. It
+// fails if another node has the directory, in this process or another, if the
+// directory cannot be written to, or if everybody can write to it. The identity
+// is in the file identity.key, made at the first start, unless [WithIdentity],
+// [WithIdentityFile] or [WithIdentityString] sets another.
 //
-// Peers that were connected directly for 5 minutes are saved every 10 minutes
-// (the first ones after half a minute, within a minute), and all that are
-// connected at Close: at most 100, of them 20 of one IPv4 /16 or IPv6 /32, each
-// for a week. At the next start the node dials them beside its bootstrap peers;
-// when it was given none and no [WithMinPeers], until one of them is connected.
-// The bans of [Node.BanPeer] and [Node.BanSubnet] are kept here too.
+// Every 10 minutes, and at Close, the node saves the peers that it was directly
+// connected to for 5 minutes, that left since, or, at Close, that are
+// connected; until it has saved any, it looks every minute for peers connected
+// for 30 seconds. It keeps at most 100 peers, 20 of them from one IPv4 /16 or
+// IPv6 /32, each for a week after it was last connected. After a restart it
+// dials them next to its bootstrap peers while it has too few peers, and each
+// once, 8 at a time, when it has enough but fewer than [WithConnLimits] starts
+// trimming to; while fewer than 20 peers are connected, those that are missing
+// again every 1 to 10 minutes. With [WithMinPeers] of 0 it dials them only
+// while the DHT's routing table is empty.
 //
-// A damaged file of these is set aside, never replaced, and reported in Warnings
-// of [Status] and by [Node.Diagnose]; the node starts without what it held, which
-// for bans means that those peers are let in. A damaged identity, in contrast, is
-// an error. A file that cannot be read for now is reported in the same way and
-// left as it is: what would replace it is not saved, and BanPeer or Close
-// returns that. The lock ends with Close, and with the process.
+// Bans of [Node.BanPeer] and [Node.BanSubnet] are saved when they change.
+//
+// A damaged file of peers or bans is set aside, not overwritten, and reported
+// in Warnings of [Status] and by [Node.Diagnose]; the node starts without its
+// content, so banned peers are let in. A file that cannot be read for now is
+// reported the same way and left alone: what would replace it is not saved, and
+// [Node.BanPeer] or [Node.Close] returns an error. A damaged identity fails
+// [New].
 func WithDataDir(dir string) Option {
 	return option{"WithDataDir", func(c *config) error {
 		if dir == "" {
@@ -206,15 +215,15 @@ func WithDataDir(dir string) Option {
 
 // Addresses and transports.
 
-// WithListenAddrs sets the addresses to listen on, in the multiaddr notation,
-// overriding the default of every enabled transport on a free port of all IPv4
-// and IPv6 interfaces. Each address must bind, or [New] fails and says which one
-// did not and why; [WithPartialListen] relaxes that. Each needs its transport,
-// see [WithTransports]. It cannot be combined with [WithoutListening].
+// WithListenAddrs sets the multiaddrs to listen on, overriding the default of
+// every enabled transport on a free port of all IPv4 and IPv6 interfaces. If an
+// address does not bind, [New] fails and reports why; [WithPartialListen]
+// relaxes that. Each address needs its transport, see [WithTransports]. It
+// conflicts with [WithoutListening].
 func WithListenAddrs(addresses ...string) Option {
 	addresses = slices.Clone(addresses)
 	return option{"WithListenAddrs", func(c *config) error {
-		list, err := parseAddrs(addresses, "WithoutListening is the way not to listen", checkListenAddr)
+		list, err := parseAddrs(addresses, "to listen on none, use WithoutListening", checkListenAddr)
 		if err != nil {
 			return err
 		}
@@ -223,25 +232,25 @@ func WithListenAddrs(addresses ...string) Option {
 	}}
 }
 
-// WithoutListening makes a node that dials and is not dialed: it opens no
-// listening port. Others can still reach it through a relay, see
-// [WithAutoRelay]. Options that need a port conflict with it: [WithListenAddrs],
-// [WithPartialListen], [WithAnnounceAddrs], [WithMDNS] and [WithPortMapping].
+// WithoutListening makes a node that dials but does not listen. Others can
+// still reach it through a relay, see [WithAutoRelay]. It conflicts with the
+// options that need a port: [WithListenAddrs], [WithPartialListen],
+// [WithAnnounceAddrs], [WithMDNS] and [WithPortMapping].
 func WithoutListening() Option {
 	return toggle("WithoutListening", func(c *config) { c.noListen = true })
 }
 
-// WithPartialListen accepts that some, but not all, of the addresses of
-// [WithListenAddrs] do not bind. Those that did not are in ListenErrors of
-// [Status] and logged as warnings. Off by default, because a node that listens
-// on half of what was asked for is found out late.
+// WithPartialListen lets [New] succeed when some, but not all, of the addresses
+// of [WithListenAddrs] fail to bind. Those are logged as warnings and are in
+// ListenErrors of [Status]. Off by default, because a node that listens on half
+// of what was asked for goes unnoticed.
 func WithPartialListen() Option {
 	return toggle("WithPartialListen", func(c *config) { c.partialListen = true })
 }
 
-// WithAnnounceAddrs sets the addresses that the node tells others, overriding
-// the default of those it listens on: for a node behind a forwarded port or a
-// name. Relayed addresses are still announced beside them.
+// WithAnnounceAddrs sets the addresses that the node announces, overriding the
+// default of those it listens on: for a node behind a forwarded port or a DNS
+// name. Circuit addresses are announced in addition.
 func WithAnnounceAddrs(addresses ...string) Option {
 	addresses = slices.Clone(addresses)
 	return option{"WithAnnounceAddrs", func(c *config) error {
@@ -254,9 +263,9 @@ func WithAnnounceAddrs(addresses ...string) Option {
 	}}
 }
 
-// WithTransports sets the transports, overriding the default of
-// [TransportTCP], [TransportQUIC] and [TransportWebSocket] (without QUIC with
-// [WithPrivateNetwork], which it cannot carry).
+// WithTransports sets the transports, overriding the default of [TransportTCP],
+// [TransportQUIC] and [TransportWebSocket]. With [WithPrivateNetwork] the
+// default lacks [TransportQUIC], which cannot carry the key.
 func WithTransports(transports ...Transport) Option {
 	transports = slices.Clone(transports)
 	return option{"WithTransports", func(c *config) error {
@@ -265,7 +274,7 @@ func WithTransports(transports ...Transport) Option {
 		}
 		for _, t := range transports {
 			if !t.known() {
-				return fmt.Errorf("%q is not a transport: choose of %s", string(t), quoteAll(allTransports))
+				return fmt.Errorf("%q is not a transport: choose from %s", string(t), quoteAll(allTransports))
 			}
 		}
 		c.transports = slices.Compact(slices.Sorted(slices.Values(transports)))
@@ -274,22 +283,22 @@ func WithTransports(transports ...Transport) Option {
 }
 
 // WithSecurity sets the security protocols of TCP and WebSocket connections in
-// order of preference, overriding the default of [SecurityTLS] and then
-// [SecurityNoise], which is libp2p's own: with AES in hardware TLS takes half
-// the CPU. Without TCP and WebSocket it is an error, because the other
-// transports bring their own security.
+// order of preference, overriding libp2p's own default of [SecurityTLS] before
+// [SecurityNoise]: with AES in hardware, TLS takes half the CPU. It is an error
+// without TCP and WebSocket, because the other transports bring their own
+// security.
 func WithSecurity(protocols ...Security) Option {
 	protocols = slices.Clone(protocols)
 	return option{"WithSecurity", func(c *config) error {
 		if len(protocols) == 0 {
-			return errors.New("no protocol given: a connection without one would have no identity")
+			return errors.New("no protocol given: without one a connection has no identity")
 		}
 		for i, s := range protocols {
 			if s != SecurityNoise && s != SecurityTLS {
-				return fmt.Errorf("%q is not a security protocol: choose of %q and %q", string(s), SecurityTLS, SecurityNoise)
+				return fmt.Errorf("%q is not a security protocol: choose from %q and %q", string(s), SecurityTLS, SecurityNoise)
 			}
 			if slices.Contains(protocols[:i], s) {
-				return fmt.Errorf("%q is named twice", s)
+				return fmt.Errorf("%q is given twice", s)
 			}
 		}
 		c.security = slices.Clone(protocols)
@@ -297,13 +306,13 @@ func WithSecurity(protocols ...Security) Option {
 	}}
 }
 
-// WithUserAgent sets the name that the node gives itself toward its peers,
-// overriding the default of "p2pnode" with the module's version if known. It has
-// 1 to 256 characters.
+// WithUserAgent sets the name that the node gives its peers in identify, 1 to
+// 256 characters, overriding the default of "p2pnode" with the module's version
+// if known.
 func WithUserAgent(s string) Option {
 	return option{"WithUserAgent", func(c *config) error {
 		if s == "" || len(s) > 256 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return fmt.Errorf("%q: it must have 1 to 256 characters, none of them a control character", s)
+			return fmt.Errorf("%q: use 1 to 256 characters, none of them a control character", s)
 		}
 		c.userAgent = s
 		return nil
@@ -311,9 +320,9 @@ func WithUserAgent(s string) Option {
 }
 
 // WithReachability sets whether others can dial this node, public or private,
-// overriding the default of finding that out (AutoNAT), which on a private
-// network never comes to a result. A public node makes no reservations, so
-// public conflicts with [WithAutoRelay], and it listens, so it conflicts with
+// overriding the default of finding out by AutoNAT, which on a private network
+// never concludes. A public node makes no reservations, so public conflicts
+// with [WithAutoRelay]; it listens, so public conflicts with
 // [WithoutListening].
 func WithReachability(r network.Reachability) Option {
 	return option{"WithReachability", func(c *config) error {
@@ -325,22 +334,22 @@ func WithReachability(r network.Reachability) Option {
 	}}
 }
 
-// WithPortMapping asks the router for a port on its public address, by UPnP
-// or NAT-PMP. Off by default, because it changes the router's settings.
+// WithPortMapping asks the router to forward a port, by UPnP or NAT-PMP. Off by
+// default, because it changes the router's settings.
 func WithPortMapping() Option {
 	return toggle("WithPortMapping", func(c *config) { c.portMapping = true })
 }
 
-// Limits, and who is let in.
+// Limits and access.
 
 // WithConnLimits sets the watermarks of the connection manager, overriding the
-// default of 160 and 192: above high, connections of little use are closed
-// until low remain. Connections younger than 20 seconds and protected peers
-// are spared.
+// default of 160 and 192: above high, it closes the least useful connections
+// until low remain. It spares connections younger than 20 seconds and protected
+// peers.
 func WithConnLimits(low, high int) Option {
 	return option{"WithConnLimits", func(c *config) error {
 		if low <= 0 || high <= low || high > limits.Max {
-			return fmt.Errorf("low %d and high %d: they must be 0 < low < high <= %d", low, high, limits.Max)
+			return fmt.Errorf("low %d and high %d: they must satisfy 0 < low < high <= %d", low, high, limits.Max)
 		}
 		c.connLow, c.connHigh = low, high
 		return nil
@@ -349,10 +358,11 @@ func WithConnLimits(low, high int) Option {
 
 // WithLimits sets the limits of libp2p's resource manager, field by field: a
 // zero field of [Limits] keeps its default, or the value of an earlier
-// WithLimits. What a limit refuses is counted in [Status] and by [WithMetrics],
-// told to the logger the first time (but for Memory), and the error on this side
-// names the limit. On a network of one's own, private and loopback addresses are
-// not limited per IP, as a cluster often stands behind one.
+// WithLimits. What a limit refuses is counted in [Status] and by [WithMetrics]
+// and reported by [EventLimitReached]; the first refusal is logged (except by
+// Memory), and the error on this side names the limit. On a network of your
+// own, private and loopback addresses are not limited per IP, because a cluster
+// often shares one.
 func WithLimits(l Limits) Option {
 	return option{"WithLimits", func(c *config) error {
 		if err := limits.Limits(l).Check(); err != nil {
@@ -363,11 +373,11 @@ func WithLimits(l Limits) Option {
 	}}
 }
 
-// WithAllowedPeers adds peers that the node has to do with, overriding the
-// default of all. With it, nobody else is dialed, accepted, relayed for or
-// heard on a topic. [Node.Allow] and [Node.Disallow] change it while the node
-// runs. Bootstrap peers, persistent peers and relays that are not among them are
-// an error, and so are peers of [WithBannedPeers].
+// WithAllowedPeers adds peers that the node may deal with, overriding the
+// default of all peers. Other peers are not dialed, accepted or relayed for,
+// and their messages are dropped. [Node.Allow] and [Node.Disallow] change the
+// list at run time. Bootstrap peers, persistent peers and relays must be on it;
+// peers of [WithBannedPeers] must not.
 func WithAllowedPeers(ids ...peer.ID) Option {
 	ids = slices.Clone(ids)
 	return option{"WithAllowedPeers", func(c *config) error {
@@ -379,10 +389,10 @@ func WithAllowedPeers(ids ...peer.ID) Option {
 	}}
 }
 
-// WithBannedPeers adds peers that the node has nothing to do with, for good:
-// they are neither dialed nor accepted, relayed for, or heard on a topic.
-// [Node.BanPeer] does the same while the node runs, also for a time, and
-// [Node.UnbanPeer] ends both.
+// WithBannedPeers adds peers that the node bans for good: they are not dialed,
+// accepted or relayed for, and their messages are dropped. [Node.BanPeer] does
+// the same at run time, also for a limited time, and [Node.UnbanPeer] ends
+// both.
 func WithBannedPeers(ids ...peer.ID) Option {
 	ids = slices.Clone(ids)
 	return option{"WithBannedPeers", func(c *config) error {
@@ -394,20 +404,27 @@ func WithBannedPeers(ids ...peer.ID) Option {
 	}}
 }
 
-// Finding peers, and staying connected.
+// Finding peers and staying connected.
 
 // WithBootstrapPeers adds peers through which the node enters its network and
-// comes back to it. All are dialed at start, and again, with growing delays,
-// whenever fewer peers are connected than [WithMinPeers] asks for; with enough
-// peers those that are missing are dialed after a minute and then at distances
-// that grow to 10 minutes. The node's own ID among them is left out, so that one
-// list serves all nodes. See [ParsePeers] for the text form.
+// returns to it. While fewer peers are connected than [WithMinPeers] asks for,
+// or the DHT's routing table is empty, the node dials all that are missing in
+// rounds: at once, then every 400 to 800 milliseconds for the first minute,
+// then after delays that grow from 1 to 30 seconds, forever. A change of the
+// machine's addresses or a wake from sleep starts over.
+//
+// With enough peers, it dials a missing bootstrap peer every 1 to 10 minutes,
+// and one that it has just lost as quickly as above for a minute, unless the
+// peer keeps hanging up. With [WithMinPeers] of 0 it does neither. The node's
+// own ID is left out, so that one list serves all nodes. [ParsePeers] reads the
+// text form; [Node.AddBootstrapPeers] and [Node.RemoveBootstrapPeers] change
+// the list at run time.
 func WithBootstrapPeers(peers ...peer.AddrInfo) Option {
 	return addPeers("WithBootstrapPeers", peers, func(c *config) *[]peer.AddrInfo { return &c.bootstrap })
 }
 
-// WithBootstrapAddrs is [WithBootstrapPeers] for addresses in the multiaddr
-// notation, each ending in the peer's ID: /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…
+// WithBootstrapAddrs is [WithBootstrapPeers] for multiaddrs, each ending in the
+// peer's ID: /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…
 func WithBootstrapAddrs(addresses ...string) Option {
 	addresses = slices.Clone(addresses)
 	return option{"WithBootstrapAddrs", func(c *config) error {
@@ -426,18 +443,21 @@ func WithBootstrapAddrs(addresses ...string) Option {
 	}}
 }
 
-// WithPersistentPeers adds peers that the node keeps connected: each is dialed
-// at start and whenever it is lost, again and again with jittered delays that
-// grow from 5 seconds to 10 minutes, and is never trimmed. A connection that
-// stands for less than a minute counts as a failed dial. Unlike bootstrap
-// peers, which are there to enter the network, they are wanted for themselves.
-// [Node.AddPersistentPeers] and [Node.RemovePersistentPeers] change them while
-// the node runs, and [Status] lists them.
+// WithPersistentPeers adds peers that the node keeps connected for their own
+// sake, however many others it has. It dials each at start and whenever it is
+// lost: for a minute every 400 to 800 milliseconds, then with jittered delays
+// that grow from 5 seconds to 10 minutes, forever. It never trims their
+// connections. A connection that closes within a minute counts as a failed
+// dial, except for the first three in a row. A change of the machine's
+// addresses, a wake from sleep and the end of a ban start over.
+//
+// [Node.AddPersistentPeers] and [Node.RemovePersistentPeers] change the list at
+// run time, and [Status] reports on it. The node's own ID is left out.
 func WithPersistentPeers(peers ...peer.AddrInfo) Option {
 	return addPeers("WithPersistentPeers", peers, func(c *config) *[]peer.AddrInfo { return &c.persistent })
 }
 
-// addPeers is an option that adds peers to a list of the config.
+// addPeers returns an option that adds peers to a list of the config.
 func addPeers(name string, peers []peer.AddrInfo, list func(*config) *[]peer.AddrInfo) Option {
 	peers = addrs.Merge(peers...)
 	return option{name, func(c *config) error {
@@ -449,11 +469,12 @@ func addPeers(name string, peers []peer.AddrInfo, list func(*config) *[]peer.Add
 	}}
 }
 
-// WithMinPeers sets how many connected peers the node wants at least: below
-// that it dials its bootstrap peers again, and [Node.WaitReady] waits. It
-// overrides the default of 1 with bootstrap peers, persistent peers or mDNS, and
-// 0 without any of them. With 0, bootstrap peers are dialed only while the DHT's
-// routing table is empty, and without a DHT not at all.
+// WithMinPeers sets how many connected peers the node wants at least. Below
+// that it dials its bootstrap and saved peers, and [Node.WaitReady] waits. The
+// default is 1 with bootstrap peers, persistent peers or mDNS, and 0 without
+// any of them; a node with saved peers ([WithDataDir]) looks for one all the
+// same. With 0 it dials bootstrap and saved peers only while the DHT's routing
+// table is empty, and without a DHT never.
 func WithMinPeers(n int) Option {
 	return option{"WithMinPeers", func(c *config) error {
 		if n < 0 {
@@ -464,21 +485,27 @@ func WithMinPeers(n int) Option {
 	}}
 }
 
-// WithMDNS finds the peers of the network on the LAN and is found by them, by
-// multicast DNS. Off by default, because it tells everybody on the LAN that the
-// node is there. The service name comes from [WithNetwork]; [WithMDNSService]
-// sets another. A failure to start is an error from [New]. It announces TCP and
-// QUIC addresses, so it needs one to listen on. Specification:
+// WithMDNS announces the node on the LAN by multicast DNS, and dials the peers
+// of its network that it discovers there. Off by default, because it tells
+// everybody on the LAN that the node is there. Of two peers that discover each
+// other, the one with the lower ID dials at once, the other after 1 to 2
+// seconds; delays then grow from 1 to 30 seconds, until nothing has been heard
+// of the peer for 10 minutes. The node remembers up to 512 discovered peers and
+// dials 16 at a time.
+//
+// The service name derives from [WithNetwork]; [WithMDNSService] sets another.
+// mDNS announces TCP and QUIC addresses only, so the node must listen on one.
+// If mDNS cannot start, [New] fails. Specification:
 // github.com/libp2p/specs/blob/master/discovery/mdns.md.
 func WithMDNS() Option { return toggle("WithMDNS", func(c *config) { c.mdns = true }) }
 
-// WithMDNSService is [WithMDNS] with a service name of its own, such as
-// "_myapp._udp", overriding the default that comes from [WithNetwork].
+// WithMDNSService is [WithMDNS] with the given service name, such as
+// "_myapp._udp", overriding the one that derives from [WithNetwork].
 // "_p2p._udp" is what other implementations use.
 func WithMDNSService(name string) Option {
 	return option{"WithMDNSService", func(c *config) error {
 		if !mdnsName.MatchString(name) {
-			return fmt.Errorf("%q is not a service name: it looks like \"_myapp._udp\", at most 63 characters before the dot", name)
+			return fmt.Errorf("%q is not a service name: use a form like \"_myapp._udp\", with at most 63 characters before the dot", name)
 		}
 		c.mdns, c.mdnsService = true, name
 		return nil
@@ -488,29 +515,31 @@ func WithMDNSService(name string) Option {
 // Relays and NATs.
 
 // WithoutRelay switches the relay client off: the node neither dials through
-// relays nor is reached through them. [WithAutoRelay], [WithRelayService] and
-// [WithHolePunching] conflict with it.
+// relays nor is reached through them. It conflicts with [WithAutoRelay],
+// [WithRelayService], [WithRelayLimits] and [WithHolePunching].
 func WithoutRelay() Option { return toggle("WithoutRelay", func(c *config) { c.noRelay = true }) }
 
 // WithAutoRelay adds relays at which the node keeps reservations, so that
-// others reach it through them, and announces the addresses that follow. It
-// says that the node is not reachable otherwise: unless [WithReachability]
-// says more, its reachability is private, and in [DHTModeAutoServer] it is a
-// DHT client. Specification: github.com/libp2p/specs/tree/master/relay.
+// others reach it through them, and announces its circuit addresses there. It
+// implies that the node cannot be reached otherwise: unless [WithReachability]
+// is given, its reachability is private, and in [DHTModeAutoServer] it is a DHT
+// client. [Node.AddRelays] and [Node.RemoveRelays] change the list at run time.
+// The node's own ID is left out. Specification:
+// github.com/libp2p/specs/tree/master/relay.
 func WithAutoRelay(relays ...peer.AddrInfo) Option {
 	return addPeers("WithAutoRelay", relays, func(c *config) *[]peer.AddrInfo { return &c.autoRelays })
 }
 
-// WithRelayService lets others reserve a place at this node and be reached
-// through it, at once and whatever the node's own reachability. Off by default,
-// because it spends the node's bandwidth on others. [WithRelayLimits] bounds
+// WithRelayService lets others make reservations at this node and be reached
+// through it, immediately and whatever its own reachability. Off by default,
+// because it spends the node's bandwidth on others; [WithRelayLimits] bounds
 // that.
 func WithRelayService() Option {
 	return toggle("WithRelayService", func(c *config) { c.relayService = true })
 }
 
-// WithRelayLimits is [WithRelayService] with limits of its own, overriding
-// libp2p's defaults, which [RelayLimits] names.
+// WithRelayLimits is [WithRelayService] with the given limits, overriding
+// libp2p's defaults, which [RelayLimits] lists.
 func WithRelayLimits(l RelayLimits) Option {
 	return option{"WithRelayLimits", func(c *config) error {
 		if err := l.check(); err != nil {
@@ -522,8 +551,8 @@ func WithRelayLimits(l RelayLimits) Option {
 }
 
 // WithHolePunching lets two nodes behind NATs that are connected through a
-// relay try to get a direct connection, both ways (DCUtR). Off by default,
-// because it makes a node dial addresses that strangers name. Specification:
+// relay try to connect directly (DCUtR). Off by default, because it makes the
+// node dial addresses that strangers name. Specification:
 // github.com/libp2p/specs/blob/master/relay/DCUtR.md.
 func WithHolePunching() Option {
 	return toggle("WithHolePunching", func(c *config) { c.holePunching = true })
@@ -532,38 +561,38 @@ func WithHolePunching() Option {
 // The DHT.
 
 // WithDHTMode sets the mode of the DHT, overriding the default of
-// [DHTModeAutoServer], which with [WithIPFS] is [DHTModeAuto]: the public network
-// asks its members not to serve before they know that they are reachable.
+// [DHTModeAutoServer]. With [WithIPFS] the default is [DHTModeAuto]: the public
+// network asks nodes not to serve before they know that they are reachable.
 func WithDHTMode(mode DHTMode) Option {
 	return option{"WithDHTMode", func(c *config) error {
 		if !slices.Contains(allDHTModes, mode) {
-			return fmt.Errorf("%q is not a mode: choose of %s", string(mode), quoteAll(allDHTModes))
+			return fmt.Errorf("%q is not a mode: choose from %s", string(mode), quoteAll(allDHTModes))
 		}
 		c.dhtMode = mode
 		return nil
 	}}
 }
 
-// WithoutDHT switches the DHT off, and with it the methods for content, records,
-// and rendezvous, which return [ErrDisabled]. The options that configure the DHT
-// conflict with it.
+// WithoutDHT switches the DHT off. The methods for content, records and
+// rendezvous then return [ErrDisabled]. It conflicts with the options that
+// configure the DHT.
 func WithoutDHT() Option { return toggle("WithoutDHT", func(c *config) { c.noDHT = true }) }
 
-// WithValidator adds a validator for DHT records whose key starts with
-// /<namespace>/, beside those for /pk and /ipns. Without one for its
-// namespace a record is refused. Every node of the network needs the same ones.
+// WithValidator adds a validator for DHT records whose keys start with
+// /<namespace>/, in addition to those for /pk and /ipns. Records of a namespace
+// without a validator are refused. All nodes of the network need the same ones.
 // The network "ipfs" accepts no others.
 func WithValidator(namespace string, v record.Validator) Option {
 	return option{"WithValidator", func(c *config) error {
 		switch {
 		case namespace == "" || strings.ContainsRune(namespace, '/'):
-			return fmt.Errorf("%q is not a namespace: for keys like /app/name it is \"app\"", namespace)
+			return fmt.Errorf("%q is not a namespace: for keys like /app/name use \"app\"", namespace)
 		case namespace == "pk" || namespace == "ipns":
-			return fmt.Errorf("records of %q have their own validator, which cannot be replaced", namespace)
+			return fmt.Errorf("%q has a built-in validator, which cannot be replaced", namespace)
 		case isNil(v):
 			return fmt.Errorf("the validator of %q is nil", namespace)
 		case c.validators[namespace] != nil:
-			return fmt.Errorf("%q has a validator already", namespace)
+			return fmt.Errorf("%q already has a validator", namespace)
 		}
 		if c.validators == nil {
 			c.validators = make(map[string]record.Validator)
@@ -573,9 +602,9 @@ func WithValidator(namespace string, v record.Validator) Option {
 	}}
 }
 
-// WithDatastore sets where the DHT keeps the records that it holds for others,
-// overriding the default of memory. The store stays the caller's: close it
-// after the node.
+// WithDatastore sets where the DHT keeps the records it holds for others,
+// overriding the default of memory. The caller owns the store: close it after
+// the node.
 func WithDatastore(ds datastore.Batching) Option {
 	return option{"WithDatastore", func(c *config) error {
 		if isNil(ds) {
@@ -589,13 +618,14 @@ func WithDatastore(ds datastore.Batching) Option {
 // PubSub.
 
 // WithoutPubSub switches pubsub off: [Node.Publish] and [Node.Subscribe] return
-// [ErrDisabled]. [WithMaxMessageSize] and [WithPubSubOptions] conflict with it.
+// [ErrDisabled]. It conflicts with [WithMaxMessageSize] and
+// [WithPubSubOptions].
 func WithoutPubSub() Option { return toggle("WithoutPubSub", func(c *config) { c.noPubSub = true }) }
 
-// WithMaxMessageSize sets how many bytes a pubsub message may take on the
-// wire, overriding the default of 1 MiB. The message's data may be 1 KiB less.
-// Every node of the network needs the same limit: a peer that gets a larger
-// message cuts the stream.
+// WithMaxMessageSize sets how many bytes a pubsub message may take on the wire,
+// overriding the default of 1 MiB. The message's data may take 1 KiB less. All
+// nodes of the network need the same limit: a peer that receives a larger
+// message resets the stream.
 func WithMaxMessageSize(n int) Option {
 	return option{"WithMaxMessageSize", func(c *config) error {
 		if n < 2*messageOverhead || n > 1<<30 {
@@ -608,10 +638,10 @@ func WithMaxMessageSize(n int) Option {
 
 // Logging and metrics.
 
-// WithLogger sets where the node logs, overriding the default of nowhere: a
-// library is silent unless asked. A change of state is logged at level Info, a
-// round of an outage at Debug, and a key never. The libraries underneath have
-// their own process-wide logging, which this does not touch.
+// WithLogger sets the logger, overriding the default of none: a library is
+// silent unless asked. The node logs changes of its state at level Info, each
+// round of an outage at Debug, and never a key. The underlying libraries have
+// their own process-wide logging, which this does not affect.
 func WithLogger(l *slog.Logger) Option {
 	return option{"WithLogger", func(c *config) error {
 		if l == nil {
@@ -624,7 +654,7 @@ func WithLogger(l *slog.Logger) Option {
 
 // WithMetrics sets where the node registers its metrics, all named p2pnode_…,
 // overriding the default of nowhere. They carry the label peer_id, so that any
-// number of nodes can share a registerer, and are unregistered by Close.
+// number of nodes can share a registerer. [Node.Close] unregisters them.
 func WithMetrics(reg prometheus.Registerer) Option {
 	return option{"WithMetrics", func(c *config) error {
 		if isNil(reg) {
@@ -638,14 +668,14 @@ func WithMetrics(reg prometheus.Registerer) Option {
 // Escape hatches.
 
 // WithLibp2pOptions adds options for libp2p.New, for what has no option here.
-// What they set takes the place of the node's own part: transports (those of
-// the same protocol), security, connection manager, peerstore, resource
-// manager. An option here that configures a part so replaced, such as
-// [WithLimits] beside a resource manager, is a conflict. An address factory is
-// applied to the listening addresses before the announced ones are chosen, and a
-// connection gater is asked after the list of bans. Libp2p closes what it is
-// given when the node closes. Identity, listen addresses, relays and the key of
-// a private network have options here, and are an error in this one.
+// What they set replaces the node's own part: transports (those of the same
+// protocol), security, connection manager, peerstore, resource manager. An
+// option here that configures a replaced part conflicts, such as [WithLimits]
+// with a resource manager. An address factory is applied to the listen
+// addresses before the announced ones are chosen, and a connection gater is
+// asked after the list of bans. Libp2p closes what it is given when the node
+// closes. Identity, listen addresses, relays and the key of a private network
+// have options here, and are errors in this one.
 func WithLibp2pOptions(opts ...libp2p.Option) Option {
 	opts = slices.Clone(opts)
 	return option{"WithLibp2pOptions", func(c *config) error {
@@ -658,21 +688,21 @@ func WithLibp2pOptions(opts ...libp2p.Option) Option {
 		case err != nil:
 			return err
 		case theirs.PeerKey != nil:
-			return errors.New("the identity of a node is set by WithIdentity, WithIdentityFile or WithDataDir, not by libp2p.Identity")
+			return errors.New("set the identity with WithIdentity, WithIdentityFile or WithDataDir, not with libp2p.Identity")
 		case len(theirs.ListenAddrs) > 0:
-			return errors.New("the addresses to listen on are set by WithListenAddrs, not by libp2p.ListenAddrs")
+			return errors.New("set the listen addresses with WithListenAddrs, not with libp2p.ListenAddrs")
 		case theirs.PSK != nil:
-			return errors.New("the key of a private network is set by WithPrivateNetwork, not by libp2p.PrivateNetwork")
+			return errors.New("set the key of a private network with WithPrivateNetwork, not with libp2p.PrivateNetwork")
 		case theirs.EnableAutoRelay:
-			return errors.New("reservations at relays are set by WithAutoRelay, not by libp2p.EnableAutoRelay")
+			return errors.New("name relays with WithAutoRelay, not with libp2p.EnableAutoRelay")
 		}
 		c.libp2pOptions = all
 		return nil
 	}}
 }
 
-// WithDHTOptions adds options for the DHT, or with [WithIPFS] for both. They
-// apply after the node's own ones.
+// WithDHTOptions adds options for the DHT, or with [WithIPFS] for both DHTs.
+// They apply after the node's own.
 func WithDHTOptions(opts ...dht.Option) Option {
 	opts = slices.Clone(opts)
 	return option{"WithDHTOptions", func(c *config) error {
@@ -684,8 +714,7 @@ func WithDHTOptions(opts ...dht.Option) Option {
 	}}
 }
 
-// WithPubSubOptions adds options for pubsub. They apply after the node's own
-// ones.
+// WithPubSubOptions adds options for pubsub. They apply after the node's own.
 func WithPubSubOptions(opts ...pubsub.Option) Option {
 	opts = slices.Clone(opts)
 	return option{"WithPubSubOptions", func(c *config) error {

@@ -92,7 +92,7 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithListenAddrs", opt: WithListenAddrs(), bad: "WithoutListening"},
 		{name: "WithListenAddrs", opt: WithListenAddrs("127.0.0.1:1"), bad: `"127.0.0.1:1"`},
 		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr), bad: "WithBootstrapAddrs"},
-		{name: "WithListenAddrs", opt: WithListenAddrs("/ip4/127.0.0.1/udp/1"), bad: "no transport"},
+		{name: "WithListenAddrs", opt: WithListenAddrs("/ip4/127.0.0.1/udp/1"), bad: "no known transport"},
 		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr + "/p2p-circuit"), bad: "WithAutoRelay"},
 		{name: "WithoutListening", opt: WithoutListening(), check: func(c *config) bool { return c.noListen }},
 		{name: "WithPartialListen", opt: WithPartialListen(), check: func(c *config) bool { return c.partialListen }},
@@ -137,10 +137,10 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithLimits", opt: WithLimits(Limits{}), bad: "no limit"},
 		{name: "WithAllowedPeers", opt: WithAllowedPeers(somePeer("1").ID), check: func(c *config) bool { return len(c.allowed) == 1 }},
 		{name: "WithAllowedPeers", opt: WithAllowedPeers(), bad: "no peer"},
-		{name: "WithAllowedPeers", opt: WithAllowedPeers(""), bad: "no peer ID"},
+		{name: "WithAllowedPeers", opt: WithAllowedPeers(""), bad: "not a peer ID"},
 		{name: "WithBannedPeers", opt: WithBannedPeers(somePeer("1").ID), check: func(c *config) bool { return len(c.banned) == 1 }},
 		{name: "WithBannedPeers", opt: WithBannedPeers(), bad: "no peer"},
-		{name: "WithBannedPeers", opt: WithBannedPeers(""), bad: "no peer ID"},
+		{name: "WithBannedPeers", opt: WithBannedPeers(""), bad: "not a peer ID"},
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(noID), bad: "no ID"},
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(noAddr), bad: "no address"},
 		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noID), bad: "no ID"},
@@ -304,7 +304,7 @@ func TestOptionsSetOrAdd(t *testing.T) {
 	if len(cfg.bootstrap) != 1 || len(cfg.bootstrap[0].Addrs) != 2 || len(cfg.libp2pOptions) != 2 {
 		t.Errorf("they do not add up: %v", cfg.bootstrap)
 	}
-	if err := ValidateOptions(WithValidator("a", record.PublicKeyValidator{}), WithValidator("a", record.PublicKeyValidator{})); err == nil || !strings.Contains(err.Error(), `"a" has a validator already`) {
+	if err := ValidateOptions(WithValidator("a", record.PublicKeyValidator{}), WithValidator("a", record.PublicKeyValidator{})); err == nil || !strings.Contains(err.Error(), `"a" already has a validator`) {
 		t.Errorf("two validators for a namespace: %v", err)
 	}
 }

@@ -9,14 +9,15 @@ import (
 )
 
 // Connect makes sure that there is a connection to a peer. It dials the given
-// addresses and those known already; without any, it looks the peer up in the
-// DHT. An address through a relay, /…/p2p/<relay>/p2p-circuit, works like any
-// other. Earlier failures do not hold it back. It returns once the peer is
-// identified.
+// addresses and those already known; without any, it looks the peer up in the
+// DHT. Circuit addresses, /…/p2p/<relay>/p2p-circuit, work like any other.
+// Earlier failures do not delay it. It returns once the peer is identified, and
+// ends a [Node.Disconnect].
 //
 // It returns [ErrClosed] after Close, [ErrBanned] for a peer that is banned or
-// not allowed, and otherwise an error with the reason for every address. A peer
-// that hangs up at once, as one does that has banned this node, is an error too.
+// not allowed, and otherwise an error with the reason for every address. It is
+// also an error if the peer hangs up at once, as a peer that has banned this
+// node does.
 func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	if n.closed() {
 		return ErrClosed
@@ -36,9 +37,9 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	return nil
 }
 
-// Ping measures the round-trip time to a peer by /ipfs/ping/1.0.0, connecting
-// first if needed. It returns [ErrClosed] after Close, and the errors of
-// [Node.Connect].
+// Ping measures the round-trip time to a peer with /ipfs/ping/1.0.0, connecting
+// first if needed. It returns the errors of [Node.Connect], and [ErrClosed]
+// after Close.
 func (n *Node) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	if n.closed() {
 		return 0, ErrClosed
@@ -56,13 +57,15 @@ func (n *Node) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 }
 
 // Disconnect closes all connections to a peer. The node does not dial it again
-// by itself, as a bootstrap, discovered or saved peer, until Connect,
-// [Node.AddBootstrapPeers] or [Node.AddPersistentPeers] asks for it; being
-// discovered again does not count, for mDNS repeats itself. That holds for the
-// last 1024 peers disconnected. A persistent peer is dialed again at once: call
-// [Node.RemovePersistentPeers] first. The peer may dial this node; to keep it
-// out, ban it. A peer that is not connected is no error. It returns ErrClosed
-// after Close, and the error of ctx when that ends first.
+// by itself, as a bootstrap, discovered or saved peer, until [Node.Connect],
+// [Node.AddBootstrapPeers] or [Node.AddPersistentPeers] asks for it;
+// discovering it again does not count, because mDNS repeats itself. That holds
+// for the last 1024 peers disconnected. A persistent peer is dialed again at
+// once: call [Node.RemovePersistentPeers] first. The peer may dial this node;
+// [Node.BanPeer] keeps it out.
+//
+// Disconnecting a peer that is not connected is no error. It returns
+// [ErrClosed] after Close, and ctx's error when ctx ends first.
 func (n *Node) Disconnect(ctx context.Context, id peer.ID) error {
 	if n.closed() {
 		return ErrClosed

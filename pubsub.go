@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// PublishOption changes one Publish.
+// PublishOption configures a call of [Node.Publish]: [PublishNow].
 type PublishOption interface{ applyPublish(*publishConfig) }
 
 type publishConfig struct{ now bool }
@@ -14,11 +14,11 @@ type publishOption func(*publishConfig)
 
 func (o publishOption) applyPublish(c *publishConfig) { o(c) }
 
-// PublishNow publishes at once and returns nil even when nobody but the node's
-// own subscriptions is there to get the message.
+// PublishNow makes [Node.Publish] return at once, with nil even if the topic
+// has no peers. By default it waits for one for up to 5 seconds.
 func PublishNow() PublishOption { return publishOption(func(c *publishConfig) { c.now = true }) }
 
-// needPubSub is the guard of the methods that use pubsub.
+// needPubSub guards the methods that use pubsub.
 func (n *Node) needPubSub() error {
 	switch {
 	case n.closed():
@@ -30,21 +30,21 @@ func (n *Node) needPubSub() error {
 	}
 }
 
-// Publish sends data, signed, to the peers that are subscribed to a topic, and
-// to this node's own subscriptions. The topic need not be subscribed to. When
-// no peer is known to be on the topic, Publish waits for the first one until
-// ctx ends, 5 seconds at most, and then returns [ErrNoPeers]; the option
-// [PublishNow] skips that. A nil error means that the message was handed to at
-// least one peer, not that anyone has processed it.
+// Publish signs data and sends it to the peers subscribed to a topic, and to
+// this node's own subscriptions. The node need not be subscribed. If no peer is
+// known to be on the topic, Publish waits for one until ctx ends, at most 5
+// seconds, and then returns [ErrNoPeers]; [PublishNow] skips the wait. A nil
+// error means that the message was handed to at least one peer, not that anyone
+// has processed it. Publish keeps no reference to data.
 //
-// A node that publishes to a topic without a subscription of its own keeps the
-// topic, and what it knows of the peers there, until 30 seconds after the last
-// message. A Publish that fails keeps nothing.
+// A node that publishes to a topic without a subscription stays on the topic,
+// and keeps track of its peers, until 30 seconds after the last message. A
+// Publish that fails does not.
 //
-// Peers that are reached through a relay only are not on any topic: gossipsub
-// does not use relayed connections. Data above the limit of [WithMaxMessageSize]
-// is refused with [ErrTooLarge]. It returns [ErrDisabled] without pubsub and
-// [ErrClosed] after Close. It keeps no reference to data. Specification:
+// Peers connected only through a relay are not on any topic: gossipsub does not
+// use relayed connections. Publish returns [ErrTooLarge] for data above the
+// limit of [WithMaxMessageSize], [ErrDisabled] without pubsub, and [ErrClosed]
+// after Close. Specification:
 // github.com/libp2p/specs/blob/master/pubsub/gossipsub/gossipsub-v1.1.md.
 func (n *Node) Publish(ctx context.Context, topic string, data []byte, opts ...PublishOption) error {
 	if err := n.needPubSub(); err != nil {

@@ -7,47 +7,47 @@ import (
 	"strings"
 )
 
-// Stage is one thing that [Node.WaitReady] can wait for: a short identifier.
+// Stage identifies something that [Node.WaitReady] can wait for.
 type Stage string
 
-// The stages of [Node.WaitReady]; [StageTopic] makes more.
+// The stages of [Node.WaitReady]; [StageTopic] returns more.
 const (
-	// StageListening: the node listens on an address.
+	// StageListening ("listening"): the node listens on an address.
 	StageListening Stage = "listening"
-	// StageConnected: as many peers are connected as [WithMinPeers] asks for, at
-	// least one.
+	// StageConnected ("connected"): as many peers are connected as
+	// [WithMinPeers] asks for, at least one.
 	StageConnected Stage = "connected"
-	// StageRouting: somebody is in the DHT's routing table.
+	// StageRouting ("routing"): the DHT's routing table is not empty.
 	StageRouting Stage = "routing"
-	// StageReachable: others can dial the node. It is known to be public, or a
-	// reservation at a relay stands.
+	// StageReachable ("reachable"): others can dial the node, directly or
+	// through a relay at which it has a reservation.
 	StageReachable Stage = "reachable"
 )
 
-// topicStage is what the stages of StageTopic begin with.
+// topicStage begins the stages of [StageTopic].
 const topicStage = "topic:"
 
-// StageTopic is the stage in which the node has joined a topic, and a message
-// that it publishes has somebody to go to: "topic:" and the topic's name.
+// StageTopic returns the stage in which the node has joined a topic and at
+// least one other peer is subscribed to it: "topic:" and the topic's name.
 func StageTopic(topic string) Stage { return Stage(topicStage + topic) }
 
 // MissingStage is a [Stage] that was not reached.
 type MissingStage struct {
 	Stage Stage `json:"stage"`
-	// Why it was not, in words for people.
+	// Why it was not reached, for people.
 	Why string `json:"why"`
 }
 
-// NotReadyError is what [Node.WaitReady] returns when its ctx ends first. It
-// matches [ErrNotReady] and ctx's error through errors.Is.
+// NotReadyError is returned by [Node.WaitReady] when its ctx ends first. It
+// matches [ErrNotReady] and ctx's error.
 type NotReadyError struct {
-	// Missing are the stages that were not reached, at least one.
+	// Missing holds the stages that were not reached, at least one.
 	Missing []MissingStage
 	// Err is ctx's error.
 	Err error
 }
 
-// Error names each missing stage and why it was not reached.
+// Error lists the missing stages and why each was not reached.
 func (e *NotReadyError) Error() string {
 	var list []string
 	for _, m := range e.Missing {
@@ -59,15 +59,15 @@ func (e *NotReadyError) Error() string {
 // Unwrap returns [ErrNotReady] and Err.
 func (e *NotReadyError) Unwrap() []error { return []error{ErrNotReady, e.Err} }
 
-// WaitReady waits until the node is of use: it listens (unless
-// [WithoutListening]), as many peers as [WithMinPeers] asks for are connected,
-// and with bootstrap peers, persistent peers or mDNS somebody is in the DHT's
-// routing table. A node that was told nothing about others is ready when it
-// listens. With stages it waits for those instead, all of them.
+// WaitReady waits until the node is useful: it listens (unless
+// [WithoutListening] is given), as many peers are connected as [WithMinPeers]
+// asks for, and with bootstrap peers, persistent peers or mDNS the DHT's
+// routing table is not empty. A node without any of those is ready when it
+// listens. With stages it waits for all of those instead.
 //
-// When ctx ends first it returns a [NotReadyError], with what is still missing in
-// each stage. A stage that cannot come, because the part is off, is
-// [ErrDisabled] at once. It returns [ErrClosed] when the node is closed.
+// It returns a [*NotReadyError], with what is missing in each stage, when ctx
+// ends first; [ErrDisabled] at once for a stage whose part is off; and
+// [ErrClosed] when the node is closed.
 func (n *Node) WaitReady(ctx context.Context, stages ...Stage) error {
 	for _, s := range stages {
 		if err := checkStage(n, s); err != nil {
@@ -110,7 +110,7 @@ func (n *Node) WaitReady(ctx context.Context, stages ...Stage) error {
 	}
 }
 
-// defaultStages are those of a WaitReady without stages.
+// defaultStages returns the stages of a WaitReady without stages.
 func defaultStages(n *Node) []Stage {
 	stages := []Stage{StageListening, StageConnected, StageRouting}
 	return slices.DeleteFunc(stages, func(s Stage) bool {
@@ -131,12 +131,12 @@ func checkStage(n *Node, s Stage) error {
 	case s == StageListening, s == StageRouting, s == StageConnected, s == StageReachable, isTopic && topic != "":
 		return nil
 	default:
-		return fmt.Errorf("there is no stage %q; use one of the constants, or StageTopic", s)
+		return fmt.Errorf("there is no stage %q; use a Stage constant or StageTopic", s)
 	}
 }
 
-// missingFor says what keeps the node from a stage, "" when nothing does. The
-// stage of connections wants so many peers.
+// missingFor returns what keeps the node from a stage, "" if nothing does.
+// StageConnected wants the given number of peers.
 func missingFor(n *Node, s Stage, peers int) string {
 	switch s {
 	case StageListening:
@@ -165,8 +165,8 @@ func missingFor(n *Node, s Stage, peers int) string {
 	return ""
 }
 
-// hasEnough is what bootstrap works for: the minimum of peers, and somebody
-// in the routing table.
+// hasEnough reports whether the keeper may rest: the node has its minimum of
+// peers, and its routing table is not empty.
 func (n *Node) hasEnough() bool {
 	return n.base.PeerCount() >= minPeers(n) && (n.dht == nil || n.dht.Size() > 0)
 }

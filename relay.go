@@ -12,19 +12,23 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 )
 
-// RelayLimits bounds what a relay gives away. A zero field means its default.
+// RelayLimits bounds what a relay gives away; see [WithRelayLimits]. A zero
+// field keeps its default.
 type RelayLimits struct {
-	// Reservations is how many peers can hold one; default 128.
+	// Reservations is how many peers may hold one; default 128.
 	Reservations int `json:"reservations,omitempty"`
-	// ReservationsPerIP is how many of them from one IP address; default 8.
+	// ReservationsPerIP is how many of them may come from one IP address;
+	// default 8.
 	ReservationsPerIP int `json:"reservationsPerIP,omitempty"`
-	// Circuits is how many connections each can have open; default 16.
+	// Circuits is how many relayed connections each peer may have open; default
+	// 16.
 	Circuits int `json:"circuits,omitempty"`
 	// Duration is how long a relayed connection may last; default 2 minutes.
 	Duration time.Duration `json:"duration,omitempty"`
-	// Data is how many bytes it may carry each way; default 131072.
+	// Data is how many bytes a relayed connection may carry each way; default
+	// 131072.
 	Data int64 `json:"data,omitempty"`
-	// Unlimited lifts Duration and Data, which must be zero then.
+	// Unlimited lifts Duration and Data, which must then be zero.
 	Unlimited bool `json:"unlimited,omitempty"`
 }
 
@@ -38,27 +42,30 @@ func (l RelayLimits) check() error {
 	return nil
 }
 
-// Reachability says whether others can dial a node, as far as it is known.
+// Reachability says whether others can dial a node, as far as it knows.
 type Reachability string
 
+// The values of [Reachability].
 const (
-	// ReachabilityUnknown is "unknown": nobody has tried yet, or the results
+	// ReachabilityUnknown ("unknown"): nobody has tried yet, or the results
 	// differ.
 	ReachabilityUnknown Reachability = "unknown"
-	// ReachabilityPublic is "public": others can dial the node.
+	// ReachabilityPublic ("public"): others can dial the node.
 	ReachabilityPublic Reachability = "public"
-	// ReachabilityPrivate is "private": they cannot, but for relays.
+	// ReachabilityPrivate ("private"): others can reach the node only through a
+	// relay.
 	ReachabilityPrivate Reachability = "private"
 )
 
-// UnmarshalText refuses what is none of the three.
+// UnmarshalText implements [encoding.TextUnmarshaler]. It refuses unknown
+// values.
 func (r *Reachability) UnmarshalText(text []byte) error {
 	switch known := Reachability(text); known {
 	case ReachabilityUnknown, ReachabilityPublic, ReachabilityPrivate:
 		*r = known
 		return nil
 	default:
-		return fmt.Errorf("p2pnode: no reachability %q", text)
+		return fmt.Errorf("p2pnode: unknown reachability %q", text)
 	}
 }
 
@@ -66,13 +73,13 @@ func reachabilityOf(r network.Reachability) Reachability {
 	return Reachability(strings.ToLower(r.String()))
 }
 
-// RelayStatus describes a relay that the node was told to use.
+// RelayStatus describes a relay of [WithAutoRelay] or [Node.AddRelays].
 type RelayStatus struct {
 	ID peer.ID `json:"id"`
-	// Reserved is set while the node holds a reservation: others can reach it
+	// Reserved is true while the node holds a reservation: others can reach it
 	// through the relay.
 	Reserved bool `json:"reserved"`
-	// Missing is why there is no reservation, as far as it is known.
+	// Missing is why there is no reservation, as far as known.
 	Missing string `json:"missing,omitempty"`
 }
 

@@ -12,13 +12,13 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
-// Settings are what a set of options comes to: what was given, the defaults, and
-// what follows from both. [Describe] returns them. They hold no secret, share
-// nothing with the options, and marshal to JSON and back.
+// Settings is the result of a set of options: what was given, the defaults, and
+// what follows from both. [Describe] returns it. It holds no secret, shares
+// nothing with the options, and marshals to JSON and back.
 type Settings struct {
-	// Given has the names of the options that were given, each once, in order of
-	// their first appearance. Of options that replace each other, such as
-	// [WithIdentity] and [WithIdentityFile], only the last is in it.
+	// Given holds the names of the options given, each once, in order of their
+	// first appearance. Of options that replace each other, such as
+	// [WithIdentity] and [WithIdentityFile], it holds only the last.
 	Given []string `json:"given,omitempty"`
 
 	// Network is the name of [WithNetwork]; "ipfs" with [WithIPFS].
@@ -29,65 +29,65 @@ type Settings struct {
 	// as in [Status]; empty without one.
 	PrivateNetwork string `json:"privateNetwork,omitempty"`
 
-	// ID is the peer ID, where the options hold the key: with [WithIdentity] and
-	// [WithIdentityString]. It is empty for a key in a file, which is not
-	// looked at, and for a fresh one.
+	// ID is the peer ID if the options hold the key: with [WithIdentity] and
+	// [WithIdentityString]. It is empty for a key in a file, which is not read,
+	// and for a fresh key.
 	ID peer.ID `json:"id,omitempty"`
 	// IdentityFile is the path of [WithIdentityFile].
 	IdentityFile string `json:"identityFile,omitempty"`
 	// DataDir is the path of [WithDataDir].
 	DataDir string `json:"dataDir,omitempty"`
 
-	// ListenAddrs are the addresses that the node will bind, those of
-	// [WithListenAddrs] or the default ones; nil with [WithoutListening].
+	// ListenAddrs are the addresses to bind, those of [WithListenAddrs] or the
+	// default ones; nil with [WithoutListening].
 	ListenAddrs []ma.Multiaddr `json:"listenAddrs,omitempty"`
 	// PartialListen is true with [WithPartialListen].
 	PartialListen bool `json:"partialListen"`
-	// AnnounceAddrs are those of [WithAnnounceAddrs]; nil for the addresses that
-	// the node listens on.
+	// AnnounceAddrs are those of [WithAnnounceAddrs]; nil means the addresses
+	// that the node listens on.
 	AnnounceAddrs []ma.Multiaddr `json:"announceAddrs,omitempty"`
-	// Transports are those enabled.
+	// Transports are the enabled ones.
 	Transports []Transport `json:"transports"`
 	// Security are the protocols for TCP and WebSocket, the preferred one first.
 	Security []Security `json:"security"`
-	// UserAgent is what the node calls itself toward its peers.
+	// UserAgent is the name that the node gives its peers.
 	UserAgent string `json:"userAgent"`
 
 	// ConnsLow and ConnsHigh are the watermarks of [WithConnLimits].
 	ConnsLow  int `json:"connsLow"`
 	ConnsHigh int `json:"connsHigh"`
-	// Limits are those of [WithLimits], all calls of it added up. A zero field
-	// stands for its default, which for some depends on the machine.
+	// Limits are those of [WithLimits], all calls merged. A zero field stands
+	// for its default, which for some depends on the machine.
 	Limits Limits `json:"limits"`
 
-	// DHT is false with [WithoutDHT]; the fields below are empty then.
+	// DHT is false with [WithoutDHT]; the DHT fields below are then empty.
 	DHT bool `json:"dht"`
-	// DHTMode is that of [WithDHTMode], or what fits the network.
+	// DHTMode is that of [WithDHTMode], or the network's default.
 	DHTMode DHTMode `json:"dhtMode,omitempty"`
 	// DHTProtocols are the protocol IDs of the DHT.
 	DHTProtocols []protocol.ID `json:"dhtProtocols,omitempty"`
-	// Validators are the namespaces of [WithValidator], sorted, without those
-	// that every node has.
+	// Validators are the namespaces of [WithValidator], sorted, without the
+	// built-in ones.
 	Validators []string `json:"validators,omitempty"`
 	// Datastore is true with [WithDatastore].
 	Datastore bool `json:"datastore"`
 
-	// MinPeers is that of [WithMinPeers], or its default: 1 where something says
-	// where to find peers, otherwise 0.
+	// MinPeers is that of [WithMinPeers], or its default: 1 with bootstrap
+	// peers, persistent peers or mDNS, otherwise 0.
 	MinPeers int `json:"minPeers"`
-	// Bootstrap are the peers of [WithBootstrapPeers] and [WithBootstrapAddrs], or
-	// those of the public network with [WithIPFS] alone.
+	// Bootstrap holds the peers of [WithBootstrapPeers] and
+	// [WithBootstrapAddrs], or the public network's with [WithIPFS] alone.
 	Bootstrap []peer.AddrInfo `json:"bootstrap,omitempty"`
-	// Persistent are those of [WithPersistentPeers].
+	// Persistent holds those of [WithPersistentPeers].
 	Persistent []peer.AddrInfo `json:"persistent,omitempty"`
-	// Allowed are those of [WithAllowedPeers]; nil when all are.
+	// Allowed holds those of [WithAllowedPeers]; nil if all peers are.
 	Allowed []peer.ID `json:"allowed,omitempty"`
-	// Banned are those of [WithBannedPeers].
+	// Banned holds those of [WithBannedPeers].
 	Banned []peer.ID `json:"banned,omitempty"`
 
 	// MDNS is true with [WithMDNS].
 	MDNS bool `json:"mdns"`
-	// MDNSService is the service name on the LAN; empty without mDNS.
+	// MDNSService is the mDNS service name; empty without mDNS.
 	MDNSService string `json:"mdnsService,omitempty"`
 
 	// Relay is false with [WithoutRelay]: the node then neither dials through
@@ -98,20 +98,20 @@ type Settings struct {
 	// RelayService is true with [WithRelayService].
 	RelayService bool `json:"relayService"`
 	// RelayLimits are those of the relay service. A zero field stands for its
-	// default, and all are zero without the service.
+	// default; all are zero without the service.
 	RelayLimits RelayLimits `json:"relayLimits,omitzero"`
 	// HolePunching is true with [WithHolePunching].
 	HolePunching bool `json:"holePunching"`
 	// PortMapping is true with [WithPortMapping].
 	PortMapping bool `json:"portMapping"`
-	// Reachability is what the node takes for known from the start: that of
-	// [WithReachability], private with [WithAutoRelay] alone, and otherwise
-	// unknown, which AutoNAT may change.
+	// Reachability is what the node assumes at its start: that of
+	// [WithReachability], private with [WithAutoRelay], and otherwise unknown
+	// until AutoNAT finds out.
 	Reachability network.Reachability `json:"reachability"`
 
-	// PubSub is false with [WithoutPubSub]; MaxMessageSize is 0 then.
+	// PubSub is false with [WithoutPubSub]; MaxMessageSize is then 0.
 	PubSub bool `json:"pubsub"`
-	// MaxMessageSize is the limit of a pubsub message in bytes.
+	// MaxMessageSize is the limit of a pubsub message on the wire, in bytes.
 	MaxMessageSize int `json:"maxMessageSize,omitempty"`
 
 	// Logging is true with [WithLogger].
@@ -120,9 +120,9 @@ type Settings struct {
 	Metrics bool `json:"metrics"`
 }
 
-// Describe returns the settings that [New] would start a node with, and what it
-// would find wrong with the options, as [ValidateOptions] does; the Settings are
-// empty then. It starts nothing and looks at no files.
+// Describe returns the settings that [New] would start a node with. If the
+// options are invalid, it returns the error of [ValidateOptions] and empty
+// Settings. It starts nothing and looks at no files.
 func Describe(opts ...Option) (Settings, error) {
 	cfg, err := newConfig(opts)
 	if err != nil {
@@ -131,7 +131,7 @@ func Describe(opts ...Option) (Settings, error) {
 	return cfg.settings(), nil
 }
 
-// settings are the effective settings, none of them shared with the config.
+// settings returns the effective settings, sharing nothing with the config.
 func (c *config) settings() Settings {
 	listen, _ := c.listenAddrs()
 	s := Settings{
@@ -172,7 +172,7 @@ func (c *config) settings() Settings {
 		Metrics:        c.metrics != nil,
 	}
 	if c.key != nil {
-		s.ID, _ = PeerID(c.key) // the option has made sure that it has one
+		s.ID, _ = PeerID(c.key) // the option has checked that it has one
 	}
 	if s.DHT {
 		s.DHTMode = c.effectiveDHTMode()

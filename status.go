@@ -19,27 +19,30 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Status is a snapshot of a node at one moment. It shares nothing with the
-// node and never changes. Its JSON form reads back to an equal Status, but for
-// errors, of which the text stays.
+// Status is a snapshot of a node, as [Node.Status] returns it. It shares
+// nothing with the node and never changes. It marshals to JSON and back, except
+// that errors keep only their text.
 type Status struct {
+	// ID is the node's peer ID.
 	ID peer.ID `json:"id"`
 	// Network is the DHT's protocol prefix, such as "/p2pnode".
 	Network string `json:"network"`
-	// Addrs are those announced, each ending in /p2p/<id>.
+	// Addrs are the announced addresses, each ending in /p2p/<id>.
 	Addrs []ma.Multiaddr `json:"addrs,omitempty"`
-	// ListenAddrs are those bound.
+	// ListenAddrs are the bound addresses.
 	ListenAddrs []ma.Multiaddr `json:"listenAddrs,omitempty"`
-	// ListenErrors are what [WithPartialListen] forgave.
+	// ListenErrors are the failures that [WithPartialListen] tolerated.
 	ListenErrors []*ListenError `json:"listenErrors,omitempty"`
-	Reachability Reachability   `json:"reachability,omitempty"`
-	// Peers are those connected, sorted by ID.
+	// Reachability says whether others can dial the node, as far as it knows.
+	Reachability Reachability `json:"reachability,omitempty"`
+	// Peers are the connected peers, sorted by ID.
 	Peers []Peer `json:"peers,omitempty"`
-	// DHT is nil without one.
+	// DHT describes the DHT; nil without one.
 	DHT *DHTStatus `json:"dht,omitempty"`
 	// Topics are those in use, sorted by name.
 	Topics []TopicStatus `json:"topics,omitempty"`
-	// Bootstrap is the result of the last round; nil before the first.
+	// Bootstrap is the result of the last round of dialing; nil before the
+	// first.
 	Bootstrap *BootstrapRound `json:"bootstrap,omitempty"`
 	// Relays are those of [WithAutoRelay] and [Node.AddRelays].
 	Relays []RelayStatus `json:"relays,omitempty"`
@@ -49,68 +52,71 @@ type Status struct {
 	// PrivateNetwork is a fingerprint of the key of [WithPrivateNetwork], equal
 	// on nodes with the same key; empty without one.
 	PrivateNetwork string `json:"privateNetwork,omitempty"`
-	// Bans are those that hold.
+	// Bans are those in force.
 	Bans []Ban `json:"bans,omitempty"`
-	// Allowed are the peers of [WithAllowedPeers] and [Node.Allow]; nil when all
-	// are.
+	// Allowed holds the peers of [WithAllowedPeers] and [Node.Allow]; nil if
+	// all peers are allowed.
 	Allowed []peer.ID `json:"allowed,omitempty"`
 	// Refused is how many connections and streams each limit has refused.
 	Refused Refused `json:"refused,omitzero"`
-	// HandshakesFailed is how many incoming connections ended before it was
-	// known whose they were: by strangers to libp2p, port scanners, or peers
-	// without the key of WithPrivateNetwork.
+	// HandshakesFailed is how many incoming connections failed in their
+	// handshake: from programs that do not speak libp2p, port scanners, or
+	// peers without the key of [WithPrivateNetwork].
 	HandshakesFailed uint64 `json:"handshakesFailed,omitempty"`
-	// Warnings are about files of [WithDataDir] that were damaged and set aside,
-	// or that could not be read and were left as they are.
+	// Warnings are about files of [WithDataDir] that were damaged and set
+	// aside, or that could not be read and were left alone.
 	Warnings []string `json:"warnings,omitempty"`
-	Closed   bool     `json:"closed"`
+	// Closed is true after [Node.Close].
+	Closed bool `json:"closed"`
 }
 
 // DHTStatus describes the DHT.
 type DHTStatus struct {
-	// Mode is as configured.
+	// Mode is the configured one.
 	Mode DHTMode `json:"mode"`
-	// Server is set while the node answers the queries of others.
+	// Server is true while the node answers other nodes' queries.
 	Server bool `json:"server"`
-	// Peers is how many are in the routing table.
+	// Peers is the size of the routing table.
 	Peers int `json:"peers"`
 }
 
-// TopicStatus describes a topic that the node subscribes to, or has published to
-// within the last 30 seconds.
+// TopicStatus describes a topic that the node subscribes to, or has published
+// to within the last 30 seconds.
 type TopicStatus struct {
 	Name string `json:"name"`
-	// Peers are the others that get what the node publishes.
+	// Peers are those that receive what the node publishes.
 	Peers []peer.ID `json:"peers,omitempty"`
 	// Subscriptions is how many this node has.
 	Subscriptions int `json:"subscriptions"`
 }
 
-// Peer describes a connected peer at one moment.
+// Peer describes a connected peer, as [Node.Peer] and [Node.Peers] return it.
 type Peer struct {
+	// ID is the peer's ID.
 	ID peer.ID `json:"id"`
-	// Addr is the far end of the best connection: direct before relayed, then
-	// the oldest.
+	// Addr is the remote address of the best connection: direct before relayed,
+	// then the oldest.
 	Addr ma.Multiaddr `json:"addr"`
 	// Transport is that of the best connection, such as "quic-v1", "tcp" or
 	// "p2p-circuit".
 	Transport string `json:"transport"`
-	// Relayed is set when there is no direct connection.
+	// Relayed is true if there is no direct connection.
 	Relayed bool `json:"relayed"`
-	// Direction is "inbound" or "outbound".
+	// Direction is that of the best connection, "inbound" or "outbound".
 	Direction string `json:"direction"`
-	// Latency is a moving average, in nanoseconds; 0 before it is measured.
+	// Latency is a moving average of the round-trip time, in nanoseconds in
+	// JSON; 0 before it is measured.
 	Latency time.Duration `json:"latency,omitempty"`
 	// Since is when the best connection was opened.
 	Since time.Time `json:"since"`
-	// Agent is what the peer calls itself.
+	// Agent is the peer's user agent.
 	Agent string `json:"agent,omitempty"`
 	// Protocols are those that the peer says it speaks, sorted; empty until it
 	// is identified.
 	Protocols []protocol.ID `json:"protocols,omitempty"`
 }
 
-// peerOf is a peer as the face shows it.
+// peerOf converts a peer of the host.
 func peerOf(p nethost.Peer) Peer {
 	return Peer{
 		ID: p.ID, Addr: p.Addr, Transport: p.Transport, Relayed: p.Relayed,
@@ -128,13 +134,16 @@ func peersOf(h *nethost.Host) []Peer {
 	return out
 }
 
-// ListenError tells why the node does not listen on an address. It matches
-// syscall.EADDRINUSE through errors.Is when the port is in use.
+// ListenError reports why the node does not listen on an address. It matches
+// syscall.EADDRINUSE if the port is in use.
 type ListenError struct {
+	// Addr is the address that did not bind.
 	Addr ma.Multiaddr
-	Err  error
+	// Err is why.
+	Err error
 }
 
+// Error returns the address and the reason.
 func (e *ListenError) Error() string {
 	if errors.Is(e.Err, syscall.EADDRINUSE) {
 		return fmt.Sprintf("cannot listen on %s: the port is in use by another program or node (%v)", e.Addr, e.Err)
@@ -150,12 +159,13 @@ type listenErrorJSON struct {
 	Err  string       `json:"err"`
 }
 
-// MarshalJSON writes the address and the text of the error.
+// MarshalJSON implements [json.Marshaler]: the address and the error's text.
 func (e *ListenError) MarshalJSON() ([]byte, error) {
 	return json.Marshal(listenErrorJSON{e.Addr, errorText(e.Err)})
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote. The error matches no other.
+// UnmarshalJSON implements [json.Unmarshaler]. Err is then a plain error with
+// the text, matching no other.
 func (e *ListenError) UnmarshalJSON(data []byte) error {
 	var in listenErrorJSON
 	err := json.Unmarshal(data, &in)
@@ -163,16 +173,20 @@ func (e *ListenError) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// BootstrapRound is the result of one round of dialing bootstrap peers, and
-// saved peers beside them. Rounds follow one another while the node has too few
-// peers; with enough, there is one when a bootstrap peer is missing and its turn
-// has come.
+// BootstrapRound is the result of one round of dialing bootstrap peers, along
+// with some saved ones. While the node has too few peers, one round follows
+// another; with enough, there is a round when a missing bootstrap peer is due.
 type BootstrapRound struct {
-	At        time.Time     `json:"at"`
-	Took      time.Duration `json:"took"`      // nanoseconds
-	Connected []peer.ID     `json:"connected"` // the bootstrap and saved peers that are connected after the round
-	Failed    []DialFailure `json:"failed"`    // those that are not, and why
-	Peers     int           `json:"peers"`     // how many peers of any kind are connected after the round
+	// At is when the round began.
+	At time.Time `json:"at"`
+	// Took is how long it took; nanoseconds in JSON.
+	Took time.Duration `json:"took"`
+	// Connected are the peers of the round that are connected after it.
+	Connected []peer.ID `json:"connected"`
+	// Failed are those that are not, and why.
+	Failed []DialFailure `json:"failed"`
+	// Peers is how many peers of any kind are connected after the round.
+	Peers int `json:"peers"`
 }
 
 func newBootstrapRound(r *keeper.Round) *BootstrapRound {
@@ -186,10 +200,12 @@ func newBootstrapRound(r *keeper.Round) *BootstrapRound {
 	return out
 }
 
-// DialFailure is a peer that could not be reached. Its JSON form holds the text
-// of the error, so that an error read from JSON matches no other.
+// DialFailure is a peer that could not be reached. Its JSON form holds the
+// error's text, so an Err read from JSON matches no other.
 type DialFailure struct {
-	ID  peer.ID
+	// ID is the peer that was dialed.
+	ID peer.ID
+	// Err is why it was not reached.
 	Err error
 }
 
@@ -220,17 +236,21 @@ func (f *DialFailure) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// PersistentStatus describes a persistent peer.
+// PersistentStatus describes a peer of [WithPersistentPeers] or
+// [Node.AddPersistentPeers]. Failures, LastError and NextDial are zero while
+// the peer is connected.
 type PersistentStatus struct {
-	ID        peer.ID `json:"id"`
-	Connected bool    `json:"connected"`
-	// Failures is how many dials in a row have failed, or brought a connection
-	// that stood for less than a minute; LastError is why the last of them did,
-	// and NextDial when the next one comes. They are zero while the peer is
-	// connected.
-	Failures  int       `json:"failures,omitempty"`
-	LastError string    `json:"lastError,omitempty"`
-	NextDial  time.Time `json:"nextDial,omitzero"`
+	// ID is the persistent peer.
+	ID peer.ID `json:"id"`
+	// Connected is true while there is a connection, direct or relayed.
+	Connected bool `json:"connected"`
+	// Failures is how many dials in a row have failed, or led to a connection
+	// that closed within a minute.
+	Failures int `json:"failures,omitempty"`
+	// LastError is why the last of them failed.
+	LastError string `json:"lastError,omitempty"`
+	// NextDial is when the node dials next.
+	NextDial time.Time `json:"nextDial,omitzero"`
 }
 
 func persistentStatus(k *keeper.Keeper) []PersistentStatus {
@@ -245,12 +265,14 @@ func persistentStatus(k *keeper.Keeper) []PersistentStatus {
 	return list
 }
 
-// Ban shuts out a peer or a subnet: one of the two is set.
+// Ban is a ban of a peer or a subnet: one of the two is set. See [Node.BanPeer]
+// and [Node.BanSubnet].
 type Ban struct {
+	// Peer is the banned peer.
 	Peer peer.ID `json:"peer,omitempty"`
-	// Subnet has no bits set beyond its length.
+	// Subnet is the banned subnet, with no bits set beyond its length.
 	Subnet netip.Prefix `json:"subnet,omitzero"`
-	// Until is when the ban ends; zero bans for good.
+	// Until is when the ban ends; the zero time means never.
 	Until time.Time `json:"until,omitzero"`
 	// Reason is up to 500 bytes of printable text.
 	Reason string `json:"reason,omitempty"`

@@ -11,20 +11,26 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 )
 
-// Message is a message that was published to a topic.
+// Message is a message published to a topic.
 type Message struct {
-	Author peer.ID // who signed it
-	From   peer.ID // the neighbor that it came from; the node itself for its own
-	Topic  string
-	Data   []byte // shared with the other subscriptions of the node: do not modify
-	ID     string // unique to the message, not printable
+	// Author is the peer that signed the message.
+	Author peer.ID
+	// From is the neighbor that sent it to this node; the node itself for its own
+	// messages.
+	From peer.ID
+	// Topic is the topic's name.
+	Topic string
+	// Data is shared with the node's other subscriptions: do not modify it.
+	Data []byte
+	// ID is unique to the message, and not printable.
+	ID string
 
-	// Lost is how many messages the subscription dropped just before this one,
-	// because its reader was too slow. Subscription.Dropped is the total.
+	// Lost is how many messages the subscription dropped just before this one
+	// because its reader was too slow. [Subscription.Dropped] is the total.
 	Lost uint64
 }
 
-// SubscribeOption changes one Subscribe.
+// SubscribeOption configures a call of [Node.Subscribe]: [SubscribeBuffer].
 type SubscribeOption interface {
 	applySubscribe(*subscribeConfig) error
 }
@@ -35,25 +41,25 @@ type subscribeOption func(*subscribeConfig) error
 
 func (o subscribeOption) applySubscribe(c *subscribeConfig) error { return o(c) }
 
-// SubscribeBuffer sets how many messages wait for Next before the oldest are
-// dropped, overriding the default of 1024.
+// SubscribeBuffer sets how many messages wait for [Subscription.Next] before
+// the oldest are dropped, at least 1, overriding the default of 1024.
 func SubscribeBuffer(n int) SubscribeOption {
 	return subscribeOption(func(c *subscribeConfig) error {
 		if n < 1 {
-			return optionErrorf("SubscribeBuffer", "%d messages: at least one must fit", n)
+			return optionErrorf("SubscribeBuffer", "%d messages: it must be at least 1", n)
 		}
 		c.buffer = n
 		return nil
 	})
 }
 
-// Subscribe subscribes the node to a topic. Each subscription, also of the
-// same topic, gets every message from then on, the node's own ones included.
-// What one author publishes arrives in order from a direct neighbor, unless a
-// validator of the application's runs; over several hops there is no order.
-// The ctx bounds the call alone: the subscription lives until its Close or the
-// node's. A wrong option is an [OptionError]. It returns [ErrDisabled] without
-// pubsub and [ErrClosed] after Close.
+// Subscribe subscribes the node to a topic. Every subscription, even of the
+// same topic, receives every message from then on, including the node's own.
+// One author's messages arrive in order from a direct neighbor, unless the
+// application has a pubsub validator; over several hops there is no order. The
+// ctx bounds the call only: the subscription lasts until [Subscription.Close]
+// or [Node.Close]. An invalid option is an [OptionError]. It returns
+// [ErrDisabled] without pubsub and [ErrClosed] after Close.
 func (n *Node) Subscribe(ctx context.Context, topic string, opts ...SubscribeOption) (*Subscription, error) {
 	if err := n.needPubSub(); err != nil {
 		return nil, err
@@ -74,20 +80,20 @@ func (n *Node) Subscribe(ctx context.Context, topic string, opts ...SubscribeOpt
 	return nil, n.fail(fmt.Errorf("subscribe to %q: %w", topic, err))
 }
 
-// Subscription is one reader of a topic. Its methods are safe for concurrent
-// use; messages read by one caller are not seen by another.
+// Subscription reads one topic; [Node.Subscribe] returns it. Its methods are
+// safe for concurrent use; each message goes to one of the callers.
 type Subscription struct{ sub *gossip.Subscription }
 
 // Topic returns the topic's name.
 func (s *Subscription) Topic() string { return s.sub.Topic() }
 
-// Dropped returns how many messages this subscription has lost because its
-// reader was too slow. The oldest ones are lost first. Message.Lost tells of
-// them where they are missing.
+// Dropped returns how many messages this subscription has dropped because its
+// reader was too slow, the oldest first. Lost in [Message] shows where they are
+// missing.
 func (s *Subscription) Dropped() uint64 { return s.sub.Dropped() }
 
-// Next waits for the next message. It returns [ErrClosed] after Close of the
-// subscription or of the node, and ctx's error when ctx ends first.
+// Next waits for the next message. It returns [ErrClosed] once the subscription
+// or the node is closed, and ctx's error when ctx ends first.
 func (s *Subscription) Next(ctx context.Context) (*Message, error) {
 	m, lost, err := s.sub.Next(ctx)
 	if err != nil {
@@ -100,9 +106,8 @@ func (s *Subscription) Next(ctx context.Context) (*Message, error) {
 	return &Message{Author: author, From: m.ReceivedFrom, Topic: s.sub.Topic(), Data: m.Data, ID: m.ID, Lost: lost}, nil
 }
 
-// Messages returns an iterator over the messages. It ends without an error
-// when the subscription or the node is closed, and with ctx's error when ctx
-// ends.
+// Messages iterates over the messages. The loop ends without an error when the
+// subscription or the node is closed, and with ctx's error when ctx ends.
 func (s *Subscription) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
 		for {
@@ -117,10 +122,10 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[*Message, error] 
 	}
 }
 
-// Close ends the subscription: calls of Next return [ErrClosed]. The node leaves
-// the topic with its last subscription, unless it has published to it within
-// the last 30 seconds: then it unsubscribes and leaves later. It may be called
-// more than once, and returns nil.
+// Close ends the subscription and returns nil: calls of [Subscription.Next]
+// return [ErrClosed]. The node leaves the topic with its last subscription, or,
+// if it has just published to it, 30 seconds after the last message. Close may
+// be called more than once.
 func (s *Subscription) Close() error {
 	s.sub.Close()
 	return nil

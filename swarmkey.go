@@ -17,13 +17,12 @@ const swarmKeyHead = "/key/swarm/psk/1.0.0/"
 
 const pskSize = 32
 
-// LoadOrCreateSwarmKey returns the key in the file at path, for
-// WithPrivateNetwork, and puts a new random key there, with mode 0600, when
-// there is no file. The format is that of swarm.key, which kubo and other
-// implementations read. A file that exists is never changed: one that is
-// broken, or that others may read, is an error. It is safe for concurrent use,
-// also by several processes: all get the same key. No error contains a part
-// of the key.
+// LoadOrCreateSwarmKey returns the key in the swarm.key file at path, for
+// [WithPrivateNetwork]. If there is no file, it creates one with a new random
+// key and mode 0600. Kubo and other implementations read the same format. An
+// existing file is never changed: one that is damaged, or that others may read,
+// is an error. It is safe for concurrent use, also by several processes: all
+// get the same key. Errors contain no part of the key.
 func LoadOrCreateSwarmKey(path string) ([]byte, error) {
 	var psk []byte
 	generate := func() ([]byte, error) {
@@ -42,8 +41,8 @@ func LoadOrCreateSwarmKey(path string) ([]byte, error) {
 	return psk, nil
 }
 
-// EncodeSwarmKey returns the content of a swarm.key file for a key of 32
-// bytes. It is as secret as the key.
+// EncodeSwarmKey returns the content of a swarm.key file for a key of 32 bytes.
+// It is as secret as the key. Another length is an error.
 func EncodeSwarmKey(psk []byte) (string, error) {
 	if len(psk) != pskSize {
 		return "", fmt.Errorf("p2pnode: encode swarm key: %d bytes, not %d", len(psk), pskSize)
@@ -51,8 +50,8 @@ func EncodeSwarmKey(psk []byte) (string, error) {
 	return swarmKeyHead + "\n/base16/\n" + hex.EncodeToString(psk) + "\n", nil
 }
 
-// DecodeSwarmKey reads the content of a swarm.key file, with the key in
-// base16, base64 or as it is (/bin/). No part of the key appears in its errors.
+// DecodeSwarmKey returns the key in the content of a swarm.key file, encoded in
+// base16, base64 or as raw bytes (/bin/). Errors contain no part of the key.
 func DecodeSwarmKey(content []byte) ([]byte, error) {
 	psk, err := decodeSwarmKey(content)
 	if err != nil {
@@ -63,7 +62,7 @@ func DecodeSwarmKey(content []byte) ([]byte, error) {
 
 func decodeSwarmKey(b []byte) ([]byte, error) {
 	if len(b) > keyfile.MaxSize {
-		return nil, fmt.Errorf("it has %d bytes, more than any key", len(b))
+		return nil, fmt.Errorf("it has %d bytes, too many for a key", len(b))
 	}
 	head, rest, _ := bytes.Cut(b, []byte("\n"))
 	if string(bytes.TrimSpace(head)) != swarmKeyHead {
@@ -72,7 +71,7 @@ func decodeSwarmKey(b []byte) ([]byte, error) {
 	codec, rest, _ := bytes.Cut(rest, []byte("\n"))
 	var psk []byte
 	var err error
-	// What the decoders say may quote the key, so it is dropped.
+	// The decoders' errors may quote the key, so they are dropped.
 	switch string(bytes.TrimSpace(codec)) {
 	case "/base16/":
 		psk, err = hex.DecodeString(string(bytes.TrimSpace(rest)))
@@ -84,7 +83,7 @@ func decodeSwarmKey(b []byte) ([]byte, error) {
 		return nil, errors.New("its second line is not /base16/, /base64/ or /bin/")
 	}
 	if err != nil {
-		return nil, errors.New("what follows its second line is not in the encoding that the line names")
+		return nil, errors.New("the key is not in the encoding that its second line names")
 	}
 	if len(psk) != pskSize {
 		return nil, fmt.Errorf("the key has %d bytes, not %d", len(psk), pskSize)
@@ -92,7 +91,7 @@ func decodeSwarmKey(b []byte) ([]byte, error) {
 	return psk, nil
 }
 
-// fingerprint names a private network without giving its key away.
+// fingerprint identifies a private network without giving away its key.
 func fingerprint(psk []byte) string {
 	if psk == nil {
 		return ""

@@ -14,7 +14,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Checks of single values that options have in common.
+// Checks of single values that several options share.
 
 var (
 	networkName = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
@@ -25,11 +25,11 @@ var (
 func checkListenAddr(a ma.Multiaddr) error {
 	switch kind := addrs.KindOf(a); {
 	case kind == addrs.Circuit:
-		return fmt.Errorf("%s goes through a relay; WithAutoRelay makes reservations", a)
+		return fmt.Errorf("%s goes through a relay; use WithAutoRelay to make reservations", a)
 	case addrs.HasPeerID(a):
 		return fmt.Errorf("%s names a peer; leave out the /p2p part, or use WithBootstrapAddrs if this is a peer to connect to", a)
 	case kind == addrs.Unknown:
-		return fmt.Errorf("%s has no transport that this library knows; examples are /ip4/0.0.0.0/tcp/4001 and /ip4/0.0.0.0/udp/4001/quic-v1", a)
+		return fmt.Errorf("%s has no known transport; use an address like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1", a)
 	}
 	return nil
 }
@@ -37,13 +37,13 @@ func checkListenAddr(a ma.Multiaddr) error {
 // checkAnnounceAddr checks an address of WithAnnounceAddrs.
 func checkAnnounceAddr(a ma.Multiaddr) error {
 	if addrs.HasPeerID(a) {
-		return fmt.Errorf("%s names a peer; leave out the /p2p part, it is added", a)
+		return fmt.Errorf("%s names a peer; leave out the /p2p part, which is added", a)
 	}
 	return nil
 }
 
-// checkNoneNil checks options of a library underneath: a nil one would panic
-// there, when half of the node is up.
+// checkNoneNil checks options of an underlying library, which would panic on a
+// nil one when half of the node is up.
 func checkNoneNil[F ~func(A) error, A any](opts []F) error {
 	for i, o := range opts {
 		if o == nil {
@@ -53,14 +53,12 @@ func checkNoneNil[F ~func(A) error, A any](opts []F) error {
 	return nil
 }
 
-// What follows is between options, each of which has checked its own value:
-// first the options that exclude each other by being given at all, then those
-// whose values do not fit together. The findings come in the order of the
-// tables. A text names the options involved, but for the one that the finding
-// is filed under, which stands in front of it.
+// Relations between options, each of which has checked its own value: first the
+// options that exclude each other, then those whose values do not fit together.
+// The findings come in the order of the tables. A text names the options
+// involved, except the one that the finding is filed under, which precedes it.
 
-// conflict is a pair of options of which one makes the other pointless or
-// impossible, whatever their values.
+// conflict is a pair of options that cannot be combined, whatever their values.
 type conflict struct {
 	option, with string // the finding is filed under option
 	text         string // what is wrong, and the way out
@@ -69,34 +67,34 @@ type conflict struct {
 // conflicts are the pairs that New refuses.
 var conflicts = slices.Concat(
 	[]conflict{
-		{"WithIPFS", "WithNetwork", `the public network has its own protocol names; drop WithIPFS or WithNetwork (WithNetwork("ipfs") meets kubo and js-libp2p peers on a network of your own)`},
+		{"WithIPFS", "WithNetwork", `the public network has its own protocol names; drop WithIPFS or WithNetwork (WithNetwork("ipfs") lets kubo and js-libp2p peers join a network of your own)`},
 		{"WithIPFS", "WithPrivateNetwork", "no peer of the public network has your key of WithPrivateNetwork; drop one of the two"},
 		{"WithoutDHT", "WithIPFS", "the public network is its DHT; drop WithIPFS or WithoutDHT"},
 		{"WithoutListening", "WithListenAddrs", "WithListenAddrs names addresses to listen on; drop one of the two"},
 	},
-	pointless("WithoutListening", "the node listens on no address", "WithPartialListen"),
-	pointless("WithoutListening", "there is no address to announce", "WithMDNS", "WithMDNSService"),
-	pointless("WithoutListening", "there is no port to map", "WithPortMapping"),
-	pointless("WithoutRelay", "hole punching is arranged over a relayed connection", "WithHolePunching"),
-	pointless("WithoutRelay", "a reservation needs the relay client", "WithAutoRelay"),
-	pointless("WithoutRelay", "relaying is off altogether", "WithRelayService", "WithRelayLimits"),
-	pointless("WithoutDHT", "it configures the DHT, which is off", "WithDHTMode", "WithValidator", "WithDatastore", "WithDHTOptions"),
-	pointless("WithoutPubSub", "it configures pubsub, which is off", "WithMaxMessageSize", "WithPubSubOptions"),
+	pointless("WithoutListening", "leaves no address to listen on", "WithPartialListen"),
+	pointless("WithoutListening", "leaves no address to announce", "WithMDNS", "WithMDNSService"),
+	pointless("WithoutListening", "leaves no port to map", "WithPortMapping"),
+	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching"),
+	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
+	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits"),
+	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithValidator", "WithDatastore", "WithDHTOptions"),
+	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithPubSubOptions"),
 )
 
-// pointless are the conflicts of an option that switches a part off with those
-// that need the part.
+// pointless returns the conflicts of an option that switches a part off with
+// those that need the part.
 func pointless(off, why string, options ...string) []conflict {
 	var list []conflict
 	for _, o := range options {
-		list = append(list, conflict{o, off, why + " with " + off + "; drop one of the two"})
+		list = append(list, conflict{o, off, off + " " + why + "; drop one of the two"})
 	}
 	return list
 }
 
 // relation is a condition on the values of several options.
 type relation struct {
-	with []string // the options involved; the text names all but the first, under which it is filed
+	with []string // the options involved; the finding is filed under the first, and the text names the others
 	text string   // what is wrong, and the way out: a format for what find reports
 	find func(c *config, found func(args ...any))
 }
@@ -106,7 +104,7 @@ var relations = slices.Concat(
 	[]relation{
 		{
 			with: []string{"WithValidator", "WithNetwork", "WithIPFS"},
-			text: "a DHT with the protocol prefix /ipfs, as WithIPFS has it, accepts /pk and /ipns records only; drop WithValidator, or name a network of your own with WithNetwork",
+			text: "a DHT with the protocol prefix /ipfs, like that of WithIPFS, accepts only /pk and /ipns records; drop WithValidator, or name a network of your own with WithNetwork",
 			find: func(c *config, found func(...any)) {
 				if c.usesAminoDHT() && len(c.validators) > 0 {
 					found()
@@ -115,7 +113,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithPrivateNetwork", "WithTransports"},
-			text: "%s cannot carry a pre-shared key; leave it out of WithTransports, TCP and WebSocket can",
+			text: "%s cannot carry a pre-shared key; leave it out of WithTransports: only TCP and WebSocket can",
 			find: func(c *config, found func(...any)) {
 				for _, t := range c.transports {
 					if c.psk != nil && !t.canPrivate() {
@@ -126,7 +124,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithPrivateNetwork", "WithListenAddrs"},
-			text: "%s cannot carry a pre-shared key; replace %s in WithListenAddrs by /ip4/0.0.0.0/tcp/<port>, with /ws behind it for WebSocket",
+			text: "%s cannot carry a pre-shared key; replace %s in WithListenAddrs with /ip4/0.0.0.0/tcp/<port>, followed by /ws for WebSocket",
 			find: func(c *config, found func(...any)) {
 				for _, a := range c.listen {
 					if t := Transport(addrs.KindOf(a)); c.psk != nil && !t.canPrivate() {
@@ -152,7 +150,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithSecurity", "WithTransports"},
-			text: "it is for TCP and WebSocket, and of %v of WithTransports each brings its own security; add one of the two transports, or drop WithSecurity",
+			text: "it applies to TCP and WebSocket only, and the transports %v of WithTransports bring their own security; add one of the two, or drop WithSecurity",
 			find: func(c *config, found func(...any)) {
 				if c.has("WithSecurity") && !slices.ContainsFunc(c.enabledTransports(), Transport.canPrivate) {
 					found(c.enabledTransports())
@@ -161,7 +159,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithPartialListen", "WithListenAddrs"},
-			text: "it is about the addresses of WithListenAddrs, and without that option there are none; name some, or drop WithPartialListen",
+			text: "it applies to the addresses of WithListenAddrs, which is not given; add it, or drop WithPartialListen",
 			find: func(c *config, found func(...any)) {
 				if c.partialListen && !c.has("WithListenAddrs") && !c.noListen {
 					found()
@@ -170,7 +168,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithAnnounceAddrs", "WithoutListening", "WithLibp2pOptions"},
-			text: "with WithoutListening nobody could dial what is announced; drop one of the two (a transport of WithLibp2pOptions that listens by itself is fine)",
+			text: "with WithoutListening nobody can dial the announced addresses; drop one of the two (a transport of WithLibp2pOptions that listens by itself is fine)",
 			find: func(c *config, found func(...any)) {
 				if c.announce != nil && c.noListen && len(c.libp2pOptions) == 0 {
 					found()
@@ -179,7 +177,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithReachability", "WithoutListening", "WithLibp2pOptions"},
-			text: "a node that WithoutListening keeps from listening is not public; say network.ReachabilityPrivate, or drop one of the two (a transport of WithLibp2pOptions that listens by itself is fine)",
+			text: "with WithoutListening the node is not public; set network.ReachabilityPrivate, or drop one of the two (a transport of WithLibp2pOptions that listens by itself is fine)",
 			find: func(c *config, found func(...any)) {
 				if c.reachability == network.ReachabilityPublic && c.noListen && len(c.libp2pOptions) == 0 {
 					found()
@@ -188,7 +186,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithMDNS", "WithListenAddrs", "WithTransports"},
-			text: "it announces TCP and QUIC addresses only, and the node listens on none; add one to WithListenAddrs, such as /ip4/0.0.0.0/tcp/0, or the transport to WithTransports",
+			text: "mDNS announces TCP and QUIC addresses only, and the node listens on none; add one to WithListenAddrs, such as /ip4/0.0.0.0/tcp/0, or the transport to WithTransports",
 			find: func(c *config, found func(...any)) {
 				list, _ := c.listenAddrs()
 				if c.mdns && !c.noListen && !slices.ContainsFunc(list, announcedByMDNS) {
@@ -198,7 +196,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithAutoRelay", "WithReachability"},
-			text: "a node that says it is reachable, with WithReachability(network.ReachabilityPublic), makes no reservations; drop one of the two",
+			text: "a node with WithReachability(network.ReachabilityPublic) makes no reservations; drop one of the two",
 			find: func(c *config, found func(...any)) {
 				if len(c.autoRelays) > 0 && c.reachability == network.ReachabilityPublic {
 					found()
@@ -207,7 +205,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithLimits", "WithConnLimits"},
-			text: "%d connections in all are less than twice the %d at which WithConnLimits starts to trim, so new ones would be refused instead of old ones trimmed; raise the limit, or lower the other one",
+			text: "Conns of %d is less than twice the %d connections at which WithConnLimits starts trimming, so new ones would be refused instead of old ones trimmed; raise Conns or lower WithConnLimits",
 			find: func(c *config, found func(...any)) {
 				if c.limits.Conns > 0 && c.limits.Conns < 2*c.connHigh {
 					found(c.limits.Conns, c.connHigh)
@@ -216,7 +214,7 @@ var relations = slices.Concat(
 		},
 		{
 			with: []string{"WithMinPeers", "WithConnLimits"},
-			text: "%d peers are more than the %d connections at which WithConnLimits starts to trim; raise the limit or lower the minimum",
+			text: "%d exceeds the %d connections at which WithConnLimits starts trimming; raise the limit or lower the minimum",
 			find: func(c *config, found func(...any)) {
 				if c.minPeers > c.connHigh {
 					found(c.minPeers, c.connHigh)
@@ -264,12 +262,12 @@ var relations = slices.Concat(
 	replaced("WithMetrics", "bandwidth reporter", func(l *libp2p.Config) bool { return l.Reporter != nil }),
 )
 
-// replaced is the relation of an option that configures a part which an option
-// of libp2p's takes the place of.
+// replaced returns the relation of an option that configures a part which a
+// libp2p option may replace.
 func replaced(option, part string, is func(*libp2p.Config) bool) []relation {
 	return []relation{{
 		with: []string{option, "WithLibp2pOptions"},
-		text: "WithLibp2pOptions brings a " + part + " of its own, which this option does not reach; drop one of the two",
+		text: "WithLibp2pOptions replaces the " + part + ", which this option configures; drop one of the two",
 		find: func(c *config, found func(...any)) {
 			if !c.has(option) || len(c.libp2pOptions) == 0 {
 				return
@@ -281,8 +279,8 @@ func replaced(option, part string, is func(*libp2p.Config) bool) []relation {
 	}}
 }
 
-// peersToMeet are the relations of an option that names peers to dial: each has
-// to be let in, and needs an address that the node can dial.
+// peersToMeet returns the relations of an option that names peers to dial: each
+// must be allowed, and needs an address that the node can dial.
 func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation {
 	return []relation{
 		{
@@ -309,7 +307,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 		},
 		{
 			with: []string{option, "WithPrivateNetwork"},
-			text: "%s has no address that the transports %v can dial, only %v; name a TCP or WebSocket address, the others cannot carry the key of WithPrivateNetwork",
+			text: "%s has no address that the transports %v can dial, only %v; name a TCP or WebSocket address, because other transports cannot carry the key of WithPrivateNetwork",
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
 					if c.psk != nil && !c.canDial(p) && !c.needsRelay(p) {
@@ -320,7 +318,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 		},
 		{
 			with: []string{option, "WithTransports"},
-			text: "%s has no address that the transports %v can dial, only %v; name another address, or its transport in WithTransports",
+			text: "%s has no address that the transports %v can dial, only %v; name another address, or add its transport with WithTransports",
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
 					if c.psk == nil && !c.canDial(p) && !c.needsRelay(p) {
@@ -331,7 +329,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 		},
 		{
 			with: []string{option, "WithoutRelay"},
-			text: "%s can be dialed only through a relay, at %v, which WithoutRelay rules out; name another address, or drop WithoutRelay",
+			text: "%s can be dialed only through a relay, at %v, and WithoutRelay rules that out; name another address, or drop WithoutRelay",
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
 					if c.needsRelay(p) {
@@ -359,12 +357,12 @@ func (c *config) validate() []error {
 	return errs
 }
 
-// canDial reports whether one of a peer's addresses is for a transport that is
-// enabled.
+// canDial reports whether an enabled transport can dial one of a peer's
+// addresses.
 func (c *config) canDial(p peer.AddrInfo) bool {
 	return slices.ContainsFunc(p.Addrs, func(a ma.Multiaddr) bool {
 		switch kind := addrs.KindOf(a); kind {
-		case addrs.Unknown: // a name that stands for addresses, or somebody's own transport
+		case addrs.Unknown: // a DNS name, or an application's own transport
 			return true
 		case addrs.Circuit:
 			return !c.noRelay
@@ -374,14 +372,14 @@ func (c *config) canDial(p peer.AddrInfo) bool {
 	})
 }
 
-// needsRelay reports whether a peer cannot be dialed for want of the relay
-// client.
+// needsRelay reports whether only the relay client, which is off, could dial a
+// peer.
 func (c *config) needsRelay(p peer.AddrInfo) bool {
 	return !c.canDial(p) && slices.ContainsFunc(p.Addrs, addrs.IsCircuit)
 }
 
-// announcedByMDNS reports whether mDNS tells others of an address: it leaves
-// out those that are for browsers.
+// announcedByMDNS reports whether mDNS announces an address: it leaves out those
+// for browsers.
 func announcedByMDNS(a ma.Multiaddr) bool {
 	k := addrs.KindOf(a)
 	return k == addrs.TCP || k == addrs.QUIC
