@@ -57,6 +57,11 @@ type Config struct {
 	Log            *slog.Logger
 	Closing        <-chan struct{} // ends waiting calls, ahead of Close
 
+	// Deaf is called for a connected peer that has ended its stream of messages and
+	// does not open another: it cannot be heard while it stays connected. It is told
+	// once in ten minutes, in a goroutine of its own, and may wait.
+	Deaf func(ctx context.Context, id peer.ID)
+
 	// The callbacks run one after the other in a goroutine of the router's.
 	Changed    func()                         // a topic has one more peer
 	PeerJoined func(topic string, id peer.ID) // from now on messages reach the peer
@@ -67,10 +72,11 @@ type Config struct {
 // Router is a running gossipsub router. Its methods are safe for concurrent
 // use and return errs.ErrClosed after Close.
 type Router struct {
-	cfg   Config
-	ps    *pubsub.PubSub
-	group *lifecycle.Group
-	wake  chan struct{} // has a token when there is news
+	cfg     Config
+	ps      *pubsub.PubSub
+	streams *links
+	group   *lifecycle.Group
+	wake    chan struct{} // has a token when there is news
 
 	// mu is taken in gossipsub's loop too, which upstream calls wait for:
 	// nothing is called under it.
@@ -121,11 +127,33 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithBlacklist(cfg.Blacklist),
 		pubsub.WithRawTracer(tracer{r}),
 	}, cfg.Options...)
+	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
+	made := make(chan struct{})
+	r.streams.topics = func() []string {
+		select {
+		case <-made:
+			return r.ps.GetTopics()
+		case <-r.group.Context().Done():
+			return nil
+		}
+	}
+	r.streams.lost = func(id peer.ID, n int) { r.notSent(id, n) }
+	r.streams.deaf = cfg.Deaf
+	if cfg.Deaf == nil {
+		r.streams.deaf = func(context.Context, peer.ID) {}
+	}
+	stop := r.streams.start()
 	var err error
-	if r.ps, err = pubsub.NewGossipSub(r.group.Context(), cfg.Host, opts...); err != nil {
+	if r.ps, err = pubsub.NewGossipSub(r.group.Context(), r.streams, opts...); err != nil {
+		stop()
 		return nil, errors.Join(err, r.group.Close())
 	}
+	close(made)
 	r.group.Go(r.tell)
+	r.group.Go(func(ctx context.Context) {
+		<-ctx.Done()
+		stop()
+	})
 	return r, nil
 }
 
@@ -152,6 +180,10 @@ func (r *Router) Counts() Counts {
 		Unsent: r.unsent.Load(), Overrun: r.overrun.Load(),
 	}
 }
+
+// Deaf returns the connected peers that cannot be heard, sorted: they have ended
+// the stream of their messages and not opened another.
+func (r *Router) Deaf() []peer.ID { return r.streams.deafPeers() }
 
 // Topics returns the topics that the node uses, sorted by name.
 func (r *Router) Topics() []Topic {

@@ -55,9 +55,14 @@ func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
 	if n == 0 {
 		return
 	}
-	total := d.r.unsent.Add(uint64(n))
-	if d.r.unsentLog.now() {
-		d.r.cfg.Log.Warn("messages not sent: too many wait for the peer", "peer", id, "total", total)
+	d.r.notSent(id, n)
+}
+
+// notSent counts messages that a peer does not get.
+func (r *Router) notSent(id peer.ID, n int) {
+	total := r.unsent.Add(uint64(n))
+	if r.unsentLog.now() {
+		r.cfg.Log.Warn("messages not sent: the peer, or the connection to it, is too slow", "peer", id, "total", total)
 	}
 }
 

@@ -1,0 +1,298 @@
+package p2pnode_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+// speaker is a peer on the topic "news", of this library or of other make.
+type speaker struct {
+	p2ptest.Selector
+	host    func() host.Host
+	publish func(ctx context.Context, text string) error
+
+	mu    sync.Mutex
+	heard map[string]bool
+}
+
+func (s *speaker) hear(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heard == nil {
+		s.heard = map[string]bool{}
+	}
+	s.heard[text] = true
+}
+
+func (s *speaker) has(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heard[text]
+}
+
+func (s *speaker) id() peer.ID { return s.host().ID() }
+
+// ours is a node that is subscribed; listen is to be called again after a
+// restart.
+func ours(t *testing.T, n *p2ptest.Node) (s *speaker, listen func()) {
+	s = &speaker{Selector: n, host: n.Host, publish: func(ctx context.Context, text string) error {
+		return n.Publish(ctx, "news", []byte(text))
+	}}
+	listen = func() {
+		sub, err := n.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for m, err := range sub.Messages(t.Context()) {
+				if err != nil {
+					return
+				}
+				s.hear(string(m.Data))
+			}
+		}()
+	}
+	listen()
+	return s, listen
+}
+
+// theirs is a peer of other make that is subscribed.
+func theirs(t *testing.T, raw *p2ptest.RawNode) *speaker {
+	topic, err := raw.PubSub.Join("news")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := topic.Subscribe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &speaker{Selector: raw, host: func() host.Host { return raw.Host }, publish: func(ctx context.Context, text string) error {
+		return topic.Publish(ctx, []byte(text))
+	}}
+	go func() {
+		for {
+			m, err := sub.Next(t.Context())
+			if err != nil {
+				return
+			}
+			s.hear(string(m.Data))
+		}
+	}()
+	return s
+}
+
+// flows fails the test unless messages go both ways within 5 seconds.
+func flows(t *testing.T, what string, a, b *speaker) {
+	t.Helper()
+	begun := time.Now()
+	arrives := func(from, to *speaker) bool {
+		for time.Since(begun) < 5*time.Second {
+			text := fmt.Sprintf("%s %v", from.id(), time.Now())
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			err := from.publish(ctx, text)
+			cancel()
+			time.Sleep(100 * time.Millisecond)
+			if err == nil && to.has(text) {
+				return true
+			}
+		}
+		return false
+	}
+	if !arrives(a, b) {
+		t.Errorf("%s: nothing arrives from the node for 5 seconds", what)
+	}
+	begun = time.Now()
+	if !arrives(b, a) {
+		t.Errorf("%s: nothing arrives from the other for 5 seconds", what)
+	}
+}
+
+// meshStreams are the pubsub streams that a host has with a peer, those that it
+// opened or those that the peer did.
+func meshStreams(h host.Host, id peer.ID, dir network.Direction) (list []network.Stream) {
+	for _, c := range h.Network().ConnsToPeer(id) {
+		for _, s := range c.GetStreams() {
+			if strings.HasPrefix(string(s.Protocol()), "/meshsub") && s.Stat().Direction == dir {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+func reset(list []network.Stream) {
+	for _, s := range list {
+		_ = s.Reset()
+	}
+}
+
+// Streams that end while the peers stay connected leave nobody deaf (issue
+// pubsub#128 and its like), whoever ends them, however often, on both sides, and
+// whoever the other is. Gossipsub alone announces topics once and gives up a peer
+// after five times.
+func TestTopicsOutliveTheirStreams(t *testing.T) {
+	t.Parallel()
+	cuts := map[string]func(a, b *speaker){
+		"outgoing, by the node":  func(a, b *speaker) { reset(meshStreams(a.host(), b.id(), network.DirOutbound)) },
+		"outgoing, by the other": func(a, b *speaker) { reset(meshStreams(b.host(), a.id(), network.DirInbound)) },
+		"incoming, by the node":  func(a, b *speaker) { reset(meshStreams(a.host(), b.id(), network.DirInbound)) },
+		"incoming, by the other": func(a, b *speaker) { reset(meshStreams(b.host(), a.id(), network.DirOutbound)) },
+		"both, each by the opener": func(a, b *speaker) {
+			reset(meshStreams(a.host(), b.id(), network.DirOutbound))
+			reset(meshStreams(b.host(), a.id(), network.DirOutbound))
+		},
+		"both, by the node": func(a, b *speaker) {
+			reset(meshStreams(a.host(), b.id(), network.DirOutbound))
+			reset(meshStreams(a.host(), b.id(), network.DirInbound))
+		},
+	}
+	for what, cut := range cuts {
+		for _, make := range []string{"p2pnode", "go-libp2p"} {
+			t.Run(what+", "+make, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					sim := p2ptest.NewNetwork(t)
+					n := sim.Node(t)
+					a, _ := ours(t, n)
+					var b *speaker
+					if make == "p2pnode" {
+						b, _ = ours(t, sim.Node(t, p2pnode.WithBootstrapPeers(n.AddrInfo())))
+					} else {
+						b = theirs(t, sim.Raw(t, p2ptest.RawConnect(n.AddrInfo())))
+					}
+					sim.Connected(n, b)
+					flows(t, "at first", a, b)
+					conn := n.Host().Network().ConnsToPeer(b.id())[0]
+					times := 3 // the other's own gossipsub gives up after five
+					if make == "p2pnode" {
+						times = 20
+					}
+					for i := range times {
+						cut(a, b)
+						flows(t, fmt.Sprintf("after %d times", i+1), a, b)
+						if t.Failed() {
+							return
+						}
+						time.Sleep(rand.N(3 * time.Second))
+					}
+					if conn.IsClosed() {
+						t.Error("a connection that works was closed")
+					}
+				})
+			})
+		}
+	}
+}
+
+// A message above the other side's limit, as while the limit of a network is
+// being raised, costs that message alone.
+func TestTopicsOutliveAMessageAboveTheOthersLimit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		n := sim.Node(t, p2pnode.WithMaxMessageSize(8<<20))
+		a, _ := ours(t, n)
+		other := sim.Node(t, p2pnode.WithBootstrapPeers(n.AddrInfo()))
+		b, _ := ours(t, other)
+		sim.Connected(n, other)
+		flows(t, "at first", a, b)
+		for i := range 7 {
+			if err := n.Publish(t.Context(), "news", make([]byte, 2<<20)); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+			flows(t, fmt.Sprintf("after %d large messages", i+1), a, b)
+		}
+	})
+}
+
+// A subscriber that crashes and comes back before its old connection has timed
+// out is told of the topics, also the twentieth time.
+func TestTopicsOutliveCrashes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		n := sim.Node(t)
+		a, _ := ours(t, n)
+		other := sim.Node(t, p2pnode.WithBootstrapPeers(n.AddrInfo()))
+		b, listen := ours(t, other)
+		for i := range 21 {
+			sim.Connected(other, n)
+			flows(t, fmt.Sprintf("after %d crashes", i), a, b)
+			if t.Failed() {
+				return
+			}
+			sim.Crash(other)
+			time.Sleep(rand.N(10 * time.Second))
+			sim.Restart(other)
+			listen()
+		}
+	})
+}
+
+// When two peers dial each other at the same moment there can be two
+// connections, and either can go.
+func TestTopicsOutliveOneOfTwoConnections(t *testing.T) {
+	t.Parallel()
+	for _, make := range []string{"p2pnode", "go-libp2p"} {
+		for first := range 2 {
+			t.Run(fmt.Sprint(make, first), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					sim := p2ptest.NewNetwork(t)
+					n := sim.Node(t)
+					a, _ := ours(t, n)
+					var b *speaker
+					if make == "p2pnode" {
+						b, _ = ours(t, sim.Node(t))
+					} else {
+						b = theirs(t, sim.Raw(t))
+					}
+					dials := atOnce(t, func() error { return n.Host().Connect(t.Context(), sim.AddrInfo(b)) },
+						func() error { return b.host().Connect(t.Context(), n.AddrInfo()) })
+					dials()
+					conns := n.Host().Network().ConnsToPeer(b.id())
+					if len(conns) != 2 {
+						t.Fatalf("%d connections", len(conns))
+					}
+					flows(t, "over two connections", a, b)
+					if err := conns[first].Close(); err != nil {
+						t.Error(err)
+					}
+					flows(t, "over the other", a, b)
+					if conns[1-first].IsClosed() {
+						t.Error("the other connection was closed")
+					}
+				})
+			})
+		}
+	}
+}
+
+// atOnce returns what runs both at the same moment.
+func atOnce(t *testing.T, f, g func() error) func() {
+	return func() {
+		var wg sync.WaitGroup
+		for _, f := range []func() error{f, g} {
+			wg.Go(func() {
+				if err := f(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}

@@ -1,0 +1,528 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multistream"
+	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/go-p2pnode/p2pnode/internal/backoff"
+	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+)
+
+const (
+	// openLimit bounds the opening of a stream.
+	openLimit = 10 * time.Second
+	// A stream that ends is opened again at once, and a peer that ends it again
+	// and again is waited for between reopenMin and reopenMax. One that lasted for
+	// steady is forgiven.
+	reopenMin = 100 * time.Millisecond
+	reopenMax = 2 * time.Second
+	steady    = 30 * time.Second
+	// firstTries is how often the first stream to a peer is tried: gossipsub
+	// itself gives up a peer for as long as it is connected.
+	firstTries = 5
+	// deafAfter is how long a connected peer may be without the stream on which
+	// it had sent before.
+	deafAfter = 15 * time.Second
+	// deafAgain is how long a peer is not reported again.
+	deafAgain = 10 * time.Minute
+)
+
+// errLinkOver is what gossipsub gets of a stream to a peer that is gone.
+var errLinkOver = errors.New("the peer has disconnected")
+
+// links stands between gossipsub and the host, and keeps both streams of a peer
+// alive while it is connected.
+//
+// Gossipsub (0.17 to 0.19) announces a node's topics at the beginning of a
+// stream and then never again, and forgets a peer's topics when a stream of
+// either direction ends. So when one of the two streams ends and the other does
+// not, by a reset, a message above the other side's limit or one of two
+// connections closing, one side is deaf for good; after five times in ten
+// minutes it does not even open the stream again. Here the stream that gossipsub
+// writes to lasts as long as the peer is connected: when the stream below it
+// ends, the next takes its place and announces the topics anew. And when a peer
+// opens a stream for the second time, it may have forgotten what it was told,
+// or be another process: the topics are announced to it again.
+type links struct {
+	host.Host
+	log    *slog.Logger
+	group  *lifecycle.Group
+	topics func() []string // those to announce; a call to gossipsub's loop
+	// deaf is called for a connected peer that has ended its stream and not opened
+	// another. It may wait.
+	deaf func(ctx context.Context, id peer.ID)
+	lost func(id peer.ID, frames int) // messages that were written and did not get through
+
+	mu    sync.Mutex
+	peers map[peer.ID]*linked   // guarded by mu
+	told  map[peer.ID]time.Time // when deaf was called last, in the last deafAgain; guarded by mu
+}
+
+// linked is what is known of a connected peer.
+type linked struct {
+	out    *outgoing      // gossipsub's stream to the peer; nil without one
+	in     network.Stream // the newest of the peer's; nil when it has ended
+	opened int            // streams of the peer's since it is connected
+	watch  *time.Timer    // runs until the peer counts as deaf; nil while in is not
+	deaf   bool
+}
+
+func newLinks(h host.Host, group *lifecycle.Group, log *slog.Logger) *links {
+	return &links{Host: h, log: log, group: group, peers: make(map[peer.ID]*linked), told: make(map[peer.ID]time.Time)}
+}
+
+// start begins to notice who disconnects. Call stop when gossipsub has ended.
+func (l *links) start() (stop func()) {
+	gone := &network.NotifyBundle{DisconnectedF: func(n network.Network, c network.Conn) {
+		if id := c.RemotePeer(); n.Connectedness(id) != network.Connected {
+			l.forget(id)
+		}
+	}}
+	l.Network().Notify(gone)
+	return func() {
+		l.Network().StopNotify(gone)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, p := range l.peers {
+			if p.watch != nil {
+				p.watch.Stop()
+			}
+		}
+	}
+}
+
+// forget ends what a peer had that is no longer connected.
+func (l *links) forget(id peer.ID) {
+	l.mu.Lock()
+	p := l.peers[id]
+	delete(l.peers, id)
+	l.mu.Unlock()
+	if p == nil {
+		return
+	}
+	if p.watch != nil {
+		p.watch.Stop()
+	}
+	if p.out != nil {
+		p.out.end()
+	}
+}
+
+func (l *links) peerLocked(id peer.ID) *linked {
+	p := l.peers[id]
+	if p == nil {
+		p = &linked{}
+		l.peers[id] = p
+	}
+	return p
+}
+
+// NewStream opens gossipsub's stream to a peer.
+func (l *links) NewStream(ctx context.Context, id peer.ID, protos ...protocol.ID) (network.Stream, error) {
+	retry := backoff.Backoff{Min: reopenMin, Max: reopenMax}
+	for try := 1; ; try++ {
+		s, err := l.open(ctx, id, protos)
+		if err == nil {
+			return l.link(id, s, protos), nil
+		}
+		if unsupported := (multistream.ErrNotSupported[protocol.ID]{}); errors.As(err, &unsupported) || try == firstTries || !l.connected(id) {
+			return nil, err
+		}
+		if !backoff.Sleep(ctx, retry.Next()) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (l *links) connected(id peer.ID) bool {
+	return l.Network().Connectedness(id) == network.Connected
+}
+
+// open opens a stream on the connection on which the peer has opened its newest:
+// an older one may be dead without anybody having noticed.
+func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (network.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, openLimit)
+	defer cancel()
+	l.mu.Lock()
+	var conn network.Conn
+	if p := l.peers[id]; p != nil && p.in != nil {
+		conn = p.in.Conn()
+	}
+	l.mu.Unlock()
+	if conn == nil || conn.IsClosed() || conn.Stat().Limited {
+		return l.Host.NewStream(network.WithNoDial(ctx, "pubsub"), id, protos...)
+	}
+	s, err := conn.NewStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	_ = s.SetDeadline(deadline) // a stream that takes none is over, which the next step tells
+	proto, err := multistream.SelectOneOf(protos, s)
+	if err == nil {
+		err = s.SetProtocol(proto)
+	}
+	if err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	_ = s.SetDeadline(time.Time{})
+	return s, nil
+}
+
+// link makes gossipsub's stream of a stream that was opened.
+func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network.Stream {
+	o := &outgoing{
+		Stream: s, links: l, id: id, protos: protos,
+		turn: make(chan struct{}, 1), over: make(chan struct{}), moved: make(chan struct{}, 1),
+	}
+	o.current, o.since = s, time.Now()
+	l.mu.Lock()
+	old := l.peerLocked(id).out
+	l.peers[id].out = o
+	l.mu.Unlock()
+	if old != nil {
+		old.end()
+	}
+	if !l.group.Go(o.keep) {
+		o.end()
+	}
+	if !l.connected(id) { // what was noted here would stay
+		l.forget(id)
+	}
+	return o
+}
+
+// SetStreamHandler serves the streams that peers open.
+func (l *links) SetStreamHandler(proto protocol.ID, h network.StreamHandler) {
+	l.Host.SetStreamHandler(proto, l.serving(h))
+}
+
+// SetStreamHandlerMatch serves the streams that peers open.
+func (l *links) SetStreamHandlerMatch(proto protocol.ID, match func(protocol.ID) bool, h network.StreamHandler) {
+	l.Host.SetStreamHandlerMatch(proto, match, l.serving(h))
+}
+
+func (l *links) serving(h network.StreamHandler) network.StreamHandler {
+	return func(s network.Stream) {
+		l.came(s)
+		h(s) // as long as the stream lives
+		l.went(s)
+	}
+}
+
+// came notes a new stream of a peer.
+func (l *links) came(s network.Stream) {
+	id := s.Conn().RemotePeer()
+	l.mu.Lock()
+	p := l.peerLocked(id)
+	p.in, p.deaf = s, false
+	p.opened++
+	if p.watch != nil {
+		p.watch.Stop()
+		p.watch = nil
+	}
+	out, again := p.out, p.opened > 1
+	l.mu.Unlock()
+	if !l.connected(id) { // what was noted here would stay
+		l.forget(id)
+		return
+	}
+	if out != nil && again {
+		out.announceAgain()
+	}
+}
+
+// went notes the end of a peer's stream. A peer that stays and opens no other
+// cannot be heard any more.
+func (l *links) went(s network.Stream) {
+	id := s.Conn().RemotePeer()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.peers[id]
+	if p == nil || p.in != s {
+		return
+	}
+	p.in = nil
+	p.watch = time.AfterFunc(deafAfter, func() {
+		l.group.Go(func(ctx context.Context) {
+			if l.isDeaf(id, p) {
+				l.deaf(ctx, id)
+			}
+		})
+	})
+}
+
+// isDeaf notes a peer that has been without a stream for deafAfter, and reports
+// whether that is to be told.
+func (l *links) isDeaf(id peer.ID, p *linked) bool {
+	if !l.connected(id) {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.peers[id] != p || p.in != nil {
+		return false
+	}
+	p.deaf = true
+	maps.DeleteFunc(l.told, func(_ peer.ID, at time.Time) bool { return time.Since(at) > deafAgain })
+	if _, lately := l.told[id]; lately {
+		return false
+	}
+	l.told[id] = time.Now()
+	return true
+}
+
+// deafPeers are those connected peers that cannot be heard, sorted.
+func (l *links) deafPeers() (list []peer.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, p := range l.peers {
+		if p.deaf {
+			list = append(list, id)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// outgoing is gossipsub's stream to a peer. It writes whole messages, one Write
+// each, and reads to learn of the end.
+type outgoing struct {
+	network.Stream // the first one, for what never changes
+	links          *links
+	id             peer.ID
+	protos         []protocol.ID
+
+	turn  chan struct{} // holds a token while somebody writes, or replaces the stream
+	over  chan struct{} // closed at the end
+	once  sync.Once
+	moved chan struct{} // has a token when the topics are to be announced again
+
+	mu       sync.Mutex
+	current  network.Stream // nil while it is replaced; guarded by mu
+	since    time.Time      // when it was opened; guarded by mu
+	deadline time.Time      // for writing; guarded by mu
+}
+
+func (o *outgoing) stream() network.Stream {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.current
+}
+
+// Conn returns the connection of the present stream, or the last one.
+func (o *outgoing) Conn() network.Conn {
+	if s := o.stream(); s != nil {
+		return s.Conn()
+	}
+	return o.Stream.Conn()
+}
+
+// Read waits for the end: peers send nothing on this stream.
+func (o *outgoing) Read([]byte) (int, error) {
+	<-o.over
+	return 0, errLinkOver
+}
+
+func (o *outgoing) SetWriteDeadline(t time.Time) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.deadline = t
+	return nil
+}
+
+// Write sends a message. One that does not get through is lost, and counted; the
+// stream is not.
+func (o *outgoing) Write(message []byte) (int, error) {
+	select {
+	case o.turn <- struct{}{}:
+	case <-o.over:
+		return 0, errLinkOver
+	}
+	defer func() { <-o.turn }()
+	s := o.stream()
+	o.mu.Lock()
+	deadline := o.deadline
+	o.mu.Unlock()
+	_ = s.SetWriteDeadline(deadline) // a stream that takes none is over, which Write tells
+	if _, err := s.Write(message); err != nil {
+		o.links.lost(o.id, 1)
+		o.links.log.Debug("message not sent", "peer", o.id, "err", err)
+		_ = s.Reset() // half of the message may be out; keep takes it from here
+	}
+	return len(message), nil
+}
+
+func (o *outgoing) Close() error { o.end(); return nil }
+func (o *outgoing) Reset() error { o.end(); return nil }
+
+func (o *outgoing) ResetWithError(network.StreamErrorCode) error { o.end(); return nil }
+
+// end ends the stream for good.
+func (o *outgoing) end() {
+	o.once.Do(func() {
+		close(o.over)
+		if s := o.stream(); s != nil {
+			_ = s.Reset()
+		}
+	})
+}
+
+// announceAgain has the topics announced again. It does not wait.
+func (o *outgoing) announceAgain() {
+	select {
+	case o.moved <- struct{}{}:
+	default:
+	}
+}
+
+// keep keeps a stream to the peer while it is connected.
+func (o *outgoing) keep(ctx context.Context) {
+	defer o.end()
+	retry := backoff.Backoff{Min: reopenMin, Max: reopenMax}
+	for {
+		s := o.stream()
+		ended := make(chan struct{})
+		if !o.links.group.Go(func(context.Context) {
+			defer close(ended)
+			_, _ = s.Read(make([]byte, 1)) // whatever it returns, gossipsub would end the stream now
+		}) {
+			return
+		}
+		same := o.watch(ctx, s, ended)
+		_ = s.Reset()
+		<-ended
+		select {
+		case <-o.over:
+			return
+		default:
+		}
+		if same { // it was ended, not left for another connection
+			if time.Since(o.since) > steady {
+				retry.Reset()
+			} else if o.pause(ctx, retry.Next()); ctx.Err() != nil {
+				return
+			}
+		}
+		if !o.replace(ctx, &retry) {
+			return
+		}
+	}
+}
+
+// watch returns when a stream has ended, then with true, or is to be left for
+// another connection.
+func (o *outgoing) watch(ctx context.Context, s network.Stream, ended <-chan struct{}) bool {
+	for {
+		select {
+		case <-ended:
+			return true
+		case <-o.over:
+			return true
+		case <-ctx.Done():
+			return true
+		case <-o.moved:
+			o.links.mu.Lock()
+			p := o.links.peers[o.id]
+			elsewhere := p != nil && p.in != nil && p.in.Conn() != s.Conn() && !p.in.Conn().Stat().Limited
+			o.links.mu.Unlock()
+			if elsewhere {
+				return false
+			}
+			if err := o.locked(func() error { return o.announce(s) }); err != nil {
+				o.links.log.Debug("announcing topics again", "peer", o.id, "err", err)
+				_ = s.Reset()
+			}
+		}
+	}
+}
+
+// pause waits, shorter when the peer opens a stream: it is ready then.
+func (o *outgoing) pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-o.moved:
+	case <-o.over:
+	case <-ctx.Done():
+	}
+}
+
+// replace opens the next stream and announces the topics on it. It reports
+// false when that is over.
+func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
+	for {
+		if !o.links.connected(o.id) {
+			return false
+		}
+		err := o.locked(func() error {
+			s, err := o.links.open(ctx, o.id, o.protos)
+			if err != nil {
+				return err
+			}
+			if err := o.announce(s); err != nil {
+				_ = s.Reset()
+				return err
+			}
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.current, o.since = s, time.Now()
+			return nil
+		})
+		if err == nil {
+			o.links.log.Debug("pubsub stream replaced", "peer", o.id)
+			return true
+		}
+		o.links.log.Debug("opening pubsub stream again", "peer", o.id, "err", err)
+		if unsupported := (multistream.ErrNotSupported[protocol.ID]{}); errors.As(err, &unsupported) || errors.Is(err, errLinkOver) {
+			return false
+		}
+		if o.pause(ctx, retry.Next()); ctx.Err() != nil {
+			return false
+		}
+	}
+}
+
+// locked runs f while nobody writes.
+func (o *outgoing) locked(f func() error) error {
+	select {
+	case o.turn <- struct{}{}:
+	case <-o.over:
+		return errLinkOver
+	}
+	defer func() { <-o.turn }()
+	return f()
+}
+
+// announce tells the peer all topics. Changes that gossipsub has queued before
+// come after this and change nothing; later ones come later.
+func (o *outgoing) announce(s network.Stream) error {
+	_ = s.SetWriteDeadline(time.Now().Add(openLimit))
+	yes := true
+	for some := range slices.Chunk(o.links.topics(), 500) {
+		rpc := &pubsub_pb.RPC{}
+		for _, t := range some {
+			rpc.Subscriptions = append(rpc.Subscriptions, &pubsub_pb.RPC_SubOpts{Topicid: &t, Subscribe: &yes})
+		}
+		if _, err := protodelim.MarshalTo(s, rpc); err != nil {
+			return fmt.Errorf("announcing topics: %w", err)
+		}
+	}
+	return nil
+}
