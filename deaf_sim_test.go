@@ -197,6 +197,44 @@ func TestTopicsOutliveTheirStreams(t *testing.T) {
 	}
 }
 
+// Gossipsub gives up a peer when its stream to it has ended five times. Somebody
+// else's node that has done so cannot be made to try again but by a new
+// connection; that is an event and a finding.
+func TestPeerThatStopsSendingIsConnectedAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		n := sim.Node(t)
+		a, _ := ours(t, n)
+		b := theirs(t, sim.Raw(t, p2ptest.RawConnect(n.AddrInfo())))
+		sim.Connected(n, b)
+		flows(t, "at first", a, b)
+		events := n.Events(t.Context())
+		for range 5 {
+			reset(meshStreams(n.Host(), b.id(), network.DirInbound))
+			time.Sleep(time.Second)
+		}
+		for ev := range events {
+			if deaf, ok := ev.(p2pnode.EventPeerDeaf); ok {
+				if deaf.ID != b.id() {
+					t.Errorf("%s is deaf", deaf.ID)
+				}
+				break
+			}
+		}
+		sim.Connected(n, b)
+		flows(t, "connected anew", a, b)
+
+		// Not again within 10 minutes: Diagnose tells.
+		for range 5 {
+			reset(meshStreams(n.Host(), b.id(), network.DirInbound))
+			time.Sleep(time.Second)
+		}
+		time.Sleep(20 * time.Second)
+		says(t, finds(t, n, p2pnode.FindingDeafPeer), b.id().String())
+	})
+}
+
 // A message above the other side's limit, as while the limit of a network is
 // being raised, costs that message alone.
 func TestTopicsOutliveAMessageAboveTheOthersLimit(t *testing.T) {

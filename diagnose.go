@@ -45,6 +45,9 @@ const (
 	// FindingNoDHTPeer ("no-dht-peer"): no connected peer serves the DHT of
 	// this network.
 	FindingNoDHTPeer FindingKind = "no-dht-peer"
+	// FindingDeafPeer is "deaf-peer": a connected peer has stopped sending pubsub
+	// messages.
+	FindingDeafPeer FindingKind = "deaf-peer"
 	// FindingUDPBlocked ("udp-blocked"): almost every dial over UDP fails.
 	FindingUDPBlocked FindingKind = "udp-blocked"
 	// FindingNATNoRelay ("nat-without-relay"): others cannot dial the node, and
@@ -154,6 +157,11 @@ func companyOf(n *Node) diag.Company {
 	for _, s := range friends {
 		if !s.Connected && s.LastError != nil {
 			c.PersistentErrs = append(c.PersistentErrs, s.LastError.Error())
+		}
+	}
+	if n.pubsub != nil {
+		for _, id := range n.pubsub.Deaf() {
+			c.Deaf = append(c.Deaf, id.String())
 		}
 	}
 	if n.limits != nil {

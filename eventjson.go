@@ -40,6 +40,7 @@ var eventReaders = map[string]func([]byte) (Event, error){
 	"provided":             readEvent[EventProvided],
 	"topic-peer-joined":    readEvent[EventTopicPeerJoined],
 	"topic-peer-left":      readEvent[EventTopicPeerLeft],
+	"peer-deaf":            readEvent[EventPeerDeaf],
 	"limit-reached":        readEvent[EventLimitReached],
 	"banned":               readEvent[EventBanned],
 	"unbanned":             readEvent[EventUnbanned],
@@ -141,6 +142,12 @@ func (e EventTopicPeerLeft) MarshalJSON() ([]byte, error) {
 }
 
 // MarshalJSON implements [json.Marshaler].
+func (e EventPeerDeaf) MarshalJSON() ([]byte, error) {
+	type plain EventPeerDeaf
+	return typed("peer-deaf", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
 func (e EventLimitReached) MarshalJSON() ([]byte, error) {
 	type plain EventLimitReached
 	return typed("limit-reached", plain(e))
@@ -202,6 +209,7 @@ func (e EventHolePunched) stamped(at time.Time) Event         { e.At = at; retur
 func (e EventProvided) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventTopicPeerJoined) stamped(at time.Time) Event     { e.At = at; return e }
 func (e EventTopicPeerLeft) stamped(at time.Time) Event       { e.At = at; return e }
+func (e EventPeerDeaf) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; return e }
 func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }
 func (e EventUnbanned) stamped(at time.Time) Event            { e.At = at; return e }

@@ -40,6 +40,7 @@ func someEvents(t testing.TB) []Event {
 		EventProvided{at, c, time.Second, errors.New("nobody")},
 		EventTopicPeerJoined{at, "t", id},
 		EventTopicPeerLeft{at, "t", id},
+		EventPeerDeaf{at, id},
 		EventLimitReached{at, "Conns", 3},
 		EventBanned{at, Ban{Peer: id, Until: someTime, Reason: "spam"}},
 		EventUnbanned{at, "", netip.MustParsePrefix("192.0.2.0/24")},

@@ -140,6 +140,15 @@ type EventTopicPeerLeft struct {
 	ID    peer.ID `json:"id"`
 }
 
+// EventPeerDeaf reports that a connected peer has ended its stream of pubsub
+// messages and has not opened another for 15 seconds, so that nothing it publishes
+// arrives. The node closes the connection and dials the peer again, at most once
+// in 10 minutes; [FindingDeafPeer] tells of it meanwhile.
+type EventPeerDeaf struct {
+	EventTime
+	ID peer.ID `json:"id"`
+}
+
 // EventLimitReached reports that a limit of [WithLimits] refused a connection
 // or stream: the first time, and then at most once a minute. The Memory limit
 // is not reported; [Status] counts what it refuses.

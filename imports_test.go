@@ -82,6 +82,7 @@ var rooms = map[string]map[string]string{
 		"internal/signal":    "a change of a topic's peers is told",
 		"internal/lifecycle": "readers of topics are awaited",
 		"internal/errs":      "a publish that reached nobody is ErrNoPeers",
+		"internal/backoff":   "a stream that ends again and again is opened less and less often",
 	},
 	"internal/streams": {
 		"internal/lifecycle": "handlers are awaited",

@@ -26,6 +26,7 @@ const (
 	LoopbackOnly      Kind = "loopback-only"
 	DHTClient         Kind = "dht-client"
 	NoDHTPeer         Kind = "no-dht-peer"
+	DeafPeer          Kind = "deaf-peer"
 	UDPBlocked        Kind = "udp-blocked"
 	NATWithoutRelay   Kind = "nat-without-relay"
 	NoReservation     Kind = "no-reservation"
@@ -57,6 +58,8 @@ type Company struct {
 	Server    bool // others come to it: that nobody is there is no fault
 	Bootstrap int  // bootstrap peers given
 	Private   bool // it has the key of a private network
+	// Deaf are connected peers that have ended their stream of pubsub messages.
+	Deaf []string
 
 	// Last is the last round of dialing bootstrap and saved peers; nil before
 	// the first one. Looking is set when such rounds are made.
@@ -244,6 +247,10 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 	}
 	if d != nil && d.Table == 0 && d.unspoken() {
 		j.add(NoDHTPeer, checkDHT, "%s of the network %q: a wrong network name?", c.nobodyServes(), d.Network)
+	}
+	if len(c.Deaf) > 0 {
+		j.add(DeafPeer, "look at their logs, and give WithMaxMessageSize the same value on every node; the node dials them again by itself",
+			"these peers are connected, but have stopped sending pubsub messages: %s", strings.Join(c.Deaf, ", "))
 	}
 	if r.UDPBlocked {
 		j.add(UDPBlocked, "let UDP through the firewall, or name TCP and WebSocket alone with WithTransports",

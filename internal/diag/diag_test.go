@@ -124,6 +124,7 @@ var cases = []struct {
 		s.Machine.Signed = []Signed{{"P", now}, {"Q", now.Add(2 * time.Hour)}, {"R", now.Add(time.Hour)}}
 	}, []Kind{ClockBehind}},
 	{"no clock at all", func(s *Situation) { s.Machine.Signed[0].At = now.Add(2 * clockNonsense) }, nil},
+	{"a peer that is deaf", func(s *Situation) { s.Company.Deaf = []string{"QmDeaf"} }, []Kind{DeafPeer}},
 	{"files", func(s *Situation) { s.Machine.OpenFiles = 199 }, []Kind{FewFiles}},
 	{"files, not known", func(s *Situation) { s.Machine.OpenFiles = 0 }, nil},
 	{"refused", func(s *Situation) {
