@@ -163,8 +163,7 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 	}
 	var unsupported multistream.ErrNotSupported[protocol.ID]
 	if errors.As(err, &unsupported) {
-		known, _ := n.base.Peerstore().GetProtocols(p)
-		return nil, n.fail(fmt.Errorf("open stream to %s: it speaks none of %v, but %v: %w", p, protos, known, err))
+		return nil, n.fail(fmt.Errorf("open stream to %s: it speaks none of %v, but %v: %w", p, protos, n.base.Protocols(p), err))
 	}
 	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, limits.Explain(err)))
 }

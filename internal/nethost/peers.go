@@ -73,10 +73,7 @@ func (h *Host) Peer(id peer.ID) (Peer, bool) {
 	if v, err := h.Peerstore().Get(id, "AgentVersion"); err == nil {
 		p.Agent, _ = v.(string)
 	}
-	if protos, err := h.Peerstore().GetProtocols(id); err == nil {
-		slices.Sort(protos)
-		p.Protocols = protos
-	}
+	p.Protocols = h.Protocols(id)
 	return p, true
 }
 
@@ -188,12 +185,13 @@ func (h *Host) AwaitIdentify(ctx context.Context, id peer.ID) {
 	}
 }
 
-// Protocols returns what a peer says that it speaks, nil before it has.
+// Protocols returns what a peer says that it speaks, sorted; nil before it has.
 func (h *Host) Protocols(id peer.ID) []protocol.ID {
 	protos, err := h.Peerstore().GetProtocols(id)
 	if err != nil {
 		return nil
 	}
+	slices.Sort(protos)
 	return protos
 }
 
