@@ -87,6 +87,10 @@ func TestGoldenOptions(t *testing.T) {
 			}
 		}
 	}
+	one := WithValidator("a", longest{})
+	for _, e := range OptionErrors(ValidateOptions(one, one)) {
+		texts = append(texts, golden.Text{Name: e.Option + ", twice", Text: e.Error()})
+	}
 	golden.Check(t, "options", texts)
 }
 

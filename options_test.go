@@ -30,11 +30,9 @@ import (
 type optionRow struct {
 	name string // of the option
 	opt  Option
-	// good: which fields of config the option sets, checked by what has to
-	// be true of them.
+	// What has to be true of the config with a good value, for which fields the
+	// option sets; nil for a bad value, whose text TestGoldenOptions keeps.
 	check func(*config) bool
-	// bad: what the error has to say.
-	bad string
 }
 
 func somePeer(port string) peer.AddrInfo {
@@ -69,117 +67,124 @@ func optionRows(t *testing.T) []optionRow {
 	noAddr := peer.AddrInfo{ID: somePeer("1").ID}
 	return []optionRow{
 		{name: "WithNetwork", opt: WithNetwork("acme/chat-1.0_x"), check: func(c *config) bool { return c.network == "acme/chat-1.0_x" }},
-		{name: "WithNetwork", opt: WithNetwork(""), bad: `""`},
-		{name: "WithNetwork", opt: WithNetwork("/acme"), bad: `"/acme"`},
-		{name: "WithNetwork", opt: WithNetwork("acme/"), bad: `"acme/"`},
-		{name: "WithNetwork", opt: WithNetwork("a//b"), bad: `"a//b"`},
-		{name: "WithNetwork", opt: WithNetwork("a b"), bad: `"a b"`},
-		{name: "WithNetwork", opt: WithNetwork(long), bad: "128"},
+		{name: "WithNetwork", opt: WithNetwork("")},
+		{name: "WithNetwork", opt: WithNetwork("/acme")},
+		{name: "WithNetwork", opt: WithNetwork("acme/")},
+		{name: "WithNetwork", opt: WithNetwork("a//b")},
+		{name: "WithNetwork", opt: WithNetwork("a b")},
+		{name: "WithNetwork", opt: WithNetwork(long)},
+		{name: "WithNetwork", opt: WithNetwork("ipfs/lan")},
 		{name: "WithIPFS", opt: WithIPFS(), check: func(c *config) bool { return c.ipfs }},
 		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(psk), check: func(c *config) bool { return bytes.Equal(c.psk, psk) }},
-		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(psk[:31]), bad: "31 bytes"},
-		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(nil), bad: "0 bytes"},
+		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(psk[:31])},
+		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(nil)},
+		{name: "WithPrivateNetwork", opt: WithPrivateNetwork(make([]byte, 32))},
 		{name: "WithIdentity", opt: WithIdentity(key), check: func(c *config) bool { return c.key.Equals(key) }},
-		{name: "WithIdentity", opt: WithIdentity(nil), bad: "nil"},
+		{name: "WithIdentity", opt: WithIdentity(nil)},
 		{name: "WithIdentityFile", opt: WithIdentityFile("node.key"), check: func(c *config) bool { return c.identityFile == "node.key" }},
-		{name: "WithIdentityFile", opt: WithIdentityFile(""), bad: "empty"},
+		{name: "WithIdentityFile", opt: WithIdentityFile("")},
 		{name: "WithDataDir", opt: WithDataDir("data"), check: func(c *config) bool { return c.dataDir == "data" }},
-		{name: "WithDataDir", opt: WithDataDir(""), bad: "empty"},
+		{name: "WithDataDir", opt: WithDataDir("")},
 		{name: "WithIdentityString", opt: WithIdentityString(" " + text + "\n"), check: func(c *config) bool { return c.key.Equals(key) }},
-		{name: "WithIdentityString", opt: WithIdentityString("nonsense"), bad: "private key"},
-		{name: "WithIdentityString", opt: WithIdentityString(text[:40]), bad: "private key"},
+		{name: "WithIdentityString", opt: WithIdentityString("nonsense")},
+		{name: "WithIdentityString", opt: WithIdentityString(text[:40])},
 		{name: "WithListenAddrs", opt: WithListenAddrs("/ip4/127.0.0.1/tcp/0"), check: func(c *config) bool { return len(c.listen) == 1 }},
-		{name: "WithListenAddrs", opt: WithListenAddrs(), bad: "WithoutListening"},
-		{name: "WithListenAddrs", opt: WithListenAddrs("127.0.0.1:1"), bad: `"127.0.0.1:1"`},
-		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr), bad: "WithBootstrapAddrs"},
-		{name: "WithListenAddrs", opt: WithListenAddrs("/ip4/127.0.0.1/udp/1"), bad: "no known transport"},
-		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr + "/p2p-circuit"), bad: "WithAutoRelay"},
+		{name: "WithListenAddrs", opt: WithListenAddrs()},
+		{name: "WithListenAddrs", opt: WithListenAddrs("127.0.0.1:1")},
+		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr)},
+		{name: "WithListenAddrs", opt: WithListenAddrs("/ip4/127.0.0.1/udp/1")},
+		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr + "/p2p-circuit")},
 		{name: "WithoutListening", opt: WithoutListening(), check: func(c *config) bool { return c.noListen }},
 		{name: "WithPartialListen", opt: WithPartialListen(), check: func(c *config) bool { return c.partialListen }},
 		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs("/dns4/example.com/tcp/1"), check: func(c *config) bool { return len(c.announce) == 1 }},
-		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs(), bad: "no address"},
-		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs(someAddr), bad: "/p2p"},
+		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs()},
+		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs(someAddr)},
 		{name: "WithTransports", opt: WithTransports(TransportTCP, TransportTCP), check: func(c *config) bool { return slices.Equal(c.transports, []Transport{TransportTCP}) }},
-		{name: "WithTransports", opt: WithTransports(), bad: "no transport"},
-		{name: "WithTransports", opt: WithTransports("carrier pigeon"), bad: `"carrier pigeon"`},
+		{name: "WithTransports", opt: WithTransports()},
+		{name: "WithTransports", opt: WithTransports("carrier pigeon")},
 		{name: "WithSecurity", opt: WithSecurity(SecurityTLS), check: func(c *config) bool { return slices.Equal(c.security, []Security{SecurityTLS}) }},
-		{name: "WithSecurity", opt: WithSecurity(), bad: "no protocol"},
-		{name: "WithSecurity", opt: WithSecurity("plaintext"), bad: `"plaintext"`},
-		{name: "WithSecurity", opt: WithSecurity(SecurityTLS, SecurityTLS), bad: "twice"},
+		{name: "WithSecurity", opt: WithSecurity()},
+		{name: "WithSecurity", opt: WithSecurity("plaintext")},
+		{name: "WithSecurity", opt: WithSecurity(SecurityTLS, SecurityTLS)},
 		{name: "WithConnLimits", opt: WithConnLimits(1, 2), check: func(c *config) bool { return c.connLow == 1 && c.connHigh == 2 }},
-		{name: "WithConnLimits", opt: WithConnLimits(0, 2), bad: "0 < low < high"},
-		{name: "WithConnLimits", opt: WithConnLimits(2, 2), bad: "0 < low < high"},
-		{name: "WithConnLimits", opt: WithConnLimits(-2, -1), bad: "-2"},
+		{name: "WithConnLimits", opt: WithConnLimits(0, 2)},
+		{name: "WithConnLimits", opt: WithConnLimits(2, 2)},
+		{name: "WithConnLimits", opt: WithConnLimits(-2, -1)},
 		{name: "WithUserAgent", opt: WithUserAgent("acme/1"), check: func(c *config) bool { return c.userAgent == "acme/1" }},
-		{name: "WithUserAgent", opt: WithUserAgent(""), bad: "256"},
-		{name: "WithUserAgent", opt: WithUserAgent(long), bad: "256"},
-		{name: "WithUserAgent", opt: WithUserAgent("a\nb"), bad: `"a\nb"`},
+		{name: "WithUserAgent", opt: WithUserAgent("")},
+		{name: "WithUserAgent", opt: WithUserAgent(long)},
+		{name: "WithUserAgent", opt: WithUserAgent("a\nb")},
 		{name: "WithDHTMode", opt: WithDHTMode(DHTModeClient), check: func(c *config) bool { return c.effectiveDHTMode() == DHTModeClient }},
-		{name: "WithDHTMode", opt: WithDHTMode("sometimes"), bad: `"sometimes"`},
+		{name: "WithDHTMode", opt: WithDHTMode("sometimes")},
 		{name: "WithoutDHT", opt: WithoutDHT(), check: func(c *config) bool { return c.noDHT }},
 		{name: "WithValidator", opt: WithValidator("app", record.PublicKeyValidator{}), check: func(c *config) bool { return len(c.validators) == 1 }},
-		{name: "WithValidator", opt: WithValidator("", record.PublicKeyValidator{}), bad: `""`},
-		{name: "WithValidator", opt: WithValidator("a/b", record.PublicKeyValidator{}), bad: `"a/b"`},
-		{name: "WithValidator", opt: WithValidator("pk", record.PublicKeyValidator{}), bad: `"pk"`},
-		{name: "WithValidator", opt: WithValidator("app", nil), bad: "nil"},
+		{name: "WithValidator", opt: WithValidator("", record.PublicKeyValidator{})},
+		{name: "WithValidator", opt: WithValidator("a/b", record.PublicKeyValidator{})},
+		{name: "WithValidator", opt: WithValidator("pk", record.PublicKeyValidator{})},
+		{name: "WithValidator", opt: WithValidator("app", nil)},
 		{name: "WithDatastore", opt: WithDatastore(ds), check: func(c *config) bool { return c.datastore == ds }},
-		{name: "WithDatastore", opt: WithDatastore(nil), bad: "nil"},
+		{name: "WithDatastore", opt: WithDatastore(nil)},
 		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(somePeer("1")), check: func(c *config) bool { return len(c.bootstrap) == 1 }},
-		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(), bad: "no peer"},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers()},
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(somePeer("1")), check: func(c *config) bool { return len(c.persistent) == 1 }},
-		{name: "WithPersistentPeers", opt: WithPersistentPeers(), bad: "no peer"},
+		{name: "WithPersistentPeers", opt: WithPersistentPeers()},
 		{name: "WithLimits", opt: WithLimits(Limits{ConnsPerIP: 3}), check: func(c *config) bool { return c.limits.ConnsPerIP == 3 }},
-		{name: "WithLimits", opt: WithLimits(Limits{Streams: -1}), bad: "Streams is -1"},
-		{name: "WithLimits", opt: WithLimits(Limits{Streams: 100}), bad: "128"},
-		{name: "WithLimits", opt: WithLimits(Limits{StreamsPerPeer: 3}), bad: "16"},
-		{name: "WithLimits", opt: WithLimits(Limits{Memory: 1}), bad: "16777216"},
-		{name: "WithLimits", opt: WithLimits(Limits{ConnsPerIP: 1 << 30}), bad: "100000000"},
-		{name: "WithLimits", opt: WithLimits(Limits{}), bad: "no limit"},
+		{name: "WithLimits", opt: WithLimits(Limits{Streams: -1})},
+		{name: "WithLimits", opt: WithLimits(Limits{Streams: 100})},
+		{name: "WithLimits", opt: WithLimits(Limits{StreamsPerPeer: 3})},
+		{name: "WithLimits", opt: WithLimits(Limits{Memory: 1})},
+		{name: "WithLimits", opt: WithLimits(Limits{ConnsPerIP: 1 << 30})},
+		{name: "WithLimits", opt: WithLimits(Limits{})},
 		{name: "WithAllowedPeers", opt: WithAllowedPeers(somePeer("1").ID), check: func(c *config) bool { return len(c.allowed) == 1 }},
-		{name: "WithAllowedPeers", opt: WithAllowedPeers(), bad: "no peer"},
-		{name: "WithAllowedPeers", opt: WithAllowedPeers(""), bad: "not a peer ID"},
+		{name: "WithAllowedPeers", opt: WithAllowedPeers()},
+		{name: "WithAllowedPeers", opt: WithAllowedPeers("")},
 		{name: "WithBannedPeers", opt: WithBannedPeers(somePeer("1").ID), check: func(c *config) bool { return len(c.banned) == 1 }},
-		{name: "WithBannedPeers", opt: WithBannedPeers(), bad: "no peer"},
-		{name: "WithBannedPeers", opt: WithBannedPeers(""), bad: "not a peer ID"},
-		{name: "WithPersistentPeers", opt: WithPersistentPeers(noID), bad: "no ID"},
-		{name: "WithPersistentPeers", opt: WithPersistentPeers(noAddr), bad: "no address"},
-		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noID), bad: "no ID"},
-		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noAddr), bad: "no address"},
-		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(junk), bad: `"junk"`},
-		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(textID), bad: "peer.Decode"},
-		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/0.0.0.0/tcp/4001/p2p/" + somePeer("1").ID.String()), bad: "to listen on"},
-		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip6/::/udp/4001/quic-v1/p2p/" + somePeer("1").ID.String()), bad: "to listen on"},
-		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/192.0.2.1/tcp/0/p2p/" + somePeer("1").ID.String()), bad: "any port"},
+		{name: "WithBannedPeers", opt: WithBannedPeers()},
+		{name: "WithBannedPeers", opt: WithBannedPeers("")},
+		{name: "WithPersistentPeers", opt: WithPersistentPeers(noID)},
+		{name: "WithPersistentPeers", opt: WithPersistentPeers(noAddr)},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noID)},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(noAddr)},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(junk)},
+		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(textID)},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/0.0.0.0/tcp/4001/p2p/" + somePeer("1").ID.String())},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip6/::/udp/4001/quic-v1/p2p/" + somePeer("1").ID.String())},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/192.0.2.1/tcp/0/p2p/" + somePeer("1").ID.String())},
 		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs(someAddr), check: func(c *config) bool { return len(c.bootstrap) == 1 }},
-		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs(), bad: "no address"},
-		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/192.0.2.1/tcp/1"), bad: "/p2p/<peer ID>"},
-		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("nonsense", "more"), bad: `"more"`},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs()},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("/ip4/192.0.2.1/tcp/1")},
+		{name: "WithBootstrapAddrs", opt: WithBootstrapAddrs("nonsense", "more")},
 		{name: "WithMinPeers", opt: WithMinPeers(3), check: func(c *config) bool { return c.minPeers == 3 }},
-		{name: "WithMinPeers", opt: WithMinPeers(-1), bad: "-1"},
+		{name: "WithMinPeers", opt: WithMinPeers(-1)},
 		{name: "WithMDNS", opt: WithMDNS(), check: func(c *config) bool { return c.mdns && c.mdnsService == "" }},
 		{name: "WithMDNSService", opt: WithMDNSService("_p2p._udp"), check: func(c *config) bool { return c.mdnsService == "_p2p._udp" }},
-		{name: "WithMDNSService", opt: WithMDNSService("p2p"), bad: `"p2p"`},
+		{name: "WithMDNSService", opt: WithMDNSService("p2p")},
 		{name: "WithoutRelay", opt: WithoutRelay(), check: func(c *config) bool { return c.noRelay }},
 		{name: "WithAutoRelay", opt: WithAutoRelay(somePeer("1")), check: func(c *config) bool { return len(c.autoRelays) == 1 }},
-		{name: "WithAutoRelay", opt: WithAutoRelay(), bad: "no peer"},
-		{name: "WithAutoRelay", opt: WithAutoRelay(noAddr), bad: "no address"},
+		{name: "WithAutoRelay", opt: WithAutoRelay()},
+		{name: "WithAutoRelay", opt: WithAutoRelay(noAddr)},
 		{name: "WithRelayService", opt: WithRelayService(), check: func(c *config) bool { return c.relayService }},
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Circuits: 3}), check: func(c *config) bool { return c.relayService && c.relayLimits.Circuits == 3 }},
-		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Data: -1}), bad: "negative"},
-		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Unlimited: true, Duration: time.Second}), bad: "Unlimited"},
+		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Data: -1})},
+		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Unlimited: true, Duration: time.Second})},
 		{name: "WithHolePunching", opt: WithHolePunching(), check: func(c *config) bool { return c.holePunching }},
 		{name: "WithPortMapping", opt: WithPortMapping(), check: func(c *config) bool { return c.portMapping }},
 		{name: "WithReachability", opt: WithReachability(network.ReachabilityPublic), check: func(c *config) bool { return c.reachability == network.ReachabilityPublic }},
-		{name: "WithReachability", opt: WithReachability(network.ReachabilityUnknown), bad: "Unknown"},
+		{name: "WithReachability", opt: WithReachability(network.ReachabilityUnknown)},
 		{name: "WithoutPubSub", opt: WithoutPubSub(), check: func(c *config) bool { return c.noPubSub }},
 		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(1 << 16), check: func(c *config) bool { return c.maxMessageSize == 1<<16 }},
-		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(10), bad: "10 bytes"},
-		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(1<<30 + 1), bad: "1073741825"},
+		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(10)},
+		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(1<<30 + 1)},
 		{name: "WithLogger", opt: WithLogger(logger), check: func(c *config) bool { return c.logger == logger }},
-		{name: "WithLogger", opt: WithLogger(nil), bad: "nil"},
+		{name: "WithLogger", opt: WithLogger(nil)},
 		{name: "WithMetrics", opt: WithMetrics(reg), check: func(c *config) bool { return c.metrics == reg }},
-		{name: "WithMetrics", opt: WithMetrics(nil), bad: "nil"},
+		{name: "WithMetrics", opt: WithMetrics(nil)},
 		{name: "WithLibp2pOptions", opt: WithLibp2pOptions(libp2p.Ping(false)), check: func(c *config) bool { return len(c.libp2pOptions) == 1 }},
+		{name: "WithLibp2pOptions", opt: WithLibp2pOptions(libp2p.Ping(true), nil)},
+		{name: "WithLibp2pOptions", opt: WithLibp2pOptions(libp2p.Identity(key))},
+		{name: "WithLibp2pOptions", opt: WithLibp2pOptions(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/1"))},
+		{name: "WithLibp2pOptions", opt: WithLibp2pOptions(libp2p.PrivateNetwork(psk))},
+		{name: "WithLibp2pOptions", opt: WithLibp2pOptions(libp2p.EnableAutoRelayWithStaticRelays([]peer.AddrInfo{somePeer("1")}))},
 		{name: "WithDHTOptions", opt: WithDHTOptions(dht.Concurrency(3)), check: func(c *config) bool { return len(c.dhtOptions) == 1 }},
 		{name: "WithPubSubOptions", opt: WithPubSubOptions(pubsub.WithFloodPublish(false)), check: func(c *config) bool { return len(c.pubsubOptions) == 1 }},
 	}
@@ -195,12 +200,10 @@ func TestOptions(t *testing.T) {
 		case row.check != nil && !row.check(cfg):
 			t.Errorf("%s: no effect", row.name)
 		case row.check == nil:
-			var oe *OptionError
-			if !errors.As(err, &oe) || oe.Option != row.name || !strings.Contains(err.Error(), row.name+": ") || !strings.Contains(err.Error(), row.bad) {
-				t.Errorf("%s: error %v, want one of that name with %q", row.name, err, row.bad)
-			}
-			if verr := ValidateOptions(row.opt); verr == nil || !strings.Contains(verr.Error(), row.bad) {
-				t.Errorf("ValidateOptions of a bad %s = %v", row.name, verr)
+			for what, err := range map[string]error{"apply": err, "ValidateOptions": ValidateOptions(row.opt)} {
+				if list := OptionErrors(err); len(list) != 1 || list[0].Option != row.name {
+					t.Errorf("%s of a bad %s = %v, want one error of that option", what, row.name, err)
+				}
 			}
 		}
 	}
@@ -304,8 +307,9 @@ func TestOptionsSetOrAdd(t *testing.T) {
 	if len(cfg.bootstrap) != 1 || len(cfg.bootstrap[0].Addrs) != 2 || len(cfg.libp2pOptions) != 2 {
 		t.Errorf("they do not add up: %v", cfg.bootstrap)
 	}
-	if err := ValidateOptions(WithValidator("a", record.PublicKeyValidator{}), WithValidator("a", record.PublicKeyValidator{})); err == nil || !strings.Contains(err.Error(), `"a" already has a validator`) {
-		t.Errorf("two validators for a namespace: %v", err)
+	one := WithValidator("a", record.PublicKeyValidator{})
+	if list := OptionErrors(ValidateOptions(one, one)); len(list) != 1 || list[0].Option != "WithValidator" {
+		t.Errorf("two validators for a namespace: %v", list)
 	}
 }
 
@@ -338,7 +342,9 @@ func TestParsePeers(t *testing.T) {
 	if len(got) != 1 || len(got[0].Addrs) != 2 || got[0].ID.String() != someID {
 		t.Errorf("ParsePeers = %v", got)
 	}
-	if _, err := ParsePeers("x", someAddr, "/ip4/1.2.3.4/tcp/1"); err == nil || strings.Count(err.Error(), "\n") != 1 {
+	_, err = ParsePeers("x", someAddr, "/ip4/1.2.3.4/tcp/1")
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) || len(joined.Unwrap()) != 2 {
 		t.Errorf("ParsePeers with two bad addresses = %v", err)
 	}
 	if got, err := ParsePeers(); err != nil || got != nil {

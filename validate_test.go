@@ -160,6 +160,9 @@ func TestEveryRelation(t *testing.T) {
 			t.Errorf("%s: want one finding of %s, got %v", row.name, row.option, err)
 			continue
 		}
+		if strings.Contains(err.Error(), "%!") {
+			t.Errorf("%s: the text lacks a value: %v", row.name, err)
+		}
 		for i, r := range relations {
 			if r.with[0] == row.option {
 				cfg := defaultConfig()
