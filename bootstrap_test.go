@@ -34,7 +34,8 @@ func TestBootstrapPeerThatComesUpLater(t *testing.T) {
 			}
 			ended, cancel := context.WithCancel(t.Context())
 			cancel()
-			if err := n.WaitReady(ended); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), info.ID.String()) || !strings.Contains(err.Error(), "0 of at least 1 peers") {
+			err := n.WaitReady(ended)
+			if e, ok := errors.AsType[*NotReadyError](err); !ok || len(e.Missing) == 0 || e.Missing[0].Stage != StageConnected || !strings.Contains(e.Missing[0].Why, info.ID.String()) {
 				t.Errorf("WaitReady = %v; want the failed peer named", err)
 			}
 			started = true

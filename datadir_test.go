@@ -2,11 +2,14 @@ package p2pnode
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-p2pnode/p2pnode/internal/datadir"
 )
 
 // The identity of the data directory outlives the node, gives way to one that
@@ -45,11 +48,13 @@ func TestDataDirHoldsTheIdentity(t *testing.T) {
 func TestDataDirIsLocked(t *testing.T) {
 	dir := t.TempDir()
 	n := newNode(t, WithDataDir(dir))
-	_, err := New(testContext(t), WithoutListening(), WithDataDir(dir))
-	wantDataDirError(t, err, "another node has it open")
-	// The failed start has not taken the lock from the node that has it.
-	_, err = New(testContext(t), WithoutListening(), WithDataDir(dir))
-	wantDataDirError(t, err, "another node has it open")
+	for range 2 { // the failed start has not taken the lock from the node that has it
+		_, err := New(testContext(t), WithoutListening(), WithDataDir(dir))
+		wantDataDirError(t, err, dir)
+		if !errors.Is(err, datadir.ErrLocked) {
+			t.Errorf("%v, want that it is locked", err)
+		}
+	}
 	mustNot(t, n.Close())
 	newNode(t, WithDataDir(dir))
 }
@@ -103,11 +108,11 @@ func TestBansThatCannotBeReadNowStay(t *testing.T) {
 		mustNot(t, err)
 		return n
 	}()
-	if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], "left as it is") {
+	if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], fmt.Sprintf("%q", file)) {
 		t.Errorf("warnings: %q", w)
 	}
-	if err := n.BanPeer(somePeer("1").ID, time.Time{}, ""); err == nil || !strings.Contains(err.Error(), "move it away") {
-		t.Errorf("saving over it: %v", err)
+	if err := n.BanPeer(somePeer("1").ID, time.Time{}, ""); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", file)) || len(n.Bans()) != 1 {
+		t.Errorf("saving over it: %v, and %v hold", err, n.Bans())
 	}
 	mustNot(t, n.Close())
 	mustNot(t, os.Chmod(file, 0o600))
@@ -116,10 +121,11 @@ func TestBansThatCannotBeReadNowStay(t *testing.T) {
 	}
 }
 
-func wantDataDirError(t *testing.T, err error, says string) {
+// wantDataDirError checks that an error is about WithDataDir, and names a path.
+func wantDataDirError(t *testing.T, err error, path string) {
 	t.Helper()
 	var oe *OptionError
-	if !errors.As(err, &oe) || oe.Option != "WithDataDir" || !strings.Contains(err.Error(), says) {
-		t.Fatalf("%v, which is not about WithDataDir or does not say %q", err, says)
+	if !errors.As(err, &oe) || oe.Option != "WithDataDir" || !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
+		t.Fatalf("%v, which is not about WithDataDir or does not name %q", err, path)
 	}
 }

@@ -6,11 +6,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"log/slog"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -56,12 +61,50 @@ func finds(t *testing.T, n interface {
 	return strings.Join(text, "\n")
 }
 
-func says(t *testing.T, text string, parts ...string) {
+// names checks that a text names peers, addresses, options and the like. Its
+// sentences are those of internal/diag, in the golden file.
+func names(t *testing.T, text string, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
 		if !strings.Contains(text, part) {
 			t.Errorf("%q is missing in:\n%s", part, text)
 		}
+	}
+}
+
+// constants are those of a type in a file, in their order.
+func constants(t *testing.T, file, typ string) (values []string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range f.Decls {
+		g, ok := d.(*ast.GenDecl)
+		if !ok || g.Tok != token.CONST {
+			continue
+		}
+		for _, s := range g.Specs {
+			v := s.(*ast.ValueSpec)
+			if name, ok := v.Type.(*ast.Ident); !ok || name.Name != typ {
+				continue
+			}
+			for _, value := range v.Values {
+				values = append(values, must(strconv.Unquote(value.(*ast.BasicLit).Value)))
+			}
+		}
+	}
+	return values
+}
+
+// The kinds of findings are those that internal/diag makes, in the same order.
+func TestFindingKindsAreThoseOfDiag(t *testing.T) {
+	face, room := constants(t, "diagnose.go", "FindingKind"), constants(t, "internal/diag/diag.go", "Kind")
+	if len(face) == 0 || !slices.Equal(face, room) {
+		t.Errorf("the root has the kinds %q, internal/diag %q", face, room)
+	}
+	if made := slices.Compact(slices.Sorted(slices.Values(face))); len(made) != len(face) {
+		t.Errorf("two kinds are one: %q", face)
 	}
 }
 
@@ -88,7 +131,7 @@ func TestDiagnoseNothingSaysWhereToFindPeers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := p2ptest.NewNetwork(t).Node(t)
-		says(t, finds(t, n, p2pnode.FindingNobodyToFind), "WithBootstrapPeers", "WithMDNS")
+		names(t, finds(t, n, p2pnode.FindingNobodyToFind), "WithBootstrapPeers", "WithMDNS")
 	})
 }
 
@@ -103,7 +146,7 @@ func TestDiagnoseNoBootstrapPeerReached(t *testing.T) {
 		sim.Disconnected(n, b)
 		begun := time.Now()
 		text := finds(t, n, p2pnode.FindingNoBootstrap)
-		says(t, text, a.ID().String(), b.ID().String(), "16.1.0.1", "16.2.0.1")
+		names(t, text, a.ID().String(), b.ID().String(), "16.1.0.1", "16.2.0.1")
 		if took := time.Since(begun); took > 7*time.Second {
 			t.Errorf("it took %v", took)
 		}
@@ -164,7 +207,7 @@ func TestDiagnoseSavedPeersAreGone(t *testing.T) {
 		sim.Crash(other)
 		sim.Restart(n)
 		time.Sleep(10 * time.Second)
-		says(t, finds(t, n, p2pnode.FindingNoBootstrap), other.ID().String(), "WithBootstrapPeers")
+		names(t, finds(t, n, p2pnode.FindingNoBootstrap), other.ID().String(), "WithBootstrapPeers")
 	})
 }
 
@@ -178,13 +221,13 @@ func TestDiagnosePersistentPeer(t *testing.T) {
 		sim.Crash(friend)
 		sim.Disconnected(n, friend)
 		time.Sleep(30 * time.Second)
-		says(t, finds(t, n, p2pnode.FindingPersistent), friend.ID().String())
+		names(t, finds(t, n, p2pnode.FindingPersistent), friend.ID().String())
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := n.WaitReady(ctx); err == nil {
 			t.Error("ready without its peer")
 		} else {
-			says(t, err.Error(), friend.ID().String())
+			names(t, err.Error(), friend.ID().String())
 		}
 	})
 }
@@ -197,7 +240,7 @@ func TestDiagnoseFewerPeersThanWanted(t *testing.T) {
 		n := sim.Node(t, p2pnode.WithBootstrapPeers(boot.AddrInfo()), p2pnode.WithMinPeers(3))
 		sim.Connected(n, boot)
 		sim.RoutingTable(n, 1)
-		says(t, finds(t, n, p2pnode.FindingFewPeers), "WithMinPeers")
+		names(t, finds(t, n, p2pnode.FindingFewPeers), "WithMinPeers")
 	})
 }
 
@@ -209,14 +252,14 @@ func TestDiagnoseNoReservation(t *testing.T) {
 		n := sim.Node(t, p2pnode.WithBootstrapPeers(plain.AddrInfo()), p2pnode.WithAutoRelay(plain.AddrInfo()))
 		sim.Ready(n)
 		time.Sleep(10 * time.Second)
-		says(t, finds(t, n, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace), plain.ID().String(), "WithRelayService")
+		names(t, finds(t, n, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace), plain.ID().String(), "WithRelayService")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		missing := missingStages(n.WaitReady(ctx, p2pnode.StageReachable))
 		if len(missing) != 1 || missing[0].Stage != p2pnode.StageReachable {
 			t.Errorf("missing: %+v", missing)
 		} else {
-			says(t, missing[0].Why, plain.ID().String())
+			names(t, missing[0].Why, plain.ID().String())
 		}
 		if r := n.Status().Relays; len(r) != 1 || r[0].Reserved || r[0].Missing == "" {
 			t.Errorf("%+v", r)
@@ -257,7 +300,7 @@ func TestDiagnoseLimitsRefuse(t *testing.T) {
 			_ = nat.Node(t).Connect(ctx, n.AddrInfo()) // the second is refused
 			cancel()
 		}
-		says(t, finds(t, n, p2pnode.FindingRefused), "connsPerIP", "WithLimits")
+		names(t, finds(t, n, p2pnode.FindingRefused), "connsPerIP", "WithLimits")
 		time.Sleep(11 * time.Minute)
 		finds(t, n) // it is long ago
 	})
@@ -270,7 +313,7 @@ func TestDiagnoseDamagedFiles(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		n := p2ptest.NewNetwork(t).Node(t, p2pnode.WithDataDir(dir))
-		says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingDamaged), "blocks.damaged-1", "BanPeer")
+		names(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingDamaged), "blocks.damaged-1", "BanPeer")
 	})
 }
 
@@ -292,7 +335,7 @@ func TestDiagnoseLoopbackOnly(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingLoopback), "127.0.0.1", "/ip4/0.0.0.0/tcp/4001", "WithListenAddrs")
+	names(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingLoopback), "127.0.0.1", "/ip4/0.0.0.0/tcp/4001", "WithListenAddrs")
 }
 
 func TestDiagnoseDHTClient(t *testing.T) {
@@ -304,8 +347,8 @@ func TestDiagnoseDHTClient(t *testing.T) {
 		private := sim.Node(t, p2pnode.WithReachability(network.ReachabilityPrivate), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
 		sim.Ready(told, private)
 		time.Sleep(time.Second)
-		says(t, finds(t, told, p2pnode.FindingDHTClient), "WithDHTMode")
-		says(t, finds(t, private, p2pnode.FindingDHTClient, p2pnode.FindingNATNoRelay), "WithAutoRelay", "WithHolePunching")
+		names(t, finds(t, told, p2pnode.FindingDHTClient), "WithDHTMode")
+		names(t, finds(t, private, p2pnode.FindingDHTClient, p2pnode.FindingNATNoRelay), "WithAutoRelay", "WithHolePunching")
 	})
 }
 
@@ -317,7 +360,7 @@ func TestDiagnoseWrongNetworkName(t *testing.T) {
 		n := sim.Node(t, p2pnode.WithNetwork("acmee"), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
 		sim.Connected(n, boot)
 		time.Sleep(time.Second)
-		says(t, finds(t, n, p2pnode.FindingNoDHTPeer), `"acmee"`, "/acmee/kad/1.0.0", "WithNetwork")
+		names(t, finds(t, n, p2pnode.FindingNoDHTPeer), `"acmee"`, "/acmee/kad/1.0.0", "WithNetwork")
 	})
 }
 
@@ -345,7 +388,7 @@ func TestDiagnoseClockBehind(t *testing.T) {
 			}
 		}
 		signed(boot, key, 2*time.Hour)
-		says(t, finds(t, n, p2pnode.FindingClock), boot.ID().String(), "2h0m0s", "2000-01-01")
+		names(t, finds(t, n, p2pnode.FindingClock), boot.ID().String(), "2h0m0s", "2000-01-01")
 		// Another peer contradicts it: it may be lying.
 		otherKey := must(p2pnode.GenerateKey(p2pnode.KeyEd25519))
 		other := sim.Node(t, p2pnode.WithIdentity(otherKey))
@@ -356,7 +399,7 @@ func TestDiagnoseClockBehind(t *testing.T) {
 		signed(other, otherKey, 0)
 		finds(t, n)
 		signed(other, otherKey, time.Hour)
-		says(t, finds(t, n, p2pnode.FindingClock), other.ID().String(), "1h0m0s")
+		names(t, finds(t, n, p2pnode.FindingClock), other.ID().String(), "1h0m0s")
 	})
 }
 
@@ -400,7 +443,7 @@ func TestDiagnoseClockFarBehind(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingClock), later.UTC().Format(time.RFC3339))
+	names(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingClock), later.UTC().Format(time.RFC3339))
 }
 
 // Dials that fail blame no firewall while a connection over UDP stands.
@@ -436,7 +479,7 @@ func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
 		n := sim.Node(t, p2pnode.WithBootstrapPeers(where))
 		time.Sleep(time.Hour)
 		for range 20 {
-			says(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingUDPBlocked), "WithTransports")
+			names(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingUDPBlocked), "WithTransports")
 			time.Sleep(7 * time.Second)
 		}
 		sim.Restart(boot)
@@ -446,18 +489,16 @@ func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
 	})
 }
 
-// logged is told when a log has a line about a failed handshake.
+// logged is told when a log has another line.
 type logged chan struct{}
 
 func (l logged) Enabled(context.Context, slog.Level) bool { return true }
 func (l logged) WithAttrs([]slog.Attr) slog.Handler       { return l }
 func (l logged) WithGroup(string) slog.Handler            { return l }
-func (l logged) Handle(_ context.Context, r slog.Record) error {
-	if strings.Contains(r.Message, "ended in its handshake") {
-		select {
-		case l <- struct{}{}:
-		default: // once is enough
-		}
+func (l logged) Handle(context.Context, slog.Record) error {
+	select {
+	case l <- struct{}{}:
+	default: // who is told looks at everything
 	}
 	return nil
 }
@@ -470,22 +511,21 @@ func TestPitfall60DiagnoseAnotherNetworkKey(t *testing.T) {
 	}
 	tcp := p2pnode.WithTransports(p2pnode.TransportTCP)
 	start := func(opts ...p2pnode.Option) *p2pnode.Node { return overTCP(t, opts...) }
-	broken := make(logged, 1)
-	boot := start(key(1), p2pnode.WithLogger(slog.New(broken)))
+	lines := make(logged, 1)
+	boot := start(key(1), p2pnode.WithLogger(slog.New(lines)))
 	other := start(key(2), p2pnode.WithBootstrapPeers(boot.AddrInfo()))
-	says(t, finds(t, other, p2pnode.FindingNoBootstrap, p2pnode.FindingNetworkKey), boot.ID().String(), "PrivateNetwork", "WithPrivateNetwork")
-	// The side that is dialed notices too.
-	select {
-	case <-broken:
-	case <-time.After(time.Minute):
-		t.Fatal("no failed handshake is told")
+	names(t, finds(t, other, p2pnode.FindingNoBootstrap, p2pnode.FindingNetworkKey), boot.ID().String(), "PrivateNetwork", "WithPrivateNetwork")
+	// The side that is dialed notices too, and logs it.
+	for late := time.After(time.Minute); boot.Status().HandshakesFailed == 0; {
+		select {
+		case <-lines:
+		case <-late:
+			t.Fatal("no failed handshake is counted")
+		}
 	}
-	says(t, finds(t, boot, p2pnode.FindingNobodyToFind, p2pnode.FindingNetworkKey, p2pnode.FindingLoopback), "PrivateNetwork")
-	if n := boot.Status().HandshakesFailed; n == 0 {
-		t.Error("no failed handshake is counted")
-	}
+	names(t, finds(t, boot, p2pnode.FindingNobodyToFind, p2pnode.FindingNetworkKey, p2pnode.FindingLoopback), "PrivateNetwork")
 	friend := start(key(2), p2pnode.WithPersistentPeers(boot.AddrInfo()))
-	says(t, finds(t, friend, p2pnode.FindingPersistent, p2pnode.FindingNetworkKey, p2pnode.FindingLoopback), boot.ID().String())
+	names(t, finds(t, friend, p2pnode.FindingPersistent, p2pnode.FindingNetworkKey, p2pnode.FindingLoopback), boot.ID().String())
 	public := start(tcp)
 	with := start(key(1), p2pnode.WithBootstrapPeers(public.AddrInfo()))
 	finds(t, with, p2pnode.FindingNoBootstrap, p2pnode.FindingNetworkKey)
@@ -500,7 +540,7 @@ func TestPitfall60DiagnoseAnotherNetworkKey(t *testing.T) {
 	for _, f := range list {
 		text += f.String() + "\n"
 	}
-	says(t, text, "WithPrivateNetwork")
+	names(t, text, "WithPrivateNetwork")
 }
 
 // TestPeersThatAreShutOutHaveTheRightKey: they are no failed handshakes, and
@@ -542,6 +582,6 @@ func TestDiagnoseTooFewFiles(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := p2ptest.NewNetwork(t).Node(t, p2pnode.WithConnLimits(10, 100_000_000))
-		says(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingFewFiles), "WithConnLimits")
+		names(t, finds(t, n, p2pnode.FindingNobodyToFind, p2pnode.FindingFewFiles), "WithConnLimits")
 	})
 }

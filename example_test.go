@@ -251,7 +251,9 @@ func ExampleWithDataDir() {
 		return
 	}
 	_, err = p2pnode.New(ctx, here, p2pnode.WithDataDir(dir))
-	fmt.Println("a second node in it:", strings.HasSuffix(err.Error(), "another node has it open; give each node a directory of its own"))
+	for _, e := range p2pnode.OptionErrors(err) {
+		fmt.Println("a second node in it: a problem of", e.Option)
+	}
 	if err := first.Close(); err != nil {
 		fmt.Println(err)
 	}
@@ -263,7 +265,7 @@ func ExampleWithDataDir() {
 	defer again.Close()
 	fmt.Println("after a restart, the same identity:", again.ID() == first.ID())
 	// Output:
-	// a second node in it: true
+	// a second node in it: a problem of WithDataDir
 	// after a restart, the same identity: true
 }
 
@@ -309,10 +311,10 @@ func ExampleNode_BanPeer() {
 	}
 	fmt.Println("banned:", len(a.Bans()), a.Bans()[0].Reason)
 	err := a.Connect(ctx, b.AddrInfo())
-	fmt.Println(strings.Contains(err.Error(), "(sends garbage); UnbanPeer ends that"))
+	fmt.Println("it cannot be dialled:", errors.Is(err, p2pnode.ErrBanned))
 	// Output:
 	// banned: 1 sends garbage
-	// true
+	// it cannot be dialled: true
 }
 
 func ExampleNode_Diagnose() {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+
+	"github.com/go-p2pnode/p2pnode/internal/keyfile"
 )
 
 func TestKeysOfEveryTypeSurviveEncoding(t *testing.T) {
@@ -151,28 +154,34 @@ func TestPitfall39BadIdentityFileStaysUntouched(t *testing.T) {
 	mustNot(t, err)
 	marshaled, err := crypto.MarshalPrivateKey(key)
 	mustNot(t, err)
+	type verdict int
+	const (
+		accepted verdict = iota
+		refused
+		exposed
+	)
 	for name, row := range map[string]struct {
 		content []byte
 		mode    os.FileMode
-		says    string // empty: accepted
+		want    verdict
 	}{
-		"text":               {[]byte(text + "\n"), 0o600, ""},
-		"text, read-only":    {[]byte(text), 0o400, ""},
-		"marshaled":          {marshaled, 0o600, ""},
-		"empty":              {nil, 0o600, "move it away"},
-		"truncated text":     {[]byte(text[:len(text)-9]), 0o600, "move it away"},
-		"truncated":          {marshaled[:len(marshaled)-1], 0o600, "move it away"},
-		"foreign":            {[]byte("-----BEGIN PRIVATE KEY-----\n"), 0o600, "move it away"},
-		"too large":          {bytes.Repeat([]byte("x"), 1<<20), 0o600, "larger than"},
-		"readable by others": {[]byte(text), 0o644, "chmod 600"},
-		"readable by group":  {[]byte(text), 0o640, "chmod 600"},
+		"text":               {[]byte(text + "\n"), 0o600, accepted},
+		"text, read-only":    {[]byte(text), 0o400, accepted},
+		"marshaled":          {marshaled, 0o600, accepted},
+		"empty":              {nil, 0o600, refused},
+		"truncated text":     {[]byte(text[:len(text)-9]), 0o600, refused},
+		"truncated":          {marshaled[:len(marshaled)-1], 0o600, refused},
+		"foreign":            {[]byte("-----BEGIN PRIVATE KEY-----\n"), 0o600, refused},
+		"too large":          {bytes.Repeat([]byte("x"), 1<<20), 0o600, refused},
+		"readable by others": {[]byte(text), 0o644, exposed},
+		"readable by group":  {[]byte(text), 0o640, exposed},
 	} {
 		file := filepath.Join(t.TempDir(), "node.key")
 		mustNot(t, os.WriteFile(file, row.content, row.mode))
 		mustNot(t, os.Chmod(file, row.mode))
 		n, err := New(testContext(t), WithoutListening(), WithIdentityFile(file))
 		switch {
-		case row.says == "":
+		case row.want == accepted:
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				continue
@@ -183,8 +192,8 @@ func TestPitfall39BadIdentityFileStaysUntouched(t *testing.T) {
 			mustNot(t, n.Close())
 		default:
 			var oe *OptionError
-			if !errors.As(err, &oe) || oe.Option != "WithIdentityFile" || !strings.Contains(err.Error(), row.says) || !strings.Contains(err.Error(), file) {
-				t.Errorf("%s: %v; want %q", name, err, row.says)
+			if !errors.As(err, &oe) || oe.Option != "WithIdentityFile" || errors.Is(err, keyfile.ErrExposed) != (row.want == exposed) || !strings.Contains(err.Error(), file) {
+				t.Errorf("%s: %v", name, err)
 			}
 		}
 		after, err := os.ReadFile(file)
@@ -193,7 +202,8 @@ func TestPitfall39BadIdentityFileStaysUntouched(t *testing.T) {
 			t.Errorf("%s: the file was touched", name)
 		}
 	}
-	if _, err := New(testContext(t), WithIdentityFile(filepath.Join(t.TempDir(), "no", "such", "dir"))); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	missing := filepath.Join(t.TempDir(), "no", "such")
+	if _, err := New(testContext(t), WithIdentityFile(filepath.Join(missing, "key"))); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), fmt.Sprintf("%q", missing)) {
 		t.Errorf("a missing directory: %v", err)
 	}
 }

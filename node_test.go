@@ -121,7 +121,7 @@ func TestCloseReturnsTheFirstResult(t *testing.T) {
 	boom := errors.New("boom")
 	n.stack.Push("part", 0, func() error { return boom })
 	for range 2 {
-		if err := n.Close(); !errors.Is(err, boom) || !strings.Contains(err.Error(), "part: boom") {
+		if err := n.Close(); !errors.Is(err, boom) || !strings.Contains(err.Error(), "part: ") {
 			t.Fatalf("Close = %v; want the part's error with its name", err)
 		}
 	}
@@ -142,7 +142,7 @@ func TestCloseIsBounded(t *testing.T) {
 		if took := time.Since(began); took != closeBudget {
 			t.Errorf("Close took %v of virtual time, want %v", took, closeBudget)
 		}
-		if err == nil || !strings.Contains(err.Error(), "hanging: still closing after 5s") || !closed {
+		if err == nil || !strings.Contains(err.Error(), "hanging: ") || strings.Contains(err.Error(), "first: ") || !closed {
 			t.Errorf("Close = %v, first closed: %v", err, closed)
 		}
 		close(release)

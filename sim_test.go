@@ -18,6 +18,7 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -187,8 +188,11 @@ func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		err := unknown.WaitReady(ctx)
 		cancel()
-		if err == nil || !strings.Contains(err.Error(), "/dns4/later.test") || !strings.Contains(err.Error(), "resolves to nothing") {
+		if missing := missingStages(err); len(missing) == 0 || !strings.Contains(missing[0].Why, "/dns4/later.test") {
 			t.Errorf("a name that resolves to nothing: %v", err)
+		}
+		if r := unknown.Status().Bootstrap; r == nil || len(r.Failed) != 1 || !errors.Is(r.Failed[0].Err, swarm.ErrNoGoodAddresses) {
+			t.Errorf("a name that resolves to nothing: the round is %+v", r)
 		}
 		sim.SetDNS("boot.test", sim.Addr(boot).String())
 		sim.SetDNS("seeds.test", boot.Addrs()[0].String())
