@@ -34,6 +34,10 @@ lint: ## gofmt, vet, staticcheck, and golangci-lint where it is installed
 bench: ## the benchmarks beside the same thing assembled by hand
 	$(GO) test -run '^$$' -bench . -benchmem .
 
+.PHONY: golden
+golden: ## write testdata/messages.golden anew after a text was changed
+	$(GO) test -p 1 -run Golden $$(grep -rl --include='*_test.go' golden.Check . | xargs -n 1 dirname | sort -u) -update
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s) each
 	@for pkg in $$($(GO) list ./...); do \

@@ -27,36 +27,6 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/golden"
 )
 
-// scrub takes out of a text what differs from run to run: the IDs of keys made
-// for the test, and where its files are.
-func scrub(text string, replace ...string) string {
-	for i := 0; i < len(replace); i += 2 {
-		text = strings.ReplaceAll(text, replace[i], replace[i+1])
-	}
-	return text
-}
-
-// said is an error under the name of its case.
-type said struct {
-	name string
-	err  error
-}
-
-// checkErrors compares the texts of errors, one for each case, with a section of
-// the file, after scrub.
-func checkErrors(t *testing.T, section string, list []said, replace ...string) {
-	t.Helper()
-	var texts []golden.Text
-	for _, s := range list {
-		if s.err == nil {
-			t.Errorf("%s: no error", s.name)
-			continue
-		}
-		texts = append(texts, golden.Text{Name: s.name, Text: scrub(s.err.Error(), replace...)})
-	}
-	golden.Check(t, section, texts)
-}
-
 // result is the error of a call that also returns a value.
 func result[T any](_ T, err error) error { return err }
 
@@ -67,8 +37,7 @@ func last[T any](search iter.Seq2[T, error]) (err error) {
 	return err
 }
 
-// bare starts a node that has neither the DHT nor pubsub, and listens nowhere
-// unless the options say so.
+// bare starts a node on loopback without the DHT, pubsub and relays.
 func bare(t *testing.T, opts ...Option) *Node {
 	t.Helper()
 	return newNode(t, append([]Option{WithoutDHT(), WithoutPubSub(), WithoutRelay()}, opts...)...)
@@ -83,13 +52,13 @@ func TestGoldenOptions(t *testing.T) {
 		}
 		for _, e := range OptionErrors(ValidateOptions(row.opt)) {
 			if e.Option == row.name {
-				texts = append(texts, golden.Text{Name: row.name, Text: e.Error()})
+				texts = append(texts, golden.Of(row.name, e))
 			}
 		}
 	}
 	one := WithValidator("a", longest{})
 	for _, e := range OptionErrors(ValidateOptions(one, one)) {
-		texts = append(texts, golden.Text{Name: e.Option + ", twice", Text: e.Error()})
+		texts = append(texts, golden.Of(e.Option+", twice", e))
 	}
 	golden.Check(t, "options", texts)
 }
@@ -177,12 +146,12 @@ func TestGoldenStart(t *testing.T) {
 			t.Errorf("%s: started", row.name)
 			continue
 		}
-		texts = append(texts, golden.Text{Name: row.name, Text: scrub(err.Error(), dir, "DIR", id.String(), "ID", taken, "PORT")})
+		texts = append(texts, golden.Of(row.name, err))
 	}
 	if os.PathSeparator != '/' {
 		t.Skip("paths and modes read differently here")
 	}
-	golden.Check(t, "start", texts)
+	golden.Check(t, "start", texts, dir, "DIR", id.String(), "ID", taken, "PORT")
 }
 
 // The warnings of Status about files that are of no use.
@@ -193,14 +162,14 @@ func TestGoldenWarnings(t *testing.T) {
 		mustNot(t, os.WriteFile(filepath.Join(dir, name), []byte("damage"), 0o600))
 		n := bare(t, WithDataDir(dir))
 		for _, w := range n.Status().Warnings {
-			texts = append(texts, golden.Text{Name: name + ": damaged", Text: scrub(w, dir, "DIR")})
+			texts = append(texts, golden.Text{Name: name + ": damaged", Text: w})
 		}
 		mustNot(t, n.Close())
 	}
 	if os.PathSeparator != '/' {
 		t.Skip("paths read differently here")
 	}
-	golden.Check(t, "warnings", texts)
+	golden.Check(t, "warnings", texts, dir, "DIR")
 }
 
 // The texts of bans, of the list of allowed peers, and of dialling those who are
@@ -218,42 +187,42 @@ func TestGoldenAccess(t *testing.T) {
 		mustNot(t, bansFull.access.Add(access.Ban{Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)}))
 	}
 
-	list := []said{
-		{"ban: nothing", n.ban(access.Ban{})},
-		{"ban: the past", n.BanPeer(banned.ID, time.Date(2001, 1, 2, 3, 4, 5, 0, time.UTC), "")},
-		{"ban: a far year", n.BanPeer(banned.ID, time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), "")},
-		{"ban: itself", n.BanPeer(n.ID(), time.Time{}, "")},
-		{"ban: no peer ID", n.BanPeer("nonsense", time.Time{}, "")},
-		{"ban: half a subnet", n.BanSubnet(netip.PrefixFrom(netip.MustParseAddr("192.0.2.1"), 99), time.Time{}, "")},
-		{"ban: IPv4 in IPv6", n.BanSubnet(netip.MustParsePrefix("::ffff:192.0.2.0/120"), time.Time{}, "")},
-		{"ban: a long reason", n.BanPeer(banned.ID, time.Time{}, strings.Repeat("x", 501))},
-		{"ban: a reason that is no text", n.BanPeer(banned.ID, time.Time{}, "\xff")},
-		{"ban: too many", bansFull.BanPeer(banned.ID, time.Time{}, "")},
-		{"unban: a peer that is not banned", n.UnbanPeer(banned.ID)},
-		{"unban: a subnet that is not banned", n.UnbanSubnet(subnet)},
-		{"allow: without a list", n.Allow(banned.ID)},
-		{"allow: no peer", strict.Allow()},
-		{"allow: no peer ID", strict.Allow("nonsense")},
-		{"disallow: without a list", n.Disallow(banned.ID)},
-		{"disallow: not allowed", strict.Disallow(banned.ID)},
-		{"connect: not allowed", strict.Connect(ctx, banned)},
-		{"add persistent peers: not allowed", strict.AddPersistentPeers(banned)},
+	list := []golden.Text{
+		golden.Of("ban: nothing", n.ban(access.Ban{})),
+		golden.Of("ban: the past", n.BanPeer(banned.ID, time.Date(2001, 1, 2, 3, 4, 5, 0, time.UTC), "")),
+		golden.Of("ban: a far year", n.BanPeer(banned.ID, time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), "")),
+		golden.Of("ban: itself", n.BanPeer(n.ID(), time.Time{}, "")),
+		golden.Of("ban: no peer ID", n.BanPeer("nonsense", time.Time{}, "")),
+		golden.Of("ban: half a subnet", n.BanSubnet(netip.PrefixFrom(netip.MustParseAddr("192.0.2.1"), 99), time.Time{}, "")),
+		golden.Of("ban: IPv4 in IPv6", n.BanSubnet(netip.MustParsePrefix("::ffff:192.0.2.0/120"), time.Time{}, "")),
+		golden.Of("ban: a long reason", n.BanPeer(banned.ID, time.Time{}, strings.Repeat("x", 501))),
+		golden.Of("ban: a reason that is no text", n.BanPeer(banned.ID, time.Time{}, "\xff")),
+		golden.Of("ban: too many", bansFull.BanPeer(banned.ID, time.Time{}, "")),
+		golden.Of("unban: a peer that is not banned", n.UnbanPeer(banned.ID)),
+		golden.Of("unban: a subnet that is not banned", n.UnbanSubnet(subnet)),
+		golden.Of("allow: without a list", n.Allow(banned.ID)),
+		golden.Of("allow: no peer", strict.Allow()),
+		golden.Of("allow: no peer ID", strict.Allow("nonsense")),
+		golden.Of("disallow: without a list", n.Disallow(banned.ID)),
+		golden.Of("disallow: not allowed", strict.Disallow(banned.ID)),
+		golden.Of("connect: not allowed", strict.Connect(ctx, banned)),
+		golden.Of("add persistent peers: not allowed", strict.AddPersistentPeers(banned)),
 	}
 	mustNot(t, strict.BanPeer(banned.ID, time.Time{}, ""))
 	mustNot(t, n.BanPeer(banned.ID, end, "spam"))
 	mustNot(t, n.BanSubnet(subnet, time.Time{}, ""))
 	list = append(list,
-		said{"allow: banned", strict.Allow(banned.ID)},
-		said{"connect: banned", n.Connect(ctx, banned)},
-		said{"connect: banned by option", n.Connect(ctx, peer.AddrInfo{ID: byOption, Addrs: banned.Addrs})},
-		said{"connect: a banned subnet", n.Connect(ctx, inSubnet)},
-		said{"open stream: banned", result(n.OpenStream(ctx, banned.ID, "/x"))},
-		said{"ping: banned", result(n.Ping(ctx, banned.ID))},
-		said{"add persistent peers: banned", n.AddPersistentPeers(banned)},
+		golden.Of("allow: banned", strict.Allow(banned.ID)),
+		golden.Of("connect: banned", n.Connect(ctx, banned)),
+		golden.Of("connect: banned by option", n.Connect(ctx, peer.AddrInfo{ID: byOption, Addrs: banned.Addrs})),
+		golden.Of("connect: a banned subnet", n.Connect(ctx, inSubnet)),
+		golden.Of("open stream: banned", result(n.OpenStream(ctx, banned.ID, "/x"))),
+		golden.Of("ping: banned", result(n.Ping(ctx, banned.ID))),
+		golden.Of("add persistent peers: banned", n.AddPersistentPeers(banned)),
 	)
 	mustNot(t, n.BanPeer(banned.ID, time.Time{}, ""))
-	list = append(list, said{"connect: banned for good, without a reason", n.Connect(ctx, banned)})
-	checkErrors(t, "access", list, n.ID().String(), "SELF", byOption.String(), "ID", inSubnet.ID.String(), "OTHER")
+	list = append(list, golden.Of("connect: banned for good, without a reason", n.Connect(ctx, banned)))
+	golden.Check(t, "access", list, n.ID().String(), "SELF", byOption.String(), "ID", inSubnet.ID.String(), "OTHER")
 }
 
 // The texts of the methods about peers. Of a dial, the system's own words come
@@ -273,23 +242,23 @@ func TestGoldenPeers(t *testing.T) {
 	}
 	many = append(many, relayed.cfg.autoRelays...)
 	at := wrong.Addrs[0].String()
-	checkErrors(t, "peers", []said{
-		{"connect: no peer ID", n.Connect(ctx, noID)},
-		{"connect: itself", n.Connect(ctx, self)},
-		{"connect: no address", n.Connect(ctx, noAddr)},
-		{"connect: somebody else is there", n.Connect(ctx, wrong)},
-		{"ping: itself", result(n.Ping(ctx, n.ID()))},
-		{"disconnect: no peer ID", n.Disconnect(ctx, "")},
-		{"add bootstrap peers: itself", n.AddBootstrapPeers(self)},
-		{"add bootstrap peers: none", n.AddBootstrapPeers()},
-		{"add bootstrap peers: no ID, and no address", n.AddBootstrapPeers(noID, noAddr)},
-		{"remove bootstrap peers: none of them", n.RemoveBootstrapPeers(nobody)},
-		{"remove persistent peers: none of them", n.RemovePersistentPeers(nobody, other.ID())},
-		{"add relays: without WithAutoRelay", n.AddRelays(somePeer("1"))},
-		{"add relays: no address", relayed.AddRelays(noAddr)},
-		{"add relays: too many", relayed.AddRelays(many...)},
-		{"remove relays: none of them", relayed.RemoveRelays(nobody)},
-		{"parse peers: two bad addresses", result(ParsePeers("x", someAddr, "/ip4/192.0.2.1/tcp/1"))},
+	golden.Check(t, "peers", []golden.Text{
+		golden.Of("connect: no peer ID", n.Connect(ctx, noID)),
+		golden.Of("connect: itself", n.Connect(ctx, self)),
+		golden.Of("connect: no address", n.Connect(ctx, noAddr)),
+		golden.Of("connect: somebody else is there", n.Connect(ctx, wrong)),
+		golden.Of("ping: itself", result(n.Ping(ctx, n.ID()))),
+		golden.Of("disconnect: no peer ID", n.Disconnect(ctx, "")),
+		golden.Of("add bootstrap peers: itself", n.AddBootstrapPeers(self)),
+		golden.Of("add bootstrap peers: none", n.AddBootstrapPeers()),
+		golden.Of("add bootstrap peers: no ID, and no address", n.AddBootstrapPeers(noID, noAddr)),
+		golden.Of("remove bootstrap peers: none of them", n.RemoveBootstrapPeers(nobody)),
+		golden.Of("remove persistent peers: none of them", n.RemovePersistentPeers(nobody, other.ID())),
+		golden.Of("add relays: without WithAutoRelay", n.AddRelays(somePeer("1"))),
+		golden.Of("add relays: no address", relayed.AddRelays(noAddr)),
+		golden.Of("add relays: too many", relayed.AddRelays(many...)),
+		golden.Of("remove relays: none of them", relayed.RemoveRelays(nobody)),
+		golden.Of("parse peers: two bad addresses", result(ParsePeers("x", someAddr, "/ip4/192.0.2.1/tcp/1"))),
 	}, n.ID().String(), "SELF", nobody.String(), "ID", other.ID().String(), "OTHER", at, "ADDRESS")
 }
 
@@ -306,23 +275,23 @@ func TestGoldenStreams(t *testing.T) {
 	unknown := result(n.OpenStream(ctx, other.ID(), "/unknown", "/neither"))
 	spoken := fmt.Sprint(n.base.Protocols(other.ID()))
 	any := HandleMatch(func(protocol.ID) bool { return true })
-	checkErrors(t, "streams", []said{
-		{"handle: no protocol ID", n.Handle("", h)},
-		{"handle: no handler", n.Handle("/p", nil)},
-		{"handle: of the node itself", n.Handle(ping.ID, h)},
-		{"handle: handled", n.Handle("/handled", h)},
-		{"handle: listened", n.Handle("/listened", h)},
-		{"handle: set through Host", n.Handle("/hosted", h)},
-		{"handle: no version", n.Handle("/p", h, HandleVersions())},
-		{"handle: two options", n.Handle("/p/1.0.0", h, HandleVersions(), any)},
-		{"handle: no function", n.Handle("/p", h, HandleMatch(nil))},
-		{"listen: handled", result(n.Listen("/handled"))},
-		{"unhandle: of the node itself", n.Unhandle(ping.ID)},
-		{"unhandle: a listener's", n.Unhandle("/listened")},
-		{"unhandle: not handled", n.Unhandle("/p")},
-		{"open stream: no protocol", result(n.OpenStream(ctx, other.ID()))},
-		{"open stream: itself", result(n.OpenStream(ctx, n.ID(), "/p"))},
-		{"open stream: not spoken", unknown},
+	golden.Check(t, "streams", []golden.Text{
+		golden.Of("handle: no protocol ID", n.Handle("", h)),
+		golden.Of("handle: no handler", n.Handle("/p", nil)),
+		golden.Of("handle: of the node itself", n.Handle(ping.ID, h)),
+		golden.Of("handle: handled", n.Handle("/handled", h)),
+		golden.Of("handle: listened", n.Handle("/listened", h)),
+		golden.Of("handle: set through Host", n.Handle("/hosted", h)),
+		golden.Of("handle: no version", n.Handle("/p", h, HandleVersions())),
+		golden.Of("handle: two options", n.Handle("/p/1.0.0", h, HandleVersions(), any)),
+		golden.Of("handle: no function", n.Handle("/p", h, HandleMatch(nil))),
+		golden.Of("listen: handled", result(n.Listen("/handled"))),
+		golden.Of("unhandle: of the node itself", n.Unhandle(ping.ID)),
+		golden.Of("unhandle: a listener's", n.Unhandle("/listened")),
+		golden.Of("unhandle: not handled", n.Unhandle("/p")),
+		golden.Of("open stream: no protocol", result(n.OpenStream(ctx, other.ID()))),
+		golden.Of("open stream: itself", result(n.OpenStream(ctx, n.ID(), "/p"))),
+		golden.Of("open stream: not spoken", unknown),
 	}, spoken, "[PROTOCOLS]", n.ID().String(), "SELF", other.ID().String(), "OTHER")
 }
 
@@ -339,30 +308,30 @@ func TestGoldenDHT(t *testing.T) {
 	ctx := testContext(t)
 	mustNot(t, one.Connect(ctx, two.AddrInfo()))
 	id, c, value := mustKeyID(t), mustCID(t, "x"), []byte("v")
-	checkErrors(t, "DHT", []said{
-		{"find peer: no peer ID", result(lone.FindPeer(ctx, ""))},
-		{"find peer: nobody to ask", result(lone.FindPeer(ended(), id))},
-		{"find peer: nobody of the network to ask", result(one.FindPeer(ended(), id))},
-		{"find peer: not found", result(keeps.FindPeer(ctx, id))},
-		{"put value: no key", lone.PutValue(ctx, "x", value)},
-		{"put value: no validator", lone.PutValue(ctx, "/other/x", value)},
-		{"put value: empty", lone.PutValue(ctx, "/app/x", nil)},
-		{"put value: too large", lone.PutValue(ctx, "/app/x", make([]byte, network.MessageSizeMax))},
-		{"put value: refused by the validator", keeps.PutValue(ctx, "/app/x", []byte("bad"))},
-		{"put value: nobody keeps it", keeps.PutValue(ctx, "/app/x", value)},
-		{"put value: the key is too long", lone.PutValue(ctx, "/app/"+strings.Repeat("x", network.MessageSizeMax), value)},
-		{"get value: no validator", result(lone.GetValue(ctx, "/other/x"))},
-		{"get value: not found", result(holder.GetValue(ctx, "/pk/"+string(id)))},
-		{"provide: undefined", lone.Provide(ctx, cid.Undef)},
-		{"provide: nobody to ask", lone.Provide(ended(), c)},
-		{"provide: no address", hidden.Provide(ctx, c)},
-		{"find providers: undefined", last(lone.FindProviders(ctx, cid.Undef))},
-		{"find providers: nobody to ask", last(lone.FindProviders(ended(), c))},
-		{"find providers: a bad limit", last(lone.FindProviders(ctx, c, FindLimit(0)))},
-		{"advertise: no namespace", lone.Advertise(ctx, "")},
-		{"find peers: no namespace", last(lone.FindPeers(ctx, ""))},
-		{"find peers: nobody to ask", last(lone.FindPeers(ended(), "room"))},
-		{"CID of: an unknown hash function", result(CIDOf(strings.NewReader(""), CIDHash(0x7777777)))},
+	golden.Check(t, "DHT", []golden.Text{
+		golden.Of("find peer: no peer ID", result(lone.FindPeer(ctx, ""))),
+		golden.Of("find peer: nobody to ask", result(lone.FindPeer(ended(), id))),
+		golden.Of("find peer: nobody of the network to ask", result(one.FindPeer(ended(), id))),
+		golden.Of("find peer: not found", result(keeps.FindPeer(ctx, id))),
+		golden.Of("put value: no key", lone.PutValue(ctx, "x", value)),
+		golden.Of("put value: no validator", lone.PutValue(ctx, "/other/x", value)),
+		golden.Of("put value: empty", lone.PutValue(ctx, "/app/x", nil)),
+		golden.Of("put value: too large", lone.PutValue(ctx, "/app/x", make([]byte, network.MessageSizeMax))),
+		golden.Of("put value: refused by the validator", keeps.PutValue(ctx, "/app/x", []byte("bad"))),
+		golden.Of("put value: nobody keeps it", keeps.PutValue(ctx, "/app/x", value)),
+		golden.Of("put value: the key is too long", lone.PutValue(ctx, "/app/"+strings.Repeat("x", network.MessageSizeMax), value)),
+		golden.Of("get value: no validator", result(lone.GetValue(ctx, "/other/x"))),
+		golden.Of("get value: not found", result(holder.GetValue(ctx, "/pk/"+string(id)))),
+		golden.Of("provide: undefined", lone.Provide(ctx, cid.Undef)),
+		golden.Of("provide: nobody to ask", lone.Provide(ended(), c)),
+		golden.Of("provide: no address", hidden.Provide(ctx, c)),
+		golden.Of("find providers: undefined", last(lone.FindProviders(ctx, cid.Undef))),
+		golden.Of("find providers: nobody to ask", last(lone.FindProviders(ended(), c))),
+		golden.Of("find providers: a bad limit", last(lone.FindProviders(ctx, c, FindLimit(0)))),
+		golden.Of("advertise: no namespace", lone.Advertise(ctx, "")),
+		golden.Of("find peers: no namespace", last(lone.FindPeers(ctx, ""))),
+		golden.Of("find peers: nobody to ask", last(lone.FindPeers(ended(), "room"))),
+		golden.Of("CID of: an unknown hash function", result(CIDOf(strings.NewReader(""), CIDHash(0x7777777)))),
 	}, id.String(), "ID", strings.Trim(fmt.Sprintf("%q", string(id)), `"`), "BYTES")
 }
 
@@ -373,29 +342,29 @@ func TestGoldenWaitReady(t *testing.T) {
 	mustNot(t, err)
 	defer mustClose(t, mute)
 	news := StageTopic("news")
-	list := []said{
-		{"a topic that is not joined", lone.WaitReady(ended(), news)},
-		{"all that can be missing", lone.WaitReady(ended(), StageListening, StageConnected, StageRouting, StageReachable)},
-		{"listening is off", mute.WaitReady(ended(), StageListening)},
-		{"the DHT is off", off.WaitReady(ended(), StageRouting)},
-		{"pubsub is off", off.WaitReady(ended(), news)},
-		{"no stage", lone.WaitReady(ended(), "soon")},
-		{"a topic without a name", lone.WaitReady(ended(), StageTopic(""))},
+	list := []golden.Text{
+		golden.Of("a topic that is not joined", lone.WaitReady(ended(), news)),
+		golden.Of("all that can be missing", lone.WaitReady(ended(), StageListening, StageConnected, StageRouting, StageReachable)),
+		golden.Of("listening is off", mute.WaitReady(ended(), StageListening)),
+		golden.Of("the DHT is off", off.WaitReady(ended(), StageRouting)),
+		golden.Of("pubsub is off", off.WaitReady(ended(), news)),
+		golden.Of("no stage", lone.WaitReady(ended(), "soon")),
+		golden.Of("a topic without a name", lone.WaitReady(ended(), StageTopic(""))),
 	}
 	sub, err := lone.Subscribe(testContext(t), "news")
 	mustNot(t, err)
 	defer mustClose(t, sub)
-	checkErrors(t, "wait ready", append(list, said{"a topic without others", lone.WaitReady(ended(), news)}))
+	golden.Check(t, "wait ready", append(list, golden.Of("a topic without others", lone.WaitReady(ended(), news))))
 }
 
 func TestGoldenPubSub(t *testing.T) {
 	n, off := newNode(t, WithMaxMessageSize(4096)), bare(t)
 	ctx := testContext(t)
-	checkErrors(t, "pubsub", []said{
-		{"publish: pubsub is off", off.Publish(ctx, "news", nil)},
-		{"publish: too large", n.Publish(ctx, "news", make([]byte, 4096), PublishNow())},
-		{"publish: nobody is there", n.Publish(ended(), "news", nil)},
-		{"subscribe: a bad buffer", result(n.Subscribe(ctx, "news", SubscribeBuffer(0)))},
+	golden.Check(t, "pubsub", []golden.Text{
+		golden.Of("publish: pubsub is off", off.Publish(ctx, "news", nil)),
+		golden.Of("publish: too large", n.Publish(ctx, "news", make([]byte, 4096), PublishNow())),
+		golden.Of("publish: nobody is there", n.Publish(ended(), "news", nil)),
+		golden.Of("subscribe: a bad buffer", result(n.Subscribe(ctx, "news", SubscribeBuffer(0)))),
 	})
 }
 
@@ -406,38 +375,38 @@ func TestGoldenKeys(t *testing.T) {
 	mustNot(t, err)
 	decode := func(b []byte) error { return result(DecodeKey(base64.StdEncoding.EncodeToString(b))) }
 	swarm := func(text string) error { return result(DecodeSwarmKey([]byte(text))) }
-	checkErrors(t, "keys", []said{
-		{"decode key: nothing", result(DecodeKey(" \n"))},
-		{"decode key: not base64", result(DecodeKey("!" + text))},
-		{"decode key: half", result(DecodeKey(text[:len(text)/2]))},
-		{"decode key: twice", result(DecodeKey(text + text))},
-		{"decode key: huge", result(DecodeKey(strings.Repeat(text, 1000)))},
-		{"decode key: a byte more", decode(append(bytes.Clone(raw), 0))},
-		{"decode key: a byte less", decode(raw[:len(raw)-1])},
-		{"decode key: something added", decode(append(bytes.Clone(raw), 0x18, 0))},
-		{"decode key: another type", decode(append([]byte{8, 9}, raw[2:]...))},
-		{"encode key: nil", result(EncodeKey(nil))},
-		{"peer ID: nil", result(PeerID(nil))},
-		{"generate RSA key: short", result(GenerateRSAKey(1024))},
-		{"generate RSA key: long", result(GenerateRSAKey(8193))},
-		{"generate key: no type", result(GenerateKey("rot13"))},
-		{"encode swarm key: short", result(EncodeSwarmKey(raw[:31]))},
-		{"decode swarm key: nothing", swarm("")},
-		{"decode swarm key: the key alone", swarm(strings.Repeat("ab", 32))},
-		{"decode swarm key: another encoding", swarm(swarmKeyHead + "\n/base32/\n" + strings.Repeat("ab", 32))},
-		{"decode swarm key: no key", swarm(swarmKeyHead + "\n/base16/\n")},
-		{"decode swarm key: not in its encoding", swarm(swarmKeyHead + "\n/base16/\nx" + strings.Repeat("ab", 32)[1:])},
-		{"decode swarm key: short", swarm(swarmKeyHead + "\n/base16/\n" + strings.Repeat("ab", 31))},
-		{"decode swarm key: long", swarm(swarmKeyHead + "\n/base16/\n" + strings.Repeat("ab", 33))},
-		{"decode swarm key: huge", swarm(strings.Repeat("ab", 10_000))},
+	golden.Check(t, "keys", []golden.Text{
+		golden.Of("decode key: nothing", result(DecodeKey(" \n"))),
+		golden.Of("decode key: not base64", result(DecodeKey("!"+text))),
+		golden.Of("decode key: half", result(DecodeKey(text[:len(text)/2]))),
+		golden.Of("decode key: twice", result(DecodeKey(text+text))),
+		golden.Of("decode key: huge", result(DecodeKey(strings.Repeat(text, 1000)))),
+		golden.Of("decode key: a byte more", decode(append(bytes.Clone(raw), 0))),
+		golden.Of("decode key: a byte less", decode(raw[:len(raw)-1])),
+		golden.Of("decode key: something added", decode(append(bytes.Clone(raw), 0x18, 0))),
+		golden.Of("decode key: another type", decode(append([]byte{8, 9}, raw[2:]...))),
+		golden.Of("encode key: nil", result(EncodeKey(nil))),
+		golden.Of("peer ID: nil", result(PeerID(nil))),
+		golden.Of("generate RSA key: short", result(GenerateRSAKey(1024))),
+		golden.Of("generate RSA key: long", result(GenerateRSAKey(8193))),
+		golden.Of("generate key: no type", result(GenerateKey("rot13"))),
+		golden.Of("encode swarm key: short", result(EncodeSwarmKey(raw[:31]))),
+		golden.Of("decode swarm key: nothing", swarm("")),
+		golden.Of("decode swarm key: the key alone", swarm(strings.Repeat("ab", 32))),
+		golden.Of("decode swarm key: another encoding", swarm(swarmKeyHead+"\n/base32/\n"+strings.Repeat("ab", 32))),
+		golden.Of("decode swarm key: no key", swarm(swarmKeyHead+"\n/base16/\n")),
+		golden.Of("decode swarm key: not in its encoding", swarm(swarmKeyHead+"\n/base16/\nx"+strings.Repeat("ab", 32)[1:])),
+		golden.Of("decode swarm key: short", swarm(swarmKeyHead+"\n/base16/\n"+strings.Repeat("ab", 31))),
+		golden.Of("decode swarm key: long", swarm(swarmKeyHead+"\n/base16/\n"+strings.Repeat("ab", 33))),
+		golden.Of("decode swarm key: huge", swarm(strings.Repeat("ab", 10_000))),
 	})
 }
 
 // The texts of what reads the library's own text forms.
 func TestGoldenTextForms(t *testing.T) {
 	var r Reachability
-	checkErrors(t, "text forms", []said{
-		{"unmarshal event: no type", result(UnmarshalEvent([]byte(`{"type":"nonsense"}`)))},
-		{"reachability: none of the three", r.UnmarshalText([]byte("nonsense"))},
+	golden.Check(t, "text forms", []golden.Text{
+		golden.Of("unmarshal event: no type", result(UnmarshalEvent([]byte(`{"type":"nonsense"}`)))),
+		golden.Of("reachability: none of the three", r.UnmarshalText([]byte("nonsense"))),
 	})
 }

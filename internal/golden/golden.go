@@ -3,9 +3,10 @@
 // read by somebody and tests can match kinds instead of sentences. It is for
 // tests alone.
 //
-// After a text was changed on purpose, in one package after the other:
+// After a text was changed on purpose, make golden writes the file anew. By hand,
+// one package after the other, the flag comes last:
 //
-//	go test -p 1 -run Golden -update . ./internal/...
+//	go test -run Golden ./internal/diag -update
 package golden
 
 import (
@@ -33,11 +34,30 @@ const (
 // Text is a text under a name that says where it comes from.
 type Text struct{ Name, Text string }
 
+// Of is the text of an error; of nil it is none, which Check refuses.
+func Of(name string, err error) Text {
+	if err == nil {
+		return Text{Name: name}
+	}
+	return Text{name, err.Error()}
+}
+
 // Check compares the texts with a section of the file, or replaces the section
 // with -update. Texts of one name may be several; their order counts. Each
-// section belongs to one test.
-func Check(tb testing.TB, name string, texts []Text) {
+// section belongs to one test. What differs from run to run, such as the IDs of
+// keys made for the test and where its files are, is given in pairs with what
+// takes its place.
+func Check(tb testing.TB, name string, texts []Text, replace ...string) {
 	tb.Helper()
+	texts = slices.Clone(texts)
+	for i, t := range texts {
+		if t.Text == "" {
+			tb.Fatalf("the case %q has no text", t.Name)
+		}
+		for p := range slices.Chunk(replace, 2) {
+			texts[i].Text = strings.ReplaceAll(texts[i].Text, p[0], p[1])
+		}
+	}
 	file, err := path()
 	if err != nil {
 		tb.Fatal(err)
@@ -54,7 +74,7 @@ func Check(tb testing.TB, name string, texts []Text) {
 		return
 	}
 	if *update {
-		if err := os.WriteFile(file, replace(old, name, got), 0o644); err != nil {
+		if err := os.WriteFile(file, replaced(old, name, got), 0o644); err != nil {
 			tb.Fatal(err)
 		}
 		return
@@ -102,8 +122,8 @@ func parse(file []byte) map[string]string {
 	return sections
 }
 
-// replace puts a section into the file; the sections are sorted by name.
-func replace(file []byte, name, body string) []byte {
+// replaced is the file with another section; the sections are sorted by name.
+func replaced(file []byte, name, body string) []byte {
 	sections := parse(file)
 	sections[name] = body
 	var names []string

@@ -1,20 +1,62 @@
 package golden
 
 import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
 func TestSectionsAreReplacedOneByOne(t *testing.T) {
 	one := format([]Text{{"WithA", "wrong"}, {"WithA", "two\nlines\n"}})
 	two := format([]Text{{"WithB", "more"}})
-	file := replace(replace(nil, "one", one), "another", two)
+	file := replaced(replaced(nil, "one", one), "another", two)
 	if got := parse(file); got["one"] != one || got["another"] != two || len(got) != 2 {
 		t.Errorf("parsed %q out of\n%s", got, file)
 	}
-	file = replace(file, "one", two)
+	file = replaced(file, "one", two)
 	if got := parse(file); got["one"] != two || got["another"] != two || len(got) != 2 {
 		t.Errorf("after a replacement: %q out of\n%s", got, file)
+	}
+}
+
+// No section is left of a test that is gone: each is named by a test.
+func TestEverySectionHasATest(t *testing.T) {
+	file, err := path()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests strings.Builder
+	root := filepath.Dir(filepath.Dir(file))
+	err = filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(p, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		if bytes.Contains(b, []byte("internal/golden\"")) {
+			tests.Write(b)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sections := parse(text)
+	if len(sections) < 10 {
+		t.Errorf("only %d sections", len(sections))
+	}
+	for name := range sections {
+		if !strings.Contains(tests.String(), fmt.Sprintf("(t, %q, ", name)) {
+			t.Errorf("no test has the section %q", name)
+		}
 	}
 }
 
