@@ -311,10 +311,10 @@ func ExampleNode_BanPeer() {
 	}
 	fmt.Println("banned:", len(a.Bans()), a.Bans()[0].Reason)
 	err := a.Connect(ctx, b.AddrInfo())
-	fmt.Println("it cannot be dialled:", errors.Is(err, p2pnode.ErrBanned))
+	fmt.Println("it cannot be dialed:", errors.Is(err, p2pnode.ErrBanned))
 	// Output:
 	// banned: 1 sends garbage
-	// it cannot be dialled: true
+	// it cannot be dialed: true
 }
 
 func ExampleNode_Diagnose() {

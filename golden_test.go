@@ -172,7 +172,7 @@ func TestGoldenWarnings(t *testing.T) {
 	golden.Check(t, "warnings", texts, dir, "DIR")
 }
 
-// The texts of bans, of the list of allowed peers, and of dialling those who are
+// The texts of bans, of the list of allowed peers, and of dialing those who are
 // shut out.
 func TestGoldenAccess(t *testing.T) {
 	byOption, banned := mustKeyID(t), somePeer("1")

@@ -221,7 +221,7 @@ func TestConnectErrors(t *testing.T) {
 			t.Errorf("pitfall 66: somebody else there: %v", err)
 		}
 	}
-	// What cannot be dialled at all is not.
+	// What cannot be dialed at all is not.
 	var tried *nethost.ConnectError
 	if err := a.Connect(testContext(t), a.AddrInfo()); err == nil || errors.As(err, &tried) || !strings.Contains(err.Error(), a.ID().String()) {
 		t.Errorf("self: %v", err)
