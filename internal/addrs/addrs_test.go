@@ -1,11 +1,14 @@
 package addrs
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/golden"
 )
 
 const id = "12D3KooWGzBkhXwoG7MkWkEJm3xZx3DwC3gZkqXQWbPjTgYnqyxQ"
@@ -51,22 +54,22 @@ func TestKindOf(t *testing.T) {
 // realID is a peer ID that decodes.
 var realID = peer.ID("\x12\x20" + strings.Repeat("x", 32)).String()
 
-func TestParseErrorsAreActionable(t *testing.T) {
-	for in, want := range map[string]string{
-		"":                              "empty",
-		"127.0.0.1:4001":                "must start with a slash",
-		"/ip4/127.0.0.1/tcp":            "/ip4/127.0.0.1/tcp",
-		"/ip4/999.0.0.1/tcp/1":          "999.0.0.1",
-		"/nonsense/1":                   "nonsense",
-		"/" + strings.Repeat("x", 5000): "5001 characters",
-	} {
-		if _, err := Parse(in); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Parse(%.40q) = %v, want %q in it", in, err, want)
+// What is no address is refused, and named unless it is huge.
+func TestGoldenParse(t *testing.T) {
+	var texts []golden.Text
+	for _, in := range []string{"", "127.0.0.1:4001", "/ip4/127.0.0.1/tcp", "/ip4/999.0.0.1/tcp/1", "/nonsense/1", "/" + strings.Repeat("x", 5000)} {
+		_, err := Parse(in)
+		if err == nil || len(in) < MaxLen && !strings.Contains(err.Error(), in) || len(err.Error()) > MaxLen {
+			t.Errorf("Parse(%.40q) = %v", in, err)
 		}
+		texts = append(texts, golden.Of(fmt.Sprintf("address %.40q", in), err))
 	}
-	if _, err := ParsePeer("/ip4/1.2.3.4/tcp/1"); err == nil || !strings.Contains(err.Error(), "/p2p/<peer ID>") {
+	const anonymous = "/ip4/1.2.3.4/tcp/1"
+	_, err := ParsePeer(anonymous)
+	if err == nil || !strings.Contains(err.Error(), anonymous) {
 		t.Errorf("ParsePeer without an ID = %v", err)
 	}
+	golden.Check(t, "addresses", append(texts, golden.Of("a peer's address without an ID", err)))
 }
 
 func TestMergeJoinsByIDAndSharesNothing(t *testing.T) {

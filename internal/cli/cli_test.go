@@ -54,7 +54,7 @@ func TestStartNamesTheFlag(t *testing.T) {
 		{"an address", []p2pnode.Option{Listen("127.0.0.1:1")}, []string{"-listen: "}},
 		{"two options", []p2pnode.Option{Listen("x"), Bootstrap("y")}, []string{"-listen: ", "-bootstrap: "}},
 		{"two values", []p2pnode.Option{Bootstrap("x,y")}, []string{"-bootstrap: ", `"x"`, `"y"`}},
-		{"a port in use", []p2pnode.Option{Listen(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))}, []string{"-listen: ", "in use"}},
+		{"a port in use", []p2pnode.Option{Listen(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))}, []string{"-listen: ", fmt.Sprintf("/tcp/%d", port)}},
 		{"two flags that contradict", []p2pnode.Option{p2pnode.WithMDNS(), Listen("/ip4/127.0.0.1/tcp/0/ws")}, []string{"-mdns: ", "-listen"}},
 		{"an unreadable file", []p2pnode.Option{p2pnode.WithIdentityFile(filepath.Join(t.TempDir(), "no", "key"))}, []string{"-identity: "}},
 		{"an option without a flag", []p2pnode.Option{p2pnode.WithUserAgent("")}, nil},

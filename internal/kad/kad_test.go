@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/golden"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
@@ -272,6 +273,29 @@ func TestNobodyIsNotNoAnswer(t *testing.T) {
 		}
 	}
 }
+
+// The texts of what others do not do, and of validators that do wrong.
+func TestGoldenKad(t *testing.T) {
+	takes := scripted(t, func(m *pb.Message) *pb.Message { return pb.NewMessage(m.Type, m.Key, 0) })
+	d := newDHT(t)
+	meet(t, d, takes)
+	c := NamespaceCID("x")
+	provide := d.Provide(testContext(t), c)
+	wrong := guard{mad{}, "app", slog.New(slog.DiscardHandler)}
+	_, selects := wrong.Select("/app/x", [][]byte{nil})
+	golden.Check(t, "DHT, other peers", []golden.Text{
+		golden.Of("provide: taken and not kept", provide),
+		golden.Of("nobody answers", d.unanswered()),
+		golden.Of("a validator panics", wrong.Validate("/app/x", nil)),
+		golden.Of("a validator selects what is not there", selects),
+	}, takes.ID().String(), "ID")
+}
+
+// mad is a validator that panics and selects what is not there.
+type mad struct{}
+
+func (mad) Validate(string, []byte) error        { panic("mad") }
+func (mad) Select(string, [][]byte) (int, error) { return 7, nil }
 
 // Peer IDs of absurd length are neither asked, nor kept, nor yielded.
 func TestAbsurdPeerIDs(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-p2pnode/p2pnode/internal/golden"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
@@ -554,4 +555,17 @@ func TestBootstrapOfANodeThatWantsNobody(t *testing.T) {
 			t.Errorf("%d dials", len(got))
 		}
 	})
+}
+
+// What is said of a connection that did not last.
+func TestGoldenLost(t *testing.T) {
+	k := New(t.Context(), newNet().config())
+	e := &entry{id: "P", opened: time.Unix(1000, 0)}
+	k.mu.Lock()
+	k.lostLocked(e, view{now: time.Unix(1002, 5e8)})
+	k.mu.Unlock()
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+	golden.Check(t, "connections that end", []golden.Text{golden.Of("lost", e.err)}, e.id.String(), "ID")
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/golden"
 )
 
 // limitedFor is a manager with limits, and what it logs and reports.
@@ -164,20 +166,42 @@ func TestErrorsThatAreNoLimitsStayAsTheyAre(t *testing.T) {
 	if n := m.Counts().Total(); n != 0 {
 		t.Errorf("%d refusals are counted", n)
 	}
-	// What no option can raise says so.
-	for text, says := range map[string]string{
-		"system: cannot reserve file descriptor: %w":            "ulimit -n",
-		"service:libp2p.ping: cannot reserve stream: %w":        "no option",
-		"service:x.peer:abc: cannot reserve inbound stream: %w": "no option",
+	// What no option can raise names none.
+	for text, field := range map[string]string{
+		"system: cannot reserve file descriptor: %w":            "Files",
+		"service:libp2p.ping: cannot reserve stream: %w":        "Services",
+		"service:x.peer:abc: cannot reserve inbound stream: %w": "Services",
 	} {
+		before := byLimit(m.Counts())[field]
 		err := m.c.explain(fmt.Errorf(text, network.ErrResourceLimitExceeded), true)
-		if !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "WithLimits") {
-			t.Errorf("%v", err)
+		if !errors.Is(err, network.ErrResourceLimitExceeded) || strings.Contains(err.Error(), "WithLimits") || byLimit(m.Counts())[field] != before+1 {
+			t.Errorf("%v, and %v are counted", err, byLimit(m.Counts()))
 		}
 	}
 	if state, ok := any(m).(rcmgr.ResourceManagerState); !ok || state.Stat().System.NumStreamsOutbound != 1 {
 		t.Errorf("a %T does not tell its state", m)
 	}
+}
+
+// The texts of each limit, behind what the resource manager says.
+func TestGoldenLimits(t *testing.T) {
+	m, _, _ := limitedFor(t, Limits{})
+	refused := func(scope string, conn bool) error {
+		return m.c.explain(fmt.Errorf("%s: %w", scope, network.ErrResourceLimitExceeded), conn)
+	}
+	golden.Check(t, "limits", []golden.Text{
+		golden.Of("Conns", refused("transient", true)),
+		golden.Of("ConnsPerPeer", refused("peer:abc", true)),
+		golden.Of("ConnsPerIP", m.c.explain(errors.New("connections per ip limit exceeded for /ip4/192.0.2.1/tcp/1"), true)),
+		golden.Of("ConnRatePerIP", m.c.explain(errors.New("rate limit exceeded"), true)),
+		golden.Of("Streams", refused("system", false)),
+		golden.Of("StreamsPerPeer", refused("peer:abc", false)),
+		golden.Of("Memory", Explain(m.ViewSystem(func(s network.ResourceScope) error {
+			return s.(network.ResourceScopeSpan).ReserveMemory(1<<50, network.ReservationPriorityAlways)
+		}))),
+		golden.Of("files", refused("system: cannot reserve file descriptor", true)),
+		golden.Of("services", refused("service:libp2p.ping", false)),
+	})
 }
 
 // Each connection that ends in its handshake counts, whatever its address; one

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -21,6 +22,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
 
+	"github.com/go-p2pnode/p2pnode/internal/golden"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
@@ -72,29 +74,35 @@ func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
 }
 
 // The code with which the other side closed is told in words, once.
-func TestReasonsOfTheOtherSideAreTold(t *testing.T) {
+func TestGoldenReasonsOfTheOtherSide(t *testing.T) {
 	told := make(map[string]bool)
+	var texts []golden.Text
 	for _, code := range []network.ConnErrorCode{network.ConnGated, network.ConnResourceLimitExceeded, network.ConnGarbageCollected} {
 		text := func(remote bool) string {
 			cause := fmt.Errorf("dial: %w", &network.ConnError{Remote: remote, ErrorCode: code})
-			return (&nethost.ConnectError{ID: "x", Err: &swarm.DialError{DialErrors: []swarm.TransportError{{Address: loopback, Cause: cause}}}}).Error()
+			return (&nethost.ConnectError{ID: peer.ID("x"), Err: &swarm.DialError{DialErrors: []swarm.TransportError{{Address: loopback, Cause: cause}}}}).Error()
 		}
 		if len(text(true)) <= len(text(false)) || told[text(true)] {
 			t.Errorf("%#x: %q", code, text(true))
 		}
 		told[text(true)] = true
+		texts = append(texts, golden.Text{Name: fmt.Sprintf("closed with %#x", code), Text: text(true)})
 	}
+	golden.Check(t, "connections", append(texts,
+		golden.Of("lost at once", &nethost.ConnectError{ID: "x", Err: nethost.ErrLostAtOnce}),
+		golden.Of("no answer", &nethost.ConnectError{ID: "x", Err: nethost.ErrNoAnswer}),
+	))
 }
 
 // A name that resolves to nothing is told as such (causes travel).
-func TestNamesThatResolveToNothingAreTold(t *testing.T) {
+func TestGoldenNamesThatResolveToNothing(t *testing.T) {
 	name := ma.StringCast("/dns4/nobody.invalid/tcp/1")
-	err := &nethost.ConnectError{Err: swarm.ErrNoGoodAddresses}
 	a, b := hosttest.New(t), hosttest.New(t)
 	got := dialer(a, failing{a}).Connect(t.Context(), peer.AddrInfo{ID: b.ID(), Addrs: []ma.Multiaddr{name}})
-	if got == nil || !errors.Is(got, swarm.ErrNoGoodAddresses) || len(got.Error()) <= len(err.Error())+len(b.ID().String()) {
+	if got == nil || !errors.Is(got, swarm.ErrNoGoodAddresses) || !strings.Contains(got.Error(), name.String()) {
 		t.Errorf("%v", got)
 	}
+	golden.Check(t, "names", []golden.Text{golden.Of("resolves to nothing", got)}, b.ID().String(), "ID")
 }
 
 type failing struct{ host.Host }

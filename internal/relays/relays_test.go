@@ -1,12 +1,18 @@
 package relays
 
 import (
+	"errors"
 	"log/slog"
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/golden"
+	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
 )
 
 // What the options about relays and NATs ask of libp2p. Port mapping is not
@@ -33,6 +39,30 @@ func TestOptionsReachLibp2p(t *testing.T) {
 	if c := apply(Config{Disabled: true}); c.Relay || !c.RelayCustom {
 		t.Error("the relay client is on")
 	}
+}
+
+// Why there is no reservation.
+func TestGoldenMissing(t *testing.T) {
+	c := New(Config{Log: slog.New(slog.DiscardHandler)})
+	h, other := hosttest.New(t), hosttest.New(t, ma.StringCast("/ip4/127.0.0.1/tcp/0"))
+	id := other.ID()
+	c.host.Store(h)
+	texts := []golden.Text{{Name: "not connected", Text: c.Missing(id)}}
+	if err := h.Connect(t.Context(), hosttest.Info(other)); err != nil {
+		t.Fatal(err)
+	}
+	texts = append(texts, golden.Text{Name: "no relay", Text: c.Missing(id)})
+	if err := h.Peerstore().AddProtocols(id, proto.ProtoIDv2Hop); err != nil {
+		t.Fatal(err)
+	}
+	texts = append(texts, golden.Text{Name: "no answer yet", Text: c.Missing(id)})
+	full := errors.New("no room")
+	c.failed.Store(&full)
+	texts = append(texts, golden.Text{Name: "it refused", Text: c.Missing(id)})
+	if err := h.Peerstore().SetProtocols(id); err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "reservations", append(texts, golden.Text{Name: "not identified yet", Text: c.Missing(id)}))
 }
 
 // Relays add up by peer, within their bound, and are removed by ID.
