@@ -29,13 +29,11 @@ func TestRendezvous(t *testing.T) {
 	if got := membersOf(t, others[0], "room"); len(got) != 0 {
 		t.Errorf("it found itself: %v", got)
 	}
-	if err := others[0].Advertise(testContext(t), ""); err == nil {
-		t.Error("an empty namespace is accepted")
+	if err := others[0].Advertise(testContext(t), ""); !errors.Is(err, errNoNamespace) {
+		t.Errorf("an empty namespace is advertised: %v", err)
 	}
-	for _, err := range others[0].FindPeers(testContext(t), "") {
-		if err == nil {
-			t.Error("an empty namespace is searched")
-		}
+	if err := last(others[0].FindPeers(testContext(t), "")); !errors.Is(err, errNoNamespace) {
+		t.Errorf("an empty namespace is searched: %v", err)
 	}
 }
 

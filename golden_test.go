@@ -110,6 +110,10 @@ func TestGoldenStart(t *testing.T) {
 	mustNot(t, err)
 	defer mustClose(t, l)
 	taken := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
+	p, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	mustNot(t, err)
+	defer mustClose(t, p)
+	takenUDP := fmt.Sprint(p.LocalAddr().(*net.UDPAddr).Port)
 	held := bare(t, WithDataDir(filepath.Join(dir, "held")))
 	badIdentity := filepath.Join(dir, "badIdentity")
 	mustNot(t, os.Mkdir(badIdentity, 0o700))
@@ -135,6 +139,11 @@ func TestGoldenStart(t *testing.T) {
 		{"data directory: open to everybody", []Option{WithDataDir(open)}},
 		{"banned: itself", []Option{WithIdentity(key), WithBannedPeers(id)}},
 		{"listen: the port is taken", []Option{WithListenAddrs("/ip4/127.0.0.1/tcp/" + taken)}},
+		{"listen: the port is taken, WebSocket", []Option{WithListenAddrs("/ip4/127.0.0.1/tcp/" + taken + "/ws")}},
+		{"listen: the port is taken, QUIC", []Option{WithListenAddrs("/ip4/127.0.0.1/udp/" + takenUDP + "/quic-v1")}},
+		{"listen: both ports are taken, and some would do", []Option{
+			WithListenAddrs("/ip4/127.0.0.1/tcp/"+taken, "/ip4/127.0.0.1/udp/"+takenUDP+"/quic-v1"), WithPartialListen(),
+		}},
 	} {
 		opts := append([]Option{WithoutDHT(), WithoutPubSub()}, row.opts...)
 		if !strings.HasPrefix(row.name, "listen") {
@@ -151,7 +160,7 @@ func TestGoldenStart(t *testing.T) {
 	if os.PathSeparator != '/' {
 		t.Skip("paths and modes read differently here")
 	}
-	golden.Check(t, "start", texts, dir, "DIR", id.String(), "ID", taken, "PORT")
+	golden.Check(t, "start", texts, dir, "DIR", id.String(), "ID", taken, "PORT", takenUDP, "PORT")
 }
 
 // The warnings of Status about files that are of no use.
