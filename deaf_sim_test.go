@@ -231,7 +231,7 @@ func TestPeerThatStopsSendingIsConnectedAnew(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		time.Sleep(20 * time.Second)
-		says(t, finds(t, n, p2pnode.FindingDeafPeer), b.id().String())
+		names(t, finds(t, n, p2pnode.FindingDeafPeer), b.id().String())
 	})
 }
 

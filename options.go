@@ -623,7 +623,8 @@ func WithDatastore(ds datastore.Batching) Option {
 func WithoutPubSub() Option { return toggle("WithoutPubSub", func(c *config) { c.noPubSub = true }) }
 
 // WithMaxMessageSize sets how many bytes a pubsub message may take on the wire,
-// overriding the default of 1 MiB. The message's data may take 1 KiB less. All
+// overriding the default of 1 MiB. The message's data may take 1 KiB less (a
+// little more than that with an RSA identity of 4096 bits), and the topic's name less. All
 // nodes of the network need the same limit: a peer that receives a larger
 // message resets the stream.
 func WithMaxMessageSize(n int) Option {

@@ -3,11 +3,14 @@ package p2pnode_test
 import (
 	"context"
 	"errors"
+	"sort"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -155,4 +158,65 @@ func TestPublishGivesUpByItself(t *testing.T) {
 			t.Errorf("Publish = %v after %v", err, took)
 		}
 	})
+}
+
+// TestPublishedMessagesFitWhateverTheIdentity: what Publish takes arrives, also
+// with the signature and the key of a large RSA identity in every message
+// (go-libp2p#954), and a topic's name of the longest kind.
+func TestPublishedMessagesFitWhateverTheIdentity(t *testing.T) {
+	t.Parallel()
+	rsa := func(bits int) func() (crypto.PrivKey, error) {
+		return func() (crypto.PrivKey, error) { return p2pnode.GenerateRSAKey(bits) }
+	}
+	of := func(kind p2pnode.KeyType) func() (crypto.PrivKey, error) {
+		return func() (crypto.PrivKey, error) { return p2pnode.GenerateKey(kind) }
+	}
+	for name, generate := range map[string]func() (crypto.PrivKey, error){
+		"Ed25519": of(p2pnode.KeyEd25519), "Secp256k1": of(p2pnode.KeySecp256k1), "ECDSA": of(p2pnode.KeyECDSA),
+		"RSA 2048": rsa(2048), "RSA 4096": rsa(4096),
+	} {
+		t.Run(name, func(t *testing.T) {
+			key, err := generate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Test(t, func(t *testing.T) {
+				sim := p2ptest.NewNetwork(t)
+				size := p2pnode.WithMaxMessageSize(16 << 10)
+				a := sim.Node(t, size, p2pnode.WithIdentity(key))
+				b := sim.Node(t, size, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+				sim.Connected(a, b)
+				for _, topic := range []string{"t", strings.Repeat("t", 1<<10)} {
+					sub, err := b.Subscribe(t.Context(), topic)
+					if err != nil {
+						t.Fatal(err)
+					}
+					refused := sort.Search(16<<10, func(n int) bool {
+						err := a.Publish(t.Context(), topic, make([]byte, n))
+						if err != nil && !errors.Is(err, p2pnode.ErrTooLarge) {
+							t.Fatal(err)
+						}
+						return err != nil
+					})
+					if refused < 13<<10 {
+						t.Errorf("%d bytes are refused already", refused)
+					}
+					time.Sleep(time.Second)
+					largest := 0
+					for _, m := range p2ptest.Take(sub) {
+						largest = max(largest, len(m.Data))
+					}
+					if largest != refused-1 {
+						t.Errorf("%d bytes are refused, and the largest message that arrived has %d", refused, largest)
+					}
+				}
+				if err := a.Publish(t.Context(), strings.Repeat("t", 1<<10+1), nil); !errors.Is(err, p2pnode.ErrTooLarge) {
+					t.Errorf("a topic with a longer name: %v", err)
+				}
+				if _, err := a.Subscribe(t.Context(), "\xff"); err == nil {
+					t.Error("a topic whose name is no text is taken")
+				}
+			})
+		})
+	}
 }

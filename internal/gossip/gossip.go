@@ -16,8 +16,11 @@ import (
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
@@ -30,9 +33,13 @@ const (
 	// published to it, when nobody uses it any more: a publisher in a loop does
 	// not join it anew for each message.
 	Linger = 30 * time.Second
-	// MessageOverhead is what a message takes on the wire beside its data:
-	// author, sequence number, signature, key and topic.
+	// MessageOverhead is what a message takes on the wire in addition to its data
+	// and its topic: author, sequence number, signature and key. With a large RSA
+	// key it is more; see envelope.
 	MessageOverhead = 1 << 10
+	// MaxTopicName is how long the name of a topic may be, in bytes: all names go
+	// into the messages that tell peers of them.
+	MaxTopicName = 1 << 10
 	// outboundQueue is how many messages wait for the connection to a peer:
 	// gossipsub's own 32 are less than a burst over a slow link, and what does
 	// not fit is dropped. The messages are shared by the queues of all peers.
@@ -77,6 +84,8 @@ type Router struct {
 	streams *links
 	group   *lifecycle.Group
 	wake    chan struct{} // has a token when there is news
+
+	envelope int // what a message of this node's takes in addition to data and topic
 
 	// mu is taken in gossipsub's loop too, which upstream calls wait for:
 	// nothing is called under it.
@@ -127,6 +136,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithBlacklist(cfg.Blacklist),
 		pubsub.WithRawTracer(tracer{r}),
 	}, cfg.Options...)
+	r.envelope = envelope(cfg.Host)
 	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
 	made := make(chan struct{})
 	r.streams.topics = func() []string {
@@ -232,7 +242,7 @@ func (r *Router) sortedLocked() []*topic {
 // PublishWait at most, and then returns errs.ErrNoPeers. Data that does not fit is
 // errs.ErrTooLarge. It keeps no reference to data.
 func (r *Router) Publish(ctx context.Context, name string, data []byte, now bool) error {
-	if limit := max(r.cfg.MaxMessageSize-MessageOverhead-len(name), 0); len(data) > limit {
+	if limit := max(r.cfg.MaxMessageSize-r.envelope-len(name), 0); len(data) > limit {
 		return fmt.Errorf("%w: %d bytes, limit %d; raise WithMaxMessageSize on every node, or publish where to fetch it", errs.ErrTooLarge, len(data), limit)
 	}
 	t, err := r.acquire(name)
@@ -252,6 +262,22 @@ func (r *Router) Publish(ctx context.Context, name string, data []byte, now bool
 	}
 	r.published.Add(1)
 	return nil
+}
+
+// envelope is what a message of this host's takes on the wire at most, in
+// addition to its data and topic.
+func envelope(h host.Host) int {
+	key := h.Peerstore().PubKey(h.ID())
+	if key == nil {
+		return MessageOverhead // gossipsub will not start
+	}
+	signature, _ := key.Raw() // an RSA signature is shorter than its key, all others than MessageOverhead
+	m := &pubsub_pb.Message{From: []byte(h.ID()), Seqno: make([]byte, 8), Signature: signature}
+	if _, err := h.ID().ExtractPublicKey(); err != nil { // the ID does not contain the key
+		m.Key, _ = crypto.MarshalPublicKey(key) // nothing to marshal would fail gossipsub's start
+	}
+	const lengths = 64 // of data, topic, message, and the whole
+	return max(MessageOverhead, proto.Size(m)+lengths)
 }
 
 // awaitPeer waits for the first peer on a topic.

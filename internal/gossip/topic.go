@@ -3,8 +3,10 @@ package gossip
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -47,6 +49,12 @@ type topic struct {
 // acquire returns the topic with one more user, joining it if needed. Call
 // release afterwards.
 func (r *Router) acquire(name string) (*topic, error) {
+	switch {
+	case len(name) > MaxTopicName:
+		return nil, fmt.Errorf("%w: the name of the topic has %d bytes, limit %d", errs.ErrTooLarge, len(name), MaxTopicName)
+	case !utf8.ValidString(name):
+		return nil, errors.New("the name of the topic is not valid UTF-8")
+	}
 	for {
 		r.mu.Lock()
 		if r.closed {
