@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -151,9 +155,34 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: found %q, want %q", c.name, got, c.want)
 		}
 	}
-	if len(seen) != 15 {
-		t.Errorf("%d kinds are found in some case, of 15", len(seen))
+	for _, k := range kinds(t) {
+		if !seen[k] {
+			t.Errorf("%s is found in no case", k)
+		}
 	}
+}
+
+// kinds are the constants of the type.
+func kinds(t *testing.T) (list []Kind) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "diag.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range ast.Preorder(file) {
+		v, ok := n.(*ast.ValueSpec)
+		if !ok {
+			continue
+		}
+		if typ, ok := v.Type.(*ast.Ident); ok && typ.Name == "Kind" {
+			text, _ := strconv.Unquote(v.Values[0].(*ast.BasicLit).Value) // it was parsed
+			list = append(list, Kind(text))
+		}
+	}
+	if len(list) < 15 {
+		t.Fatalf("only %q are in diag.go", list)
+	}
+	return list
 }
 
 // TestGoldenFindings keeps what is told to people.
