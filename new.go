@@ -198,7 +198,8 @@ func startHost(n *Node) (err error) {
 }
 
 func startEvents(n *Node) error {
-	// Closed after the host, whose close would wait for a bus that nobody drains.
+	// Closed before the host, whose close would wait for a subscriber that no
+	// longer drains.
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
 	return n.watch.follow(group, n.base, n.self, n.relay.Disconnected, n.log)
