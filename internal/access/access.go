@@ -1,5 +1,5 @@
-// Package access is the one list of who is let in: the allowed peers, and the
-// bans of peers and subnets. It decides, and closes nothing.
+// Package access holds the one list of allowed and banned peers and banned
+// subnets. It decides, and closes no connections.
 package access
 
 import (
@@ -25,9 +25,9 @@ import (
 const (
 	// fileName is the file of the store with the bans.
 	fileName = "bans"
-	// oldFileName is what it was called when bans were called blocks.
+	// oldFileName is its name from when bans were called blocks.
 	oldFileName = "blocks"
-	// byOption is the reason of a ban that an option gave.
+	// byOption is the reason of a ban by an option.
 	byOption = "WithBannedPeers"
 )
 
@@ -38,7 +38,7 @@ type Store interface {
 	Remove(name string) error // absent is no error
 }
 
-// Config is what a [List] is made of.
+// Config configures a [List].
 type Config struct {
 	Allowed []peer.ID // nil: all
 	Banned  []peer.ID // for good, and never saved
@@ -61,7 +61,8 @@ type List struct {
 	saving  sync.Mutex           // one save at a time
 }
 
-// New builds the list. A file that cannot be used is no error but a warning.
+// New builds the list. A file that cannot be used is reported as a warning, not
+// an error.
 func New(cfg Config) *List {
 	l := &List{
 		store: cfg.Store, now: cfg.Now,
@@ -102,7 +103,7 @@ func (l *List) load(log *slog.Logger) {
 			damaged = true
 		}
 	}
-	// What could be read of a damaged file must not be lost with it.
+	// Keep what could be read of a damaged file.
 	if !renamed && !(damaged && len(l.peers)+len(l.subnets) > 0) {
 		return
 	}
@@ -115,10 +116,11 @@ func (l *List) load(log *slog.Logger) {
 	}
 }
 
-// Warnings are about files that were damaged or could not be read.
+// Warnings returns what was wrong with files that were damaged or could not be
+// read.
 func (l *List) Warnings() []string { return l.warnings }
 
-// Save writes the bans, but for those of Config.Banned.
+// Save writes the bans, except those of Config.Banned.
 func (l *List) Save() error {
 	if l.store == nil {
 		return nil
@@ -136,7 +138,7 @@ func (l *List) Save() error {
 }
 
 // errFull is the error of a ban beyond MaxBans.
-var errFull = fmt.Errorf("there are %d bans already; ban a subnet, or end some with UnbanPeer", MaxBans)
+var errFull = fmt.Errorf("the limit of %d bans is reached; ban a subnet, or end some with UnbanPeer", MaxBans)
 
 // Add adds a normal ban, or replaces the one of the same peer or subnet.
 func (l *List) Add(b Ban) error {
@@ -188,7 +190,7 @@ func (l *List) UnbanSubnet(prefix netip.Prefix) bool {
 	return known
 }
 
-// Bans returns the bans that hold, sorted by peer and subnet.
+// Bans returns the bans in force, sorted by peer and subnet.
 func (l *List) Bans() []Ban {
 	l.mu.Lock()
 	list := l.sweepLocked()
@@ -204,7 +206,7 @@ func (l *List) Bans() []Ban {
 	return list
 }
 
-// NextEnd returns when the next of the bans ends, zero when none does.
+// NextEnd returns when the next ban ends, zero if none does.
 func (l *List) NextEnd() (end time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -224,11 +226,11 @@ func (l *List) sweepLocked() []Ban {
 	return append(slices.Collect(maps.Values(l.peers)), slices.Collect(maps.Values(l.subnets))...)
 }
 
-// Allows reports whether the node has to do with a peer.
+// Allows reports whether a peer is allowed and not banned.
 func (l *List) Allows(id peer.ID) bool { return l.Refusal(id) == nil }
 
-// Refusal says why the node has nothing to do with a peer; nil when it has. The
-// error matches errs.ErrBanned and the swarm's own for a gater's refusal.
+// Refusal returns why a peer is refused; nil if it is not. The error matches
+// errs.ErrBanned and the swarm's own error for a gater's refusal.
 func (l *List) Refusal(id peer.ID) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -236,7 +238,7 @@ func (l *List) Refusal(id peer.ID) error {
 		return &refusal{}
 	}
 	if b, ok := l.peers[id]; ok && b.holds(l.now()) {
-		held := b // b itself would be on the heap, ban or not
+		held := b // b itself would escape to the heap, banned or not
 		return &refusal{ban: &held}
 	}
 	if l.banned[id] {
@@ -245,7 +247,7 @@ func (l *List) Refusal(id peer.ID) error {
 	return nil
 }
 
-// refusal is the error of dialing somebody who is shut out.
+// refusal is the error of dialing a refused peer.
 type refusal struct {
 	ban *Ban // nil: not allowed
 }
@@ -255,7 +257,7 @@ func (r *refusal) Is(target error) bool { return target == errs.ErrBanned }
 
 func (r *refusal) Error() string {
 	if r.ban == nil {
-		return "it is not among the peers of WithAllowedPeers; Allow adds it"
+		return "it is not among the peers of WithAllowedPeers; add it with Allow"
 	}
 	text := "it is banned"
 	if !r.ban.Until.IsZero() {
@@ -264,11 +266,11 @@ func (r *refusal) Error() string {
 	if r.ban.Reason != "" {
 		text += fmt.Sprintf(" (%s)", r.ban.Reason)
 	}
-	return text + "; UnbanPeer ends that"
+	return text + "; UnbanPeer ends the ban"
 }
 
-// AllowsAddr reports whether no banned subnet has the address; of a relayed
-// one it is the relay's that counts.
+// AllowsAddr reports whether an address is in no banned subnet. For a circuit
+// address, the relay's address counts.
 func (l *List) AllowsAddr(addr ma.Multiaddr) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -277,7 +279,7 @@ func (l *List) AllowsAddr(addr ma.Multiaddr) bool {
 	}
 	ip, err := manet.ToIP(addr)
 	if err != nil {
-		return true // a name: its addresses are asked about when it is resolved
+		return true // a name: its addresses are checked once resolved
 	}
 	n, ok := netip.AddrFromSlice(ip)
 	if !ok {
@@ -293,7 +295,7 @@ func (l *List) AllowsAddr(addr ma.Multiaddr) bool {
 	return true
 }
 
-// Allowed returns who is allowed, sorted; nil when all are.
+// Allowed returns the allowed peers, sorted; nil if all are.
 func (l *List) Allowed() []peer.ID {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -308,11 +310,11 @@ func (l *List) Allow(ids []peer.ID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.allowed == nil {
-		return errors.New("everybody is allowed; WithAllowedPeers is the option to let only some in")
+		return errors.New("all peers are allowed; give WithAllowedPeers to let only some in")
 	}
 	for _, id := range ids {
 		if b, ok := l.peers[id]; ok && b.holds(l.now()) || l.banned[id] {
-			return fmt.Errorf("%s is banned; end that with UnbanPeer", id)
+			return fmt.Errorf("%s is banned; call UnbanPeer first", id)
 		}
 	}
 	for _, id := range ids {
@@ -326,11 +328,11 @@ func (l *List) Disallow(ids []peer.ID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.allowed == nil {
-		return errors.New("everybody is allowed; WithAllowedPeers is the option to let only some in, and BanPeer shuts one out")
+		return errors.New("all peers are allowed; give WithAllowedPeers to let only some in, or use BanPeer")
 	}
 	for _, id := range ids {
 		if !l.allowed[id] {
-			return fmt.Errorf("%s is not allowed anyway", id)
+			return fmt.Errorf("%s is not allowed", id)
 		}
 	}
 	for _, id := range ids {

@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	// MaxBans bounds the list, which applications may grow by themselves.
+	// MaxBans bounds the list, which applications may extend automatically.
 	MaxBans = 10_000
-	// maxReason bounds a ban's reason, in bytes: the whole list fits into a
-	// data file.
+	// maxReason bounds a ban's reason, in bytes, so that the whole list fits into
+	// a data file.
 	maxReason = 500
 )
 
-// Ban shuts out a peer or a subnet: one of the two is set.
+// Ban is a ban of a peer or a subnet: one of the two is set.
 type Ban struct {
 	Peer   peer.ID      `json:"peer,omitempty"`
 	Subnet netip.Prefix `json:"subnet,omitzero"`
@@ -32,9 +32,9 @@ type Ban struct {
 	Reason string       `json:"reason,omitempty"`
 }
 
-// Normal is the ban in the one form that is kept: times in UTC and by the wall
-// clock, which goes on while a machine sleeps, and subnets without the bits
-// beyond their length.
+// Normal returns the ban in the form in which it is stored: with UTC wall-clock
+// times, because that clock keeps running while a machine sleeps, and without
+// subnet bits beyond the prefix length.
 func (b Ban) Normal() Ban {
 	if !b.Until.IsZero() {
 		b.Until = b.Until.UTC().Round(0)
@@ -49,11 +49,11 @@ func (b Ban) Normal() Ban {
 func (b Ban) check(now time.Time) error {
 	switch {
 	case b.Peer != "" && b.Subnet != netip.Prefix{}, b.Peer == "" && !b.Subnet.IsValid():
-		return errors.New("a ban is about a peer or a valid subnet, one of the two")
+		return errors.New("a ban needs either a peer or a valid subnet")
 	case b.Peer != "" && !addrs.IsPeerID(b.Peer):
-		return fmt.Errorf("%q is no peer ID; peer.Decode makes one of text", string(b.Peer))
+		return fmt.Errorf("%q is not a peer ID; peer.Decode parses its text form", string(b.Peer))
 	case b.Subnet.Addr().Is4In6():
-		return fmt.Errorf("subnet %s is IPv4 in the form of IPv6; give it as IPv4", b.Subnet)
+		return fmt.Errorf("subnet %s is an IPv4-mapped IPv6 subnet; give it as IPv4", b.Subnet)
 	case !b.Until.IsZero() && !b.Until.After(now):
 		return fmt.Errorf("the ban ends at %v, which has passed", b.Until)
 	case b.Until.Year() > 9999:
@@ -68,8 +68,8 @@ func (b Ban) check(now time.Time) error {
 
 func (b Ban) holds(now time.Time) bool { return b.Until.IsZero() || b.Until.After(now) }
 
-// parseBans reads what encodeBans wrote. Bans that have ended are left out.
-// What can be read is returned beside an error about the rest.
+// parseBans reads what encodeBans wrote, leaving out bans that have ended. It
+// returns what it can read along with an error about the rest.
 func parseBans(b []byte, now time.Time) ([]Ban, error) {
 	var raw []json.RawMessage
 	if err := json.Unmarshal(b, &raw); err != nil {
@@ -96,14 +96,14 @@ func parseBans(b []byte, now time.Time) ([]Ban, error) {
 		}
 		good = append(good, ban)
 	}
-	const told = 3 // of what may be thousands
+	const told = 3 // of possibly thousands
 	if len(errs) > told {
 		errs = append(errs[:told], fmt.Errorf("and %d more", len(errs)-told))
 	}
 	return good, errors.Join(errs...)
 }
 
-// encodeBans is what parseBans reads.
+// encodeBans encodes bans for parseBans.
 func encodeBans(list []Ban) ([]byte, error) {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)

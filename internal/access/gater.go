@@ -8,12 +8,12 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// Gater is the list as libp2p's connection gater, in front of one that the
-// application gave.
+// Gater is the list as a libp2p connection gater, in front of the
+// application's, if any.
 //
-// An incoming connection is refused when it is upgraded, not when it is
-// secured: by then the resource manager knows whose it is, so that it does not
-// count as a failed handshake, and the other side is told why.
+// It refuses an incoming connection when it is upgraded, not when it is
+// secured: by then the resource manager knows the peer, so that the connection
+// does not count as a failed handshake, and the other side learns the reason.
 type Gater struct {
 	List *List
 	Next connmgr.ConnectionGater // nil without one
@@ -29,7 +29,8 @@ func (g Gater) InterceptAddrDial(id peer.ID, addr ma.Multiaddr) bool {
 	return g.List.AllowsAddr(addr) && (g.Next == nil || g.Next.InterceptAddrDial(id, addr))
 }
 
-// InterceptAccept decides about an incoming connection of an unknown peer.
+// InterceptAccept decides about an incoming connection whose peer is not known
+// yet.
 func (g Gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 	return g.List.AllowsAddr(c.RemoteMultiaddr()) && (g.Next == nil || g.Next.InterceptAccept(c))
 }
@@ -57,22 +58,23 @@ func (g Gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason
 	return g.Next.InterceptUpgraded(c)
 }
 
-// AllowReserve and AllowConnect are the relay service's questions.
+// AllowReserve reports whether a peer may make a reservation at the relay
+// service.
 func (l *List) AllowReserve(id peer.ID, addr ma.Multiaddr) bool {
 	return l.Allows(id) && l.AllowsAddr(addr)
 }
 
-// AllowConnect decides about relaying between two peers.
+// AllowConnect reports whether the relay service may relay between two peers.
 func (l *List) AllowConnect(src peer.ID, addr ma.Multiaddr, dst peer.ID) bool {
 	return l.Allows(src) && l.AllowsAddr(addr) && l.Allows(dst)
 }
 
-// Blacklist is the list as gossipsub's: messages of authors who are shut out
-// are dropped, whoever passes them on.
+// Blacklist is the list as gossipsub's: messages by banned authors are dropped,
+// whoever forwards them.
 type Blacklist struct{ List *List }
 
-// Add does nothing: a ban is the way.
+// Add does nothing: use a ban.
 func (Blacklist) Add(peer.ID) bool { return false }
 
-// Contains reports whether a peer is shut out.
+// Contains reports whether a peer is refused.
 func (b Blacklist) Contains(id peer.ID) bool { return !b.List.Allows(id) }

@@ -1,5 +1,5 @@
-// Package addrs parses and classifies multiaddrs, with errors that a person
-// who typed the address can act on.
+// Package addrs parses and classifies multiaddrs, with errors that tell whoever
+// typed the address what to correct.
 package addrs
 
 import (
@@ -55,7 +55,7 @@ func ParsePeer(s string) (peer.AddrInfo, error) {
 	}
 	ai, err := peer.AddrInfoFromP2pAddr(a)
 	if err != nil {
-		return peer.AddrInfo{}, fmt.Errorf("%q does not end in /p2p/<peer ID>, so nobody could check who answers there: %w", s, err)
+		return peer.AddrInfo{}, fmt.Errorf("%q does not end in /p2p/<peer ID>, so the identity of the peer there cannot be verified: %w", s, err)
 	}
 	return *ai, nil
 }
@@ -81,7 +81,7 @@ func Merge(infos ...peer.AddrInfo) []peer.AddrInfo {
 	return out
 }
 
-// KindOf tells which transport an address is for.
+// KindOf returns the transport that an address is for.
 func KindOf(a ma.Multiaddr) Kind {
 	kind := Unknown
 	for _, c := range a {
@@ -116,7 +116,7 @@ func HasPeerID(a ma.Multiaddr) bool {
 	return false
 }
 
-// IsListenOnly reports whether an address is for listening alone: with the
+// IsListenOnly reports whether an address is only for listening: with the
 // unspecified IP, which means every interface, or port 0, which means any.
 func IsListenOnly(a ma.Multiaddr) bool {
 	for i, c := range a {
@@ -142,8 +142,9 @@ func IsIP6(a ma.Multiaddr) bool {
 // maxPeerID bounds a peer ID, in bytes. Those of keys have 34 to 42.
 const maxPeerID = 128
 
-// IsPeerID reports whether an ID is one by the peer ID spec: a key, or the
-// SHA-256 of one. An ID's text is by chance a multihash too, of another kind.
+// IsPeerID reports whether an ID is valid by the peer ID spec: a key, or the
+// SHA-256 of one. The text of an ID happens to be a multihash too, of another
+// kind.
 func IsPeerID(id peer.ID) bool {
 	if len(id) > maxPeerID {
 		return false

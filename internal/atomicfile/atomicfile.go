@@ -1,10 +1,9 @@
 // Package atomicfile writes small files of mode 0600 so that a crash, a full
 // disk or a power cut at any moment leaves either nothing new or all of it.
 //
-// Content is written to a temporary file in the same directory and synced, and
-// only then given its name: [Create] does so in a way that the system refuses
-// when the name is taken, [Replace] in a way that takes the name over.
-// The directory is synced last.
+// Content is written to a temporary file in the same directory and synced
+// before it gets its name: [Create] fails if the name is taken, [Replace]
+// replaces the file. The directory is synced last.
 package atomicfile
 
 import (
@@ -19,7 +18,7 @@ import (
 // name of the file, which may already be as long as the file system allows.
 const createPattern = ".p2pnode-key-*.tmp"
 
-// The errors of Create that a caller has more to say about.
+// The errors of Create that callers explain further.
 var (
 	// ErrNotExclusive is returned by Create on a file system that has neither
 	// hard links nor a rename that refuses to replace.
@@ -29,34 +28,32 @@ var (
 	ErrNotPrivate = errors.New("the file system gives new files a mode that lets others in")
 )
 
-// Create puts data into a new file at path. When something stands there, it
-// stays as it is, and the error matches fs.ErrExist: of several processes that
-// create one path, exactly one succeeds. The directory must exist. An error
-// means that nothing new stands at path, unless it comes from the sync of the
-// directory.
+// Create puts data into a new file at path. If anything exists there, Create
+// leaves it alone and returns an error that matches fs.ErrExist: of several
+// processes that create one path, exactly one succeeds. The directory must
+// exist. On error nothing new is at path, unless the error comes from syncing
+// the directory.
 //
-// A hard link gives the file its name. Some file systems have none (FAT, some
-// network and container mounts); there a rename does, with the flag that
-// forbids replacing (Linux, macOS, Windows). Opening the path itself with
-// O_EXCL would work everywhere, but a crash in the middle of the write would
-// leave half a file, and another process could read one.
+// A hard link gives the file its name. File systems without hard links (FAT,
+// some network and container mounts) use a rename with the flag that forbids
+// replacing (Linux, macOS, Windows). Opening the path itself with O_EXCL would
+// work everywhere, but a crash in the middle of the write would leave half a
+// file, and another process could read one.
 //
-// A crash can leave a temporary file (".p2pnode-key-*.tmp") behind. It disturbs
-// nothing, and is not cleaned up because it might belong to a process that is
-// at work this moment.
+// A crash can leave a temporary file (".p2pnode-key-*.tmp") behind. It does no
+// harm, and is not removed because it might belong to a running process.
 func Create(path string, data []byte) error { return create(path, data, os.Link, renameExclusive) }
 
-// create has the two ways to give a file its name as parameters, for tests of
-// file systems that are not at hand.
+// create takes the two ways to name the file as parameters, for tests of file
+// systems that are not at hand.
 func create(path string, data []byte, link, rename func(from, to string) error) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, createPattern) // mode 0600, O_EXCL
 	if err != nil {
 		return fmt.Errorf("creating a file in %q: %w", dir, Bare(err))
 	}
-	// After a hard link this takes away the second name, after a rename there
-	// is nothing left to take away. An error leaves a file behind that disturbs
-	// nothing, like a crash would.
+	// After a hard link this removes the second name; after a rename there is
+	// nothing to remove. Like a crash, an error leaves a harmless file behind.
 	defer os.Remove(f.Name()) //nolint:errcheck // it has another name by then
 	if err := restrict(f); err != nil {
 		return fmt.Errorf("creating a file in %q: %w", dir, errors.Join(err, f.Close()))
@@ -80,9 +77,8 @@ func publish(tmp, path string, link, rename func(from, to string) error) error {
 	if lerr == nil || errors.Is(lerr, fs.ErrExist) {
 		return lerr
 	}
-	// The second way cannot replace anything either, so it is tried after
-	// every failure of the first; systems disagree about how to say that
-	// hard links are not supported.
+	// The rename cannot replace anything either, so it is tried after every
+	// failure of the link: systems report missing hard links differently.
 	rerr := rename(tmp, path)
 	if rerr == nil || errors.Is(rerr, fs.ErrExist) {
 		return rerr
@@ -90,11 +86,11 @@ func publish(tmp, path string, link, rename func(from, to string) error) error {
 	return fmt.Errorf("hard link: %w, exclusive rename: %w", Bare(lerr), Bare(rerr))
 }
 
-// Replace puts data into the file at path in place of what was there, or
-// creates it. On error the old content stands, or the new one when the last
-// step failed, the sync of the directory. Of one path only one Replace may run
-// at a time: its temporary file, "."+name+".tmp", has one name, so that what a
-// crash leaves behind is taken away by the next.
+// Replace puts data into the file at path, replacing or creating it. On error
+// the old content remains, or the new one if only the last step failed, the
+// sync of the directory. Only one Replace of a path may run at a time: its
+// temporary file, "."+name+".tmp", has a fixed name, so that the next call
+// removes what a crash left behind.
 func Replace(path string, data []byte) error {
 	dir, name := filepath.Split(path)
 	tmp := filepath.Join(dir, "."+name+".tmp")
@@ -116,7 +112,7 @@ func Replace(path string, data []byte) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// write fills a new file, brings it to the disk and closes it.
+// write fills a new file, syncs it and closes it.
 func write(f *os.File, data []byte) error {
 	_, err := f.Write(data)
 	if err == nil {
@@ -127,8 +123,8 @@ func write(f *os.File, data []byte) error {
 	return errors.Join(Bare(err), Bare(f.Close()))
 }
 
-// Bare takes off the operation and the path that package os puts around an
-// error, for a caller that names the path itself. Bare(nil) is nil.
+// Bare removes the operation and the path that package os adds to an error, for
+// callers that name the path themselves. Bare(nil) is nil.
 func Bare(err error) error {
 	var (
 		pe *fs.PathError

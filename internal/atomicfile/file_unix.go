@@ -12,9 +12,9 @@ import (
 
 // restrict makes sure that only the owner has access to the new file f.
 func restrict(f *os.File) error {
-	// It was created with 0600, but the umask may have taken bits away. Some
-	// file systems refuse every change of mode; the look at the result decides,
-	// not this error.
+	// It was created with 0600, but the umask may have removed bits. Some file
+	// systems refuse every change of mode: the resulting mode decides, not this
+	// error.
 	cerr := f.Chmod(0o600)
 	fi, err := f.Stat()
 	if err != nil {
@@ -30,8 +30,8 @@ func restrict(f *os.File) error {
 	return nil
 }
 
-// SyncDir brings the names in a directory to the disk, where directories can be
-// synced: one may be writable and not readable, and some file systems cannot.
+// SyncDir syncs the names in a directory, if it can be synced: a directory may
+// be writable but not readable, and some file systems do not support it.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err == nil {

@@ -9,8 +9,7 @@ import (
 
 // Backoff yields delays that double from Min to Max. Each is drawn evenly from
 // the upper half of its step, so that peers that failed together do not retry
-// together, and none is longer than its step. It is not safe for concurrent
-// use: each retrying loop has its own.
+// together. It is not safe for concurrent use: each retrying loop has its own.
 type Backoff struct {
 	Min time.Duration // the first step
 	Max time.Duration // the last step, repeated forever
@@ -42,7 +41,7 @@ func (b *Backoff) Next() time.Duration {
 // Reset makes Next start again from Min.
 func (b *Backoff) Reset() { b.step = 0 }
 
-// Sleep waits for d, and reports whether ctx is still alive.
+// Sleep waits for d or until ctx ends, and reports whether ctx is still alive.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -1,5 +1,5 @@
-// Package cli is what the programs of examples and cmd share: a run function that can be
-// tested, one clear line for a mistake in the arguments, and exit codes.
+// Package cli is shared by the programs in examples and cmd: a testable run
+// function, one clear line for invalid arguments, and exit codes.
 package cli
 
 import (
@@ -16,10 +16,10 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 )
 
-// ErrUsage is matched by every mistake in the arguments: exit code 2.
+// ErrUsage is matched by every error about the arguments: exit code 2.
 var ErrUsage = errors.New("usage")
 
-// usageError is a mistake in the arguments, told in one line.
+// usageError is an error about the arguments, in one line.
 type usageError struct{ msg string }
 
 func (e usageError) Error() string        { return e.msg }
@@ -30,12 +30,12 @@ func Usagef(format string, args ...any) error {
 	return usageError{strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")}
 }
 
-// Parse reads the flags, and nothing may be left over. Asked for help, it
-// prints what the program does and its flags to out and returns flag.ErrHelp.
+// Parse parses the flags, and refuses further arguments. With -h, it prints
+// what the program does and its flags to out and returns flag.ErrHelp.
 func Parse(fs *flag.FlagSet, args []string, out io.Writer, about string) error {
 	rest, err := ParseArgs(fs, args, out, about)
 	if err == nil && len(rest) > 0 {
-		err = Usagef("%s: %q is no flag (-h lists the flags)", fs.Name(), rest[0])
+		err = Usagef("%s: %q is not a flag (-h lists the flags)", fs.Name(), rest[0])
 	}
 	return err
 }
@@ -57,8 +57,8 @@ func ParseArgs(fs *flag.FlagSet, args []string, out io.Writer, about string) ([]
 }
 
 // Explain turns an error of [p2pnode.New] about an option that a flag of fs
-// filled in into a usage mistake that names the flag. Other errors, and nil,
-// stay as they are.
+// sets into a usage error that names the flag. Other errors, and nil, are
+// returned as they are.
 func Explain(fs *flag.FlagSet, err error) error {
 	if err == nil {
 		return nil
@@ -66,7 +66,7 @@ func Explain(fs *flag.FlagSet, err error) error {
 	return blameFlags(fs, err)
 }
 
-// flagNames are the flags that the examples use for an option.
+// flagNames returns the flags that the examples use for an option.
 func flagNames(option string) []string {
 	switch option {
 	case "WithListenAddrs":
@@ -94,7 +94,7 @@ func flagNames(option string) []string {
 	}
 }
 
-// flagOf is the flag of fs that an option came from, or "".
+// flagOf returns the flag of fs that sets an option, or "".
 func flagOf(fs *flag.FlagSet, option string) string {
 	for _, name := range flagNames(option) {
 		if fs.Lookup(name) != nil {
@@ -104,8 +104,8 @@ func flagOf(fs *flag.FlagSet, option string) string {
 	return ""
 }
 
-// blameFlags turns what New says about options into a mistake in the
-// arguments. An error that no flag is to blame for stays as it is.
+// blameFlags turns option errors of New into a usage error. An error that no
+// flag causes is returned as it is.
 func blameFlags(fs *flag.FlagSet, err error) error {
 	var lines []string
 	for _, e := range split(err) {
@@ -124,7 +124,7 @@ func blameFlags(fs *flag.FlagSet, err error) error {
 		lines = append(lines, name+": "+e.Error())
 	}
 	text := strings.Join(lines, "; ")
-	// One option may have words about another.
+	// The error of one option may mention another.
 	for _, option := range []string{"WithListenAddrs", "WithBootstrapAddrs", "WithMDNS", "WithIdentityFile", "WithNetwork", "WithDataDir", "WithPrivateNetwork", "WithConnLimits"} {
 		if name := flagOf(fs, option); name != "" {
 			text = strings.ReplaceAll(text, option, name)
@@ -149,13 +149,13 @@ func split(err error) []error {
 	}
 }
 
-// AnyInterface is what the servers among the examples listen on by default:
-// free ports on all IPv4 interfaces, for TCP and QUIC. The library's own
-// default adds IPv6 and WebSocket, which makes for a long list to look at.
+// AnyInterface is what the example servers listen on by default: free ports on
+// all IPv4 interfaces, for TCP and QUIC. The library's own default adds IPv6
+// and WebSocket, which makes a long list to look at.
 const AnyInterface = "/ip4/0.0.0.0/tcp/0,/ip4/0.0.0.0/udp/0/quic-v1"
 
-// Listen is the option for the value of a -listen flag: addresses separated by
-// commas, or none for the default of the library.
+// Listen returns the option for the value of a -listen flag: addresses
+// separated by commas, or none for the library's default.
 func Listen(value string) p2pnode.Option {
 	if value == "" {
 		return nil
@@ -163,7 +163,7 @@ func Listen(value string) p2pnode.Option {
 	return p2pnode.WithListenAddrs(strings.Split(value, ",")...)
 }
 
-// Bootstrap is the option for the value of a -bootstrap flag: addresses
+// Bootstrap returns the option for the value of a -bootstrap flag: addresses
 // separated by commas, or none.
 func Bootstrap(value string) p2pnode.Option {
 	if value == "" {
@@ -172,8 +172,8 @@ func Bootstrap(value string) p2pnode.Option {
 	return p2pnode.WithBootstrapAddrs(strings.Split(value, ",")...)
 }
 
-// Main runs an example until it ends or is interrupted, and exits: 0 when run
-// returned nil or was asked for help, 2 for a mistake in the arguments, 1 for
+// Main runs a program until it ends or is interrupted, and exits: with 0 if run
+// returned nil or printed help, with 2 for invalid arguments, with 1 for
 // anything else. A second interrupt ends the program at once.
 func Main(run func(ctx context.Context, args []string, out io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

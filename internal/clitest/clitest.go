@@ -1,5 +1,5 @@
-// Package clitest runs the programs of examples and cmd in tests, several at once, and
-// waits for what they print.
+// Package clitest runs the programs of examples and cmd in tests, several at
+// once, and waits for what they print.
 package clitest
 
 import (
@@ -22,14 +22,14 @@ import (
 // timeout ends a test that waits for something that never comes.
 const timeout = time.Minute
 
-// Run is what an example's run function looks like.
+// Run is the type of an example's run function.
 type Run func(ctx context.Context, args []string, out io.Writer) error
 
-// runMain in the environment makes a test binary be the program itself.
+// runMain in the environment makes a test binary run as the program itself.
 const runMain = "P2PNODE_EXAMPLE_MAIN"
 
-// Main is a TestMain that fails when goroutines outlive the tests. It lets the
-// test binary stand in for the program, see Command.
+// Main is a TestMain that fails if goroutines outlive the tests. It also lets
+// the test binary run as the program, see [Command].
 func Main(m *testing.M, main func()) {
 	if os.Getenv(runMain) != "" {
 		main()
@@ -66,7 +66,7 @@ func Start(t testing.TB, run Run, args ...string) *Program {
 	return p
 }
 
-// Write takes what the program prints.
+// Write receives what the program prints.
 func (p *Program) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,7 +76,7 @@ func (p *Program) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Text is what was printed so far.
+// Text returns what the program has printed so far.
 func (p *Program) Text() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,13 +136,13 @@ func (p *Program) Wait() error {
 	return p.err
 }
 
-// Stop interrupts the program and waits for its end.
+// Stop interrupts the program and waits for it to end.
 func (p *Program) Stop() error {
 	p.cancel()
 	return p.Wait()
 }
 
-// Command is the program as a process of its own, for what only a process
+// Command returns the program as a separate process, for what only a process
 // shows: exit code, standard error and signals.
 func Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
@@ -157,7 +157,7 @@ func Command(t testing.TB, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// output runs a process to its end.
+// output runs a process until it ends.
 func output(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var o, e bytes.Buffer
@@ -179,9 +179,9 @@ func containsAll(s string, parts []string) bool {
 	return true
 }
 
-// Usage checks that each list of arguments is refused as a mistake, in one
-// line that contains the first element of the list, and that -h explains. The
-// last list and -h are also given to a process.
+// Usage checks that each list of arguments is refused as a usage error, in one
+// line that contains the first element of the list, and that -h prints help. It
+// also runs the last list and -h in a process.
 func Usage(t *testing.T, run Run, rows ...[]string) {
 	t.Helper()
 	rows = append(rows, []string{"-nonsense", "-nonsense"})

@@ -1,10 +1,10 @@
-// Package datadir keeps the small files of one node in a directory that
-// nobody else uses at the same time.
+// Package datadir keeps the small files of one node in a directory that nobody
+// else uses at the same time.
 //
-// A file is replaced by writing a temporary one beside it, syncing that, and
+// A file is replaced by writing a temporary one next to it, syncing that and
 // renaming it, so a crash at any moment leaves the old or the new content. A
-// checksum in the first line finds what a crash cannot explain: a failing
-// disk, or an editor. A damaged file is set aside under another name and never
+// checksum in the first line detects what a crash cannot cause: a failing disk,
+// or an editor. A damaged file is set aside under another name and never
 // overwritten, because somebody may want to look at it.
 package datadir
 
@@ -37,7 +37,7 @@ const (
 var ErrLocked = errors.New("another node has it open")
 
 // ErrExposed is returned by Open for a directory that everybody may write to.
-var ErrExposed = errors.New("everybody may put files into it, also in place of the node's own")
+var ErrExposed = errors.New("everybody can put files into it and replace the node's own")
 
 // Dir is an open directory. Its methods are safe for concurrent use.
 type Dir struct {
@@ -45,13 +45,13 @@ type Dir struct {
 
 	mu   sync.Mutex // one write at a time: they share temporary names
 	lock io.Closer  // nil after Close; guarded by mu
-	// sacred are files that are still in their place though they could not be
-	// used: they are not replaced. Guarded by mu.
+	// sacred are files that could be neither used nor set aside: they are not
+	// replaced. Guarded by mu.
 	sacred map[string]bool
 }
 
-// Open creates the directory with mode 0700 if it is absent, and locks it.
-// The lock goes with the process: none is left behind by a crash. On Unix a
+// Open creates the directory with mode 0700 if it is absent, and locks it. The
+// lock ends with the process, so a crash leaves none behind. On Unix, a
 // directory that everybody may write to is refused.
 func Open(path string) (*Dir, error) {
 	// The working directory may change while the node runs.
@@ -72,7 +72,7 @@ func Open(path string) (*Dir, error) {
 	case err != nil:
 		return nil, fmt.Errorf("the directory %q cannot be locked for writing: %w", path, atomicfile.Bare(err))
 	}
-	// The lock file may be writable in a directory that is not.
+	// A lock file can be writable in a directory that is not.
 	probe, err := os.CreateTemp(path, ".probe-*")
 	if err != nil {
 		_ = lock.Close() // nothing was written
@@ -83,11 +83,11 @@ func Open(path string) (*Dir, error) {
 	return &Dir{path: path, lock: lock, sacred: make(map[string]bool)}, nil
 }
 
-// makeDir creates a directory and those above it, for good: a directory is an
-// entry of the one above, which has to reach the disk too.
+// makeDir creates a directory and its parents durably: each is an entry of its
+// parent, which has to be synced too.
 func makeDir(path string) error {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err // the next step says if it is none
+		return err // the next step reports it if it is not a directory
 	}
 	above := filepath.Dir(path)
 	if above == path {
@@ -102,10 +102,10 @@ func makeDir(path string) error {
 	return atomicfile.SyncDir(above)
 }
 
-// Path is the absolute path of the file with a name.
+// Path returns the absolute path of a file.
 func (d *Dir) Path(name string) string { return filepath.Join(d.path, name) }
 
-// Close unlocks the directory. Writes fail from then on.
+// Close unlocks the directory. Later writes fail.
 func (d *Dir) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -117,7 +117,7 @@ func (d *Dir) Close() error {
 	return err
 }
 
-// DamagedError says that the content of a file is not what was written.
+// DamagedError reports that the content of a file is not what was written.
 type DamagedError struct {
 	Path   string // where the file was
 	Kept   string // where it is now; empty if it could not be moved
@@ -134,11 +134,11 @@ func (e *DamagedError) Error() string {
 // Unwrap returns Reason.
 func (e *DamagedError) Unwrap() error { return e.Reason }
 
-// Read passes the content of a file to parse. A file that is absent is no
-// error, and parse is not called. One that is no file, whose checksum is wrong
-// or that parse refuses is set aside, lest the next Write replace it, and
-// reported by a *DamagedError. One that cannot be read now stays where it is,
-// and Write leaves it alone.
+// Read passes the content of a file to parse. A missing file is no error, and
+// parse is not called. A file that is not regular, has a wrong checksum, or is
+// refused by parse is set aside, lest the next Write replace it, and reported
+// as a *DamagedError. A file that cannot be read now stays where it is, and
+// Write does not replace it.
 func (d *Dir) Read(name string, parse func([]byte) error) error {
 	path := d.Path(name)
 	b, err := load(path)
@@ -149,7 +149,7 @@ func (d *Dir) Read(name string, parse func([]byte) error) error {
 		return &DamagedError{Path: path, Kept: d.setAside(name), Reason: err}
 	case err != nil:
 		d.leaveAlone(name)
-		return fmt.Errorf("file %q cannot be read, and is left as it is: %w", path, err)
+		return fmt.Errorf("file %q cannot be read and is left alone: %w", path, err)
 	}
 	content, err := decode(b)
 	if err == nil {
@@ -164,7 +164,7 @@ func (d *Dir) Read(name string, parse func([]byte) error) error {
 var errIrregular = errors.New("it is not a regular file")
 
 func load(path string) ([]byte, error) {
-	// Opening a named pipe would wait for its other end.
+	// Opening a named pipe would block until its other end is open.
 	fi, err := os.Stat(path)
 	if err == nil && !fi.Mode().IsRegular() {
 		return nil, errIrregular
@@ -187,8 +187,8 @@ func (d *Dir) leaveAlone(name string) {
 	d.sacred[name] = true
 }
 
-// setAside gives a file a name that nothing has yet, and returns it. When it
-// cannot, the file is safe from Write.
+// setAside renames a file to an unused name, and returns that. If it cannot,
+// Write does not replace the file.
 func (d *Dir) setAside(name string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -208,9 +208,9 @@ func (d *Dir) setAside(name string) string {
 }
 
 // Write replaces the content of a file, or creates it with mode 0600. On error
-// the old content stands, or the new one when the last step failed, which
-// brings the name to the disk. A file that Read could neither use nor set aside
-// is not replaced.
+// the old content remains, or the new one if only the last step failed, the
+// sync of the directory. A file that Read could neither use nor set aside is
+// not replaced.
 func (d *Dir) Write(name string, content []byte) error {
 	if len(content) > MaxSize {
 		return fmt.Errorf("writing %q: %d bytes are more than %d", d.Path(name), len(content), MaxSize)
@@ -221,7 +221,7 @@ func (d *Dir) Write(name string, content []byte) error {
 		return fmt.Errorf("writing %q: %w", d.Path(name), fs.ErrClosed)
 	}
 	if d.sacred[name] {
-		return fmt.Errorf("writing %q: what is there could be neither used nor set aside: look at it, and move it away", d.Path(name))
+		return fmt.Errorf("writing %q: the existing file could be neither used nor set aside; look at it and move it away", d.Path(name))
 	}
 	if err := atomicfile.Replace(d.Path(name), encode(content)); err != nil {
 		return fmt.Errorf("writing %q: %w", d.Path(name), err)
@@ -229,7 +229,7 @@ func (d *Dir) Write(name string, content []byte) error {
 	return nil
 }
 
-// Remove removes a file. One that is absent is no error, and one that Read could
+// Remove removes a file. A missing file is no error, and one that Read could
 // neither use nor set aside stays.
 func (d *Dir) Remove(name string) error {
 	d.mu.Lock()
@@ -251,7 +251,7 @@ func encode(content []byte) []byte {
 	return append([]byte(magic+hex.EncodeToString(sum[:])+"\n"), content...)
 }
 
-// decode returns the content of what encode made.
+// decode returns the content of an encoded file.
 func decode(b []byte) ([]byte, error) {
 	if len(b) > headLen+MaxSize {
 		return nil, fmt.Errorf("it has more than %d bytes", MaxSize)

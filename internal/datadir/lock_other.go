@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// lockDir is not offered by this system. A directory without a lock could be
-// written by two nodes.
+// lockDir is not supported on this system. Without a lock, two nodes could
+// write to the directory.
 func lockDir(string) (io.Closer, error) {
 	return nil, fmt.Errorf("file locks: %w on this system", errors.ErrUnsupported)
 }

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// locks are open files that are locked.
+// locks are open, locked files.
 type locks []*os.File
 
 func (l locks) Close() error {
@@ -21,10 +21,10 @@ func (l locks) Close() error {
 	return errors.Join(errs...)
 }
 
-// lockDir locks the file that is there to be locked, and the directory itself
-// where that is possible (NFS locks no directories), so that nothing is lost
-// when somebody removes the file. The locks belong to the open files, so they
-// also keep out a second node of this process.
+// lockDir locks the lock file, and the directory itself if that is possible
+// (NFS cannot), so that removing the file does not release the lock. The locks
+// belong to the open files, so they also keep out a second node of this
+// process.
 func lockDir(path string) (io.Closer, error) {
 	f, err := lock(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE)
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// lockDir opens a file of the directory without sharing it, which is a lock on Windows.
+// lockDir opens a file of the directory without sharing it, which locks it on
+// Windows.
 func lockDir(path string) (io.Closer, error) {
 	path = filepath.Join(path, lockName)
 	name, err := syscall.UTF16PtrFromString(path)

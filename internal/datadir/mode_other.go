@@ -2,6 +2,6 @@
 
 package datadir
 
-// checkMode accepts every directory: outside Unix the mode does not tell who has
+// checkMode accepts every directory: outside Unix the mode does not say who has
 // access.
 func checkMode(string) error { return nil }

@@ -1,7 +1,7 @@
-// Package diag judges what keeps a node from working as it could. It reads its
-// argument and nothing else: whoever asks gathers a [Situation] first. [Judge]
+// Package diag finds what keeps a node from working as well as it could. It
+// reads only its argument: the caller gathers a [Situation] first. [Judge]
 // finds everything; [Company.Few], [Company.NoRoutes] and [Reach.Unreachable]
-// answer in the same words why somebody waits in vain.
+// explain in the same words why a caller waits in vain.
 package diag
 
 import (
@@ -36,13 +36,13 @@ const (
 	DamagedFiles      Kind = "damaged-files"
 )
 
-// Finding is something that keeps a node from working as it could.
+// Finding is something that keeps a node from working as well as it could.
 type Finding struct {
 	Kind     Kind
 	What, Do string
 }
 
-// Situation is what a node knows of itself at one moment.
+// Situation is what a node knows about itself at one moment.
 type Situation struct {
 	Now     time.Time
 	Company Company
@@ -50,29 +50,29 @@ type Situation struct {
 	Machine Machine
 }
 
-// Company is whom the node is connected to, and whom it was told of.
+// Company is which peers the node is connected to, and which it knows of.
 type Company struct {
 	Peers     int  // connected
 	Want      int  // how many are wanted at least
 	Told      bool // something says where to find peers
-	Server    bool // others come to it: that nobody is there is no fault
+	Server    bool // other peers dial it: having none is no fault
 	Bootstrap int  // bootstrap peers given
 	Private   bool // it has the key of a private network
 	// Deaf are connected peers that have ended their stream of pubsub messages.
 	Deaf []string
 
-	// Last is the last round of dialing bootstrap and saved peers; nil before
-	// the first one. Looking is set when such rounds are made.
+	// Last is the last round of dialing bootstrap and saved peers; nil before the
+	// first. Looking reports whether there are such rounds.
 	Looking bool
 	Last    *Round
-	// PersistentErrs are why persistent peers that are not connected are not.
+	// PersistentErrs are why persistent peers are not connected.
 	PersistentErrs []string
 
-	// BootstrapFailed and PersistentFailed are those that did not answer when
-	// they were dialed for the sake of this judgment.
+	// BootstrapFailed and PersistentFailed are the peers that Diagnose dialed
+	// without success.
 	BootstrapFailed, PersistentFailed []Failure
 
-	// Handshakes is how many incoming connections ended in their handshake, and
+	// Handshakes is how many incoming connections failed in their handshake, and
 	// LastHandshake when the last one did; zero for never.
 	Handshakes    uint64
 	LastHandshake time.Time
@@ -101,20 +101,20 @@ type DHT struct {
 	Mode      string // as configured
 	Network   string
 	Protocols []string
-	// Spoken are the protocols of each connected peer that has told them.
+	// Spoken are the protocols of each connected peer that is identified.
 	Spoken [][]string
 }
 
-// Reach is what others can do with the node.
+// Reach is how others can reach the node.
 type Reach struct {
 	Reachability string // "Unknown", "Public" or "Private"
 	Listening    bool
-	// Announced are the addresses that the node announces, but for those
-	// through relays.
+	// Announced are the addresses that the node announces, except circuit
+	// addresses.
 	Announced []Addr
 	// BootstrapAddrs are those of the bootstrap peers, likewise.
 	BootstrapAddrs []Addr
-	Relays         []Relay // those that it is to use
+	Relays         []Relay // those of WithAutoRelay and AddRelays
 	UDPBlocked     bool    // almost every dial over UDP fails
 }
 
@@ -151,20 +151,20 @@ const (
 	// clockSlack is how far ahead of this node's clock a peer may have signed
 	// its addresses before the clock is called wrong.
 	clockSlack = time.Minute
-	// clockNonsense is how far ahead is no clock any more.
+	// clockNonsense is how far ahead a time is no longer taken for a clock's.
 	clockNonsense = 100 * 365 * 24 * time.Hour
-	// lately is how long ago something may have happened that is not a state.
+	// lately is how long an occurrence counts as recent.
 	lately = 10 * time.Minute
 )
 
-// What several judgments say.
+// Texts that several findings share.
 const (
 	nothingTold = "nothing says where to find peers"
 	tellIt      = "give WithBootstrapPeers or WithMDNS, or call Connect"
-	checkDHT    = "check that WithNetwork is the same everywhere, and that not all others are DHT clients"
+	checkDHT    = "check that WithNetwork is the same everywhere, and that not all other nodes are DHT clients"
 )
 
-// Judge finds what is wrong; nothing when nothing is.
+// Judge returns what is wrong; nil if nothing is.
 func Judge(s Situation) []Finding {
 	j := judge{now: s.Now}
 	j.company(s.Company)
@@ -185,49 +185,49 @@ func (j *judge) add(kind Kind, do, format string, args ...any) {
 
 func (j *judge) recent(at time.Time) bool { return !at.IsZero() && j.now.Sub(at) < lately }
 
-// company judges why there is nobody, or too few.
+// company finds why there are no peers, or too few.
 func (j *judge) company(c Company) {
 	if c.Peers == 0 && !c.Server && !c.Told {
 		j.add(NobodyToFind, tellIt, "no peer is connected, and %s", nothingTold)
 	}
 	switch {
 	case c.Bootstrap > 0 && len(c.BootstrapFailed) == c.Bootstrap:
-		do := "check their addresses and IDs, that they run, and that this machine has a network; more peers can be given with WithBootstrapPeers"
+		do := "check their addresses and IDs, that they run, and that this machine has a network; add peers with WithBootstrapPeers"
 		if _, cut := broken(slices.Concat(c.BootstrapFailed, c.PersistentFailed)); cut && !c.Private {
-			do += "; one that hangs up or falls silent in the handshake may refuse this node, have no room, or be in a private network (WithPrivateNetwork)"
+			do += "; a peer that hangs up or falls silent in the handshake may refuse this node, be full, or be in a private network (WithPrivateNetwork)"
 		}
 		j.add(NoBootstrapPeer, do, "none of %d bootstrap peers can be reached: %s", c.Bootstrap, texts(c.BootstrapFailed))
 	case c.Bootstrap == 0 && c.Peers == 0 && c.Last != nil && len(c.Last.Failed) > 0:
-		j.add(NoBootstrapPeer, "give WithBootstrapPeers: the peers saved in WithDataDir are all there is, and they may be gone",
-			"no saved peer can be reached, of the last %d: %s", len(c.Last.Failed), texts(c.Last.Failed))
+		j.add(NoBootstrapPeer, "give WithBootstrapPeers: the node knows only the peers saved in WithDataDir, and they may be gone",
+			"none of the last saved peers dialed (%d) can be reached: %s", len(c.Last.Failed), texts(c.Last.Failed))
 	}
 	if len(c.PersistentFailed) > 0 {
-		j.add(PersistentMissing, "check their addresses and IDs, and that they run and let this node in; the node goes on trying",
+		j.add(PersistentMissing, "check their addresses and IDs, and that they run and allow this node; the node keeps trying",
 			"%s", texts(c.PersistentFailed))
 	}
 	if c.Peers > 0 && c.Peers < c.Want && len(c.BootstrapFailed) < max(c.Bootstrap, 1) {
-		j.add(FewPeers, "give more peers with WithBootstrapPeers, or lower WithMinPeers", "%s", c.count(c.Want))
+		j.add(FewPeers, "add peers with WithBootstrapPeers, or lower WithMinPeers", "%s", c.count(c.Want))
 	}
 }
 
-// keys judges whether the keys of a private network differ.
+// keys finds out whether the keys of a private network differ.
 func (j *judge) keys(c Company) {
-	const compare = "compare Status().PrivateNetwork on both sides; it is made from the key of WithPrivateNetwork"
+	const compare = "compare Status().PrivateNetwork on both sides; it is the fingerprint of the key of WithPrivateNetwork"
 	garbled, cut := broken(slices.Concat(c.BootstrapFailed, c.PersistentFailed))
 	switch {
 	case c.Private && garbled:
-		j.add(NetworkKey, compare, "what peers answer in the handshake makes no sense, as when the keys differ or the other side has none")
+		j.add(NetworkKey, compare, "peers answer the handshake with garbage, as happens when the keys differ or the other side has none")
 	case c.Private && cut:
-		j.add(NetworkKey, compare, "peers hang up or fall silent in the handshake, as they do when the keys differ or the other side has none; they may also refuse this node, or have no room")
+		j.add(NetworkKey, compare, "peers hang up or fall silent in the handshake, as happens when the keys differ or the other side has none; they may also refuse this node, or be full")
 	case garbled:
 		j.add(NetworkKey, "if it is a private network, give its key with WithPrivateNetwork",
-			"what peers answer in the handshake makes no sense, as when they have the key of a private network, and this node has none")
+			"peers answer the handshake with garbage, as happens when they have the key of a private network and this node has none")
 	case c.Private && c.Peers == 0 && j.recent(c.LastHandshake):
-		j.add(NetworkKey, compare, "%d incoming connections broke off in their handshake, as they do when the keys differ, and no peer is connected", c.Handshakes)
+		j.add(NetworkKey, compare, "%d incoming connections failed in their handshake, as happens when the keys differ, and no peer is connected", c.Handshakes)
 	}
 }
 
-// reach judges what others cannot do with this node.
+// reach finds why others cannot reach or use this node.
 func (j *judge) reach(r Reach, d *DHT, c Company) {
 	if r.Listening && loopback(r.Announced) && !loopback(r.BootstrapAddrs) {
 		var list []string
@@ -239,57 +239,57 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 	}
 	if d != nil && !d.Serves {
 		why := fmt.Sprintf("its mode is %s and reachability is %s", d.Mode, r.Reachability)
-		do := "others cannot dial this node: with WithReachability(network.ReachabilityPublic) say that they can, if you know better"
+		do := "if others can dial this node, give WithReachability(network.ReachabilityPublic)"
 		if d.Client {
 			why, do = "WithDHTMode says so", "leave WithDHTMode(DHTModeClient) out if the node is to hold records for others"
 		}
-		j.add(DHTClient, do, "it answers nobody's queries and holds no records, because %s", why)
+		j.add(DHTClient, do, "the node answers no DHT queries and holds no records, because %s", why)
 	}
 	if d != nil && d.Table == 0 && d.unspoken() {
-		j.add(NoDHTPeer, checkDHT, "%s of the network %q: a wrong network name?", c.nobodyServes(), d.Network)
+		j.add(NoDHTPeer, checkDHT, "%s of the network %q; is the network name correct?", c.nobodyServes(), d.Network)
 	}
 	if len(c.Deaf) > 0 {
 		j.add(DeafPeer, "look at their logs, and give WithMaxMessageSize the same value on every node; the node dials them again by itself",
 			"these peers are connected, but have stopped sending pubsub messages: %s", strings.Join(c.Deaf, ", "))
 	}
 	if r.UDPBlocked {
-		j.add(UDPBlocked, "let UDP through the firewall, or name TCP and WebSocket alone with WithTransports",
-			"95 of 100 dials over UDP have failed, and QUIC needs it; the peers may also be gone")
+		j.add(UDPBlocked, "let UDP through the firewall, or enable only TCP and WebSocket with WithTransports",
+			"95 of 100 dials over UDP, which QUIC uses, have failed; the peers may also be gone")
 	}
 	if r.Reachability == "Private" && len(r.Relays) == 0 {
 		j.add(NATWithoutRelay, "name relays with WithAutoRelay, and add WithHolePunching, or forward a port and announce it with WithAnnounceAddrs",
-			"others cannot dial this node, and no relay keeps a place for it")
+			"others cannot dial this node, and it has no relay")
 	}
 	if missing := r.missing(); len(missing) > 0 && len(missing) == len(r.Relays) {
-		j.add(NoReservation, "check the addresses of WithAutoRelay, and that those peers run a relay (WithRelayService) with room",
-			"no relay keeps a place for this node, so that others cannot reach it: %s", strings.Join(missing, "; "))
+		j.add(NoReservation, "check the addresses of WithAutoRelay, and that those peers run a relay (WithRelayService) that is not full",
+			"the node has no reservation at a relay, so others cannot reach it: %s", strings.Join(missing, "; "))
 	}
 }
 
-// machine judges what is wrong with the machine, and what was refused.
+// machine finds what is wrong with the machine, and what was refused.
 func (j *judge) machine(m Machine, failed []Failure) {
-	const setClock = "set this machine's clock; records and certificates are dated"
+	const setClock = "set this machine's clock; records and certificates carry times"
 	now := j.now.UTC().Format(time.RFC3339)
 	if who, from := notYetValid(failed); who != "" {
-		j.add(ClockBehind, setClock, "the certificate of %s holds from %s on, and this machine's clock says %s", who, from, now)
+		j.add(ClockBehind, setClock, "the certificate of %s is valid from %s, and this machine's clock says %s", who, from, now)
 	} else if who, ahead := ahead(j.now, m.Signed); ahead > clockSlack {
 		j.add(ClockBehind, setClock, "%s signed its addresses %v in the future of this machine's clock, which says %s", who, ahead.Round(time.Second), now)
 	}
 	if need := uint64(2 * m.MaxConns); m.OpenFiles > 0 && m.OpenFiles < need {
-		j.add(FewFiles, fmt.Sprintf("raise it (ulimit -n %d), or lower WithConnLimits", 2*need),
+		j.add(FewFiles, fmt.Sprintf("raise the limit (ulimit -n %d), or lower WithConnLimits", 2*need),
 			"the process may open %d files, and %d connections need up to %d", m.OpenFiles, m.MaxConns, need)
 	}
 	if j.recent(m.LastRefusal) {
-		j.add(LimitsRefuse, "raise them with WithLimits, those of files with ulimit -n, or find out who opens so many",
-			"since the start, and lately too: %s", m.Refused)
+		j.add(LimitsRefuse, "raise the limits with WithLimits, that of files with ulimit -n, or find out which peers open so many",
+			"limits refused connections or streams in the last 10 minutes; in all since the start: %s", m.Refused)
 	}
 	if len(m.Warnings) > 0 {
-		j.add(DamagedFiles, "look at the files that were set aside or left; bans that were lost can be made again with BanPeer and BanSubnet",
+		j.add(DamagedFiles, "look at the files that were set aside or left alone; restore lost bans with BanPeer and BanSubnet",
 			"%s", strings.Join(m.Warnings, "; "))
 	}
 }
 
-// Few says why fewer peers are connected than wanted, "" when enough are.
+// Few returns why fewer peers are connected than wanted, "" if enough are.
 func (c Company) Few(want int) string {
 	if c.Peers >= want {
 		return ""
@@ -297,30 +297,30 @@ func (c Company) Few(want int) string {
 	return c.count(want) + c.because()
 }
 
-// NoRoutes says why the DHT's routing table is empty, "" when it is not.
+// NoRoutes returns why the DHT's routing table is empty, "" if it is not.
 func (c Company) NoRoutes() string {
 	const empty = "the DHT's routing table is empty"
 	switch {
 	case c.DHT == nil || c.DHT.Table > 0:
 		return ""
 	case c.Peers > 0:
-		return empty + " though " + c.nobodyServes() + "; " + checkDHT
+		return empty + ": " + c.nobodyServes() + "; " + checkDHT
 	default:
 		return empty + ": no peer is connected" + c.because()
 	}
 }
 
-// Unreachable says why others cannot be known to reach the node, "" when they
-// can: it is public, or a relay keeps a place for it.
+// Unreachable returns why others may not be able to reach the node, "" if they
+// can: it is public, or has a reservation at a relay.
 func (r Reach) Unreachable() string {
 	missing := r.missing()
 	switch {
 	case r.Reachability == "Public" || len(missing) < len(r.Relays):
 		return ""
 	case len(r.Relays) == 0:
-		return fmt.Sprintf("reachability is %s, and no relay is named; name one with WithAutoRelay, or say WithReachability if you know better", r.Reachability)
+		return fmt.Sprintf("reachability is %s, and the node has no relay; name one with WithAutoRelay, or give WithReachability if you know better", r.Reachability)
 	default:
-		return fmt.Sprintf("reachability is %s; no relay keeps a place for this node: %s", r.Reachability, strings.Join(missing, "; "))
+		return fmt.Sprintf("reachability is %s, and the node has no reservation at a relay: %s", r.Reachability, strings.Join(missing, "; "))
 	}
 }
 
@@ -328,8 +328,7 @@ func (c Company) count(want int) string {
 	return fmt.Sprintf("%d of at least %d peers connected", c.Peers, want)
 }
 
-// because says why there are no more peers, as far as it is known without
-// dialing.
+// because returns why there are no more peers, as far as known without dialing.
 func (c Company) because() string {
 	var why string
 	switch {
@@ -349,11 +348,11 @@ func (c Company) because() string {
 }
 
 func (c Company) nobodyServes() string {
-	return fmt.Sprintf("%d peers are connected, and none of them serves the DHT protocol %v", c.Peers, c.DHT.Protocols)
+	return fmt.Sprintf("none of the connected peers (%d) serves the DHT protocol %v", c.Peers, c.DHT.Protocols)
 }
 
-// unspoken reports whether every connected peer that has said what it speaks
-// has said nothing of this network's DHT.
+// unspoken reports whether no identified peer speaks this network's DHT
+// protocol, and at least one is identified.
 func (d *DHT) unspoken() bool {
 	for _, list := range d.Spoken {
 		if slices.ContainsFunc(list, func(p string) bool { return slices.Contains(d.Protocols, p) }) {
@@ -372,7 +371,7 @@ func (r Reach) missing() (list []string) {
 	return list
 }
 
-// loopback reports whether there are addresses, all of this machine alone.
+// loopback reports whether there are addresses, and all are loopback.
 func loopback(list []Addr) bool {
 	return len(list) > 0 && !slices.ContainsFunc(list, func(a Addr) bool { return !a.Loopback })
 }
@@ -385,16 +384,16 @@ func texts(list []Failure) string {
 	return strings.Join(out, "; ")
 }
 
-// garbledTexts are what multistream and varint say of bytes that make no sense.
+// garbledTexts are errors of multistream and varint for garbage.
 var garbledTexts = []string{
 	"incoming message was too large", "message did not have trailing newline", "received mismatch in protocol id",
 	"varint not minimally encoded", "varints larger than uint63", "varints malformed",
 }
 
-// broken reports whether dials ended as they do when the two sides have
-// different pre-shared keys: what arrives makes no sense (garbled), or the other
-// side, to which it makes none, hangs up or waits for more (cut). The second has
-// other causes too.
+// broken reports whether dials failed as they do when the two sides have
+// different pre-shared keys: garbage arrives (garbled), or the other side, which
+// receives garbage, hangs up or waits for more (cut). The second has other
+// causes too.
 func broken(list []Failure) (garbled, cut bool) {
 	for _, f := range list {
 		text := f.Err.Error()
@@ -407,7 +406,7 @@ func broken(list []Failure) (garbled, cut bool) {
 }
 
 // notYetValid finds a dial that failed because the peer's certificate, which
-// libp2p dates an hour back, begins to hold later than this machine's clock.
+// libp2p backdates by an hour, is not valid yet by this machine's clock.
 func notYetValid(list []Failure) (who, from string) {
 	for _, f := range list {
 		_, text, ok := strings.Cut(f.Err.Error(), "is not yet valid: current time ")
@@ -415,7 +414,7 @@ func notYetValid(list []Failure) (who, from string) {
 			continue
 		}
 		if _, text, ok = strings.Cut(text, " is before "); !ok {
-			continue // it has expired, which the same error tells otherwise
+			continue // it has expired, which the same error reports differently
 		}
 		end := strings.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789-:TZ+", r) })
 		if end < 0 {
@@ -426,9 +425,9 @@ func notYetValid(list []Failure) (who, from string) {
 	return "", ""
 }
 
-// ahead returns by how much signed addresses of peers are ahead of this
-// machine's clock: they carry the time of their making. With several peers, two
-// have to agree, for one may be lying.
+// ahead returns by how much the signed addresses of peers, which carry the time
+// of signing, are ahead of this machine's clock. With several peers, two have to
+// agree, because one may lie.
 func ahead(now time.Time, list []Signed) (who string, by time.Duration) {
 	list = slices.DeleteFunc(slices.Clone(list), func(s Signed) bool { return s.At.Sub(now) >= clockNonsense })
 	slices.SortFunc(list, func(a, b Signed) int { return b.At.Compare(a.At) })

@@ -112,7 +112,7 @@ var cases = []struct {
 	{"UDP", func(s *Situation) { s.Reach.UDPBlocked = true }, []Kind{UDPBlocked}},
 	{"NAT", func(s *Situation) { s.Reach.Reachability = "Private" }, []Kind{NATWithoutRelay}},
 	{"no reservation", func(s *Situation) {
-		s.Reach.Relays = []Relay{{Peer: "R", Missing: "it is not connected"}, {Peer: "S", Missing: "it is no relay"}}
+		s.Reach.Relays = []Relay{{Peer: "R", Missing: "it is not connected"}, {Peer: "S", Missing: "it is not a relay"}}
 	}, []Kind{NoReservation}},
 	{"a reservation of two", func(s *Situation) {
 		s.Reach.Relays = []Relay{{Peer: "R", Missing: "it is not connected"}, {Peer: "S", Reserved: true}}
@@ -222,13 +222,13 @@ func TestGoldenWhy(t *testing.T) {
 	}
 	for _, r := range []Reach{
 		{Reachability: "Unknown"},
-		{Reachability: "Private", Relays: []Relay{{Peer: "R", Missing: "it is no relay"}}},
+		{Reachability: "Private", Relays: []Relay{{Peer: "R", Missing: "it is not a relay"}}},
 	} {
 		list = append(list, golden.Text{Name: "unreachable", Text: r.Unreachable()})
 	}
 	for _, r := range []Reach{
 		{Reachability: "Public"},
-		{Reachability: "Private", Relays: []Relay{{Peer: "R", Missing: "it is no relay"}, {Peer: "S", Reserved: true}}},
+		{Reachability: "Private", Relays: []Relay{{Peer: "R", Missing: "it is not a relay"}, {Peer: "S", Reserved: true}}},
 	} {
 		if why := r.Unreachable(); why != "" {
 			t.Errorf("reachable, and yet: %s", why)

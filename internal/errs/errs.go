@@ -1,5 +1,5 @@
-// Package errs holds the sentinels that the rooms return and the root package
-// exports under the same names, where they are documented.
+// Package errs holds the sentinel errors that the rooms return and the root
+// package exports and documents under the same names.
 package errs
 
 import (
@@ -19,7 +19,7 @@ var (
 	ErrProtocolInUse       = errors.New("p2pnode: protocol in use")
 )
 
-// closedError is the type of ErrClosed, so that it matches net.ErrClosed too.
+// closedError is the type of ErrClosed, which also matches net.ErrClosed.
 type closedError struct{}
 
 func (closedError) Error() string        { return "p2pnode: closed" }

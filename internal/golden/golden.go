@@ -1,10 +1,10 @@
-// Package golden keeps the texts that users meet in one file,
-// testdata/messages.golden of the module's root, so that a change of a text is
-// read by somebody and tests can match kinds instead of sentences. It is for
-// tests alone.
+// Package golden keeps the texts that users read in one file,
+// testdata/messages.golden in the module's root, so that somebody reads every
+// change of a text, and tests can match kinds instead of sentences. It is for
+// tests only.
 //
-// After a text was changed on purpose, make golden writes the file anew. By hand,
-// one package after the other, the flag comes last:
+// After changing a text on purpose, make golden rewrites the file. By hand, one
+// package after the other, the flag comes last:
 //
 //	go test -run Golden ./internal/diag -update
 package golden
@@ -23,7 +23,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write testdata/messages.golden anew instead of comparing with it")
+var update = flag.Bool("update", false, "write testdata/messages.golden instead of comparing with it")
 
 const (
 	head    = "# The texts that users meet. Tests write this file: see internal/golden.\n"
@@ -34,7 +34,7 @@ const (
 // Text is a text under a name that says where it comes from.
 type Text struct{ Name, Text string }
 
-// Of is the text of an error; of nil it is none, which Check refuses.
+// Of returns the text of an error; for nil it is empty, which Check refuses.
 func Of(name string, err error) Text {
 	if err == nil {
 		return Text{Name: name}
@@ -43,10 +43,10 @@ func Of(name string, err error) Text {
 }
 
 // Check compares the texts with a section of the file, or replaces the section
-// with -update. Texts of one name may be several; their order counts. Each
-// section belongs to one test. What differs from run to run, such as the IDs of
-// keys made for the test and where its files are, is given in pairs with what
-// takes its place.
+// with -update. Several texts may share a name; their order counts. Each section
+// belongs to one test. replace holds pairs of what differs from run to run, such
+// as the IDs of keys made for the test or the paths of its files, and its
+// replacement.
 func Check(tb testing.TB, name string, texts []Text, replace ...string) {
 	tb.Helper()
 	texts = slices.Clone(texts)
@@ -79,14 +79,14 @@ func Check(tb testing.TB, name string, texts []Text, replace ...string) {
 		}
 		return
 	}
-	tb.Errorf("the section %q of %s differs; when that is meant, run the test with -update and read the diff", name, filepath.Base(file))
+	tb.Errorf("the section %q of %s differs; if that is intended, run the test with -update and read the diff", name, filepath.Base(file))
 	for _, line := range diff(want, got) {
 		tb.Log(line)
 	}
 }
 
-// path is that of the file, found from the directory of whichever package is
-// tested.
+// path returns the path of the file, found from the directory of the package
+// under test.
 func path() (string, error) {
 	dir, err := os.Getwd()
 	for err == nil {
@@ -111,7 +111,7 @@ func format(texts []Text) string {
 	return b.String()
 }
 
-// parse takes the file apart into sections.
+// parse splits the file into sections.
 func parse(file []byte) map[string]string {
 	sections := make(map[string]string)
 	for i, s := range strings.Split("\n"+string(file), "\n"+section) {

@@ -261,7 +261,7 @@ func (c *Client) Missing(id peer.ID) string {
 	case len(protos) == 0:
 		return "it has not said yet what it speaks"
 	case !slices.Contains(protos, proto.ProtoIDv2Hop):
-		return fmt.Sprintf("it is no relay: it does not offer %s", proto.ProtoIDv2Hop)
+		return fmt.Sprintf("it is not a relay: it does not offer %s", proto.ProtoIDv2Hop)
 	}
 	if err := c.failed.Load(); err != nil {
 		return "the last request failed: " + (*err).Error() // at this relay, or at another
