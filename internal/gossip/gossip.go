@@ -1,6 +1,6 @@
-// Package gossip runs a gossipsub router and the registry of its topics: many
-// publishers and subscriptions share one upstream topic, which is joined with
-// its first user and left with its last.
+// Package gossip runs a gossipsub router and the registry of its topics: any
+// number of publishers and subscriptions share one upstream topic, which is
+// joined with its first user and left with its last.
 package gossip
 
 import (
@@ -29,33 +29,33 @@ import (
 const (
 	// PublishWait is how long Publish waits for the first peer on a topic.
 	PublishWait = 5 * time.Second
-	// Linger is how long a topic stays joined after the last message that was
-	// published to it, when nobody uses it any more: a publisher in a loop does
-	// not join it anew for each message.
+	// Linger is how long an unused topic stays joined after the last message
+	// published to it, so that a publisher in a loop does not join it anew for
+	// each message.
 	Linger = 30 * time.Second
 	// MessageOverhead is what a message takes on the wire in addition to its data
 	// and its topic: author, sequence number, signature and key. With a large RSA
 	// key it is more; see envelope.
 	MessageOverhead = 1 << 10
-	// MaxTopicName is how long the name of a topic may be, in bytes: all names go
-	// into the messages that tell peers of them.
+	// MaxTopicName is how long the name of a topic may be, in bytes: the messages
+	// that announce topics hold all names.
 	MaxTopicName = 1 << 10
-	// outboundQueue is how many messages wait for the connection to a peer:
-	// gossipsub's own 32 are less than a burst over a slow link, and what does
-	// not fit is dropped. The messages are shared by the queues of all peers.
+	// outboundQueue is how many messages wait for the connection to a peer, and
+	// gossipsub drops what does not fit: its own 32 are less than a burst over a
+	// slow link. The queues of all peers share the messages.
 	outboundQueue = 512
 	// validateQueue is how many messages wait for their signatures to be
 	// checked; gossipsub's own 32 are less than a burst.
 	validateQueue = 1024
-	// validateWorkers is how many check signatures. With gossipsub's own
-	// number, one a core, a burst of one author's arrives out of order.
+	// validateWorkers is how many goroutines check signatures. With gossipsub's
+	// own number, one per core, an author's burst arrives out of order.
 	validateWorkers = 1
-	// pumpBuffer is how many messages wait between gossipsub and the pump
-	// that deals them out; the pump never blocks, so this covers a burst.
+	// pumpBuffer is how many messages wait between gossipsub and the pump that
+	// distributes them; the pump never blocks, so this covers a burst.
 	pumpBuffer = 1024
 )
 
-// Config is what a Router needs.
+// Config configures a [Router].
 type Config struct {
 	Host           host.Host
 	Blacklist      pubsub.Blacklist
@@ -111,13 +111,13 @@ type Topic struct {
 type Counts struct {
 	Published uint64 // messages sent by Publish
 	Delivered uint64 // messages that arrived on a subscribed topic
-	Dropped   uint64 // messages that subscriptions lost to slow readers
-	Unsent    uint64 // messages not sent to a peer because too many waited for it
-	Overrun   uint64 // messages dropped unchecked because too many came at once
+	Dropped   uint64 // messages dropped because a subscription's reader was too slow
+	Unsent    uint64 // messages not sent to a peer because its queue was full
+	Overrun   uint64 // incoming messages dropped unvalidated because too many arrived at once
 }
 
 // New starts gossipsub. The upstream router has no Close: its goroutines end
-// shortly after the Router's Close.
+// shortly after [Router.Close].
 func New(ctx context.Context, cfg Config) (*Router, error) {
 	r := &Router{
 		cfg: cfg, group: lifecycle.NewGroup(ctx), wake: make(chan struct{}, 1),
@@ -126,9 +126,9 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	opts := append([]pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithMaxMessageSize(cfg.MaxMessageSize),
-		// A node's own messages go to every peer on the topic, not only to
-		// its mesh, which stays empty until the next heartbeat: without this
-		// what is published in the first second after a peer came is lost.
+		// Send a node's own messages to every peer on the topic, not only to its
+		// mesh, which is empty until the next heartbeat: otherwise what is
+		// published in the first second after a peer came is lost.
 		pubsub.WithFloodPublish(true),
 		pubsub.WithPeerOutboundQueueSize(outboundQueue),
 		pubsub.WithValidateQueueSize(validateQueue),
@@ -167,8 +167,8 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// Close closes the subscriptions and leaves the topics, so that the neighbors
-// learn of it, and ends the router.
+// Close closes the subscriptions, leaves the topics so that the neighbors learn
+// of it, and ends the router.
 func (r *Router) Close() error {
 	r.mu.Lock()
 	r.closed = true
@@ -238,12 +238,12 @@ func (r *Router) sortedLocked() []*topic {
 }
 
 // Publish sends data to the peers on a topic and to the node's own
-// subscriptions. Unless now is set it waits for the first peer, for
-// PublishWait at most, and then returns errs.ErrNoPeers. Data that does not fit is
-// errs.ErrTooLarge. It keeps no reference to data.
+// subscriptions. Unless now is set, it waits for the first peer, at most
+// PublishWait, and then returns errs.ErrNoPeers. It returns errs.ErrTooLarge
+// for data that does not fit. It keeps no reference to data.
 func (r *Router) Publish(ctx context.Context, name string, data []byte, now bool) error {
 	if limit := max(r.cfg.MaxMessageSize-r.envelope-len(name), 0); len(data) > limit {
-		return fmt.Errorf("%w: %d bytes, limit %d; raise WithMaxMessageSize on every node, or publish where to fetch it", errs.ErrTooLarge, len(data), limit)
+		return fmt.Errorf("%w: %d bytes, limit %d; raise WithMaxMessageSize on every node, or publish where to fetch the data", errs.ErrTooLarge, len(data), limit)
 	}
 	t, err := r.acquire(name)
 	if err != nil {

@@ -7,17 +7,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// news is a peer that can be reached on a topic, or no longer; without a peer,
-// the topic that was left.
+// news is a peer that messages on a topic reach, or no longer reach; without a
+// peer, a topic that was left.
 type news struct {
 	topic  string
 	id     peer.ID
 	joined bool
 }
 
-// follow keeps the members of a topic. A peer counts when gossipsub has a
-// stream to it: one that is heard of earlier, by its own stream, would not get
-// what is sent at that moment, and nobody would notice.
+// follow tracks the members of a topic. A peer counts once gossipsub has a
+// stream to it: gossipsub hears of it earlier, on the peer's own stream, but a
+// message sent then is lost unnoticed.
 func (r *Router) follow(ctx context.Context, t *topic) {
 	defer close(t.followed)
 	for {
@@ -41,8 +41,8 @@ func (r *Router) follow(ctx context.Context, t *topic) {
 	}
 }
 
-// link notes that gossipsub has, or no longer has, a stream to a peer. It runs
-// in gossipsub's loop.
+// link records whether gossipsub has a stream to a peer. It runs in gossipsub's
+// loop.
 func (r *Router) link(id peer.ID, up bool) {
 	var grown []*topic
 	r.mu.Lock()
@@ -62,7 +62,7 @@ func (r *Router) link(id peer.ID, up bool) {
 	}
 }
 
-// markLocked notes whether messages to a topic reach a peer, and reports
+// markLocked records whether messages to a topic reach a peer, and reports
 // whether they newly do.
 func (r *Router) markLocked(t *topic, id peer.ID, linked bool) (grown bool) {
 	was := t.members[id]
@@ -87,7 +87,7 @@ func (r *Router) addNewsLocked(n news) {
 	}
 }
 
-// tell runs the callbacks, in the order of what happened.
+// tell runs the callbacks, in the order of events.
 func (r *Router) tell(ctx context.Context) {
 	for {
 		select {

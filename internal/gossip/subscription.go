@@ -12,16 +12,16 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
-// feed is an upstream subscription and those that it feeds. It is replaced as
-// a whole, never changed.
+// feed is an upstream subscription and the subscriptions that it feeds. It is
+// replaced as a whole, never changed.
 type feed struct {
 	up     *pubsub.Subscription
 	pumped chan struct{} // closed when the pump has ended
 	subs   []*Subscription
 }
 
-// Subscription is one reader of a topic. Its methods are safe for concurrent
-// use; messages read by one caller are not seen by another.
+// Subscription reads one topic. Its methods are safe for concurrent use; each
+// message goes to one of the callers.
 type Subscription struct {
 	router  *Router
 	topic   *topic
@@ -32,8 +32,8 @@ type Subscription struct {
 	once sync.Once // closes done
 }
 
-// Subscribe adds a subscription with room for buffer unread messages. The
-// first one of a topic subscribes the node.
+// Subscribe adds a subscription that buffers up to buffer unread messages. The
+// first one on a topic subscribes the node.
 func (r *Router) Subscribe(ctx context.Context, name string, buffer int) (*Subscription, error) {
 	t, err := r.acquire(name)
 	if err != nil {
@@ -103,7 +103,7 @@ func (r *Router) stopFeed(t *topic) {
 	<-f.pumped
 }
 
-// pump deals a topic's messages out to its subscriptions.
+// pump distributes a topic's messages to its subscriptions.
 func (r *Router) pump(ctx context.Context, t *topic, up *pubsub.Subscription, pumped chan struct{}) {
 	defer close(pumped)
 	for {
@@ -128,13 +128,13 @@ func (r *Router) pump(ctx context.Context, t *topic, up *pubsub.Subscription, pu
 // Topic returns the topic's name.
 func (s *Subscription) Topic() string { return s.topic.name }
 
-// Dropped returns how many messages the subscription has lost because its
-// reader was too slow. The oldest ones are lost first.
+// Dropped returns how many messages the subscription has dropped because its
+// reader was too slow, the oldest first.
 func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
 
-// Next waits for the next message. lost is how many the subscription has lost
-// just before it. It returns errs.ErrClosed after Close of the subscription or
-// the router, and ctx's error when ctx ends first.
+// Next waits for the next message. lost is how many the subscription dropped
+// just before it. It returns errs.ErrClosed once the subscription or the router
+// is closed, and ctx's error when ctx ends first.
 func (s *Subscription) Next(ctx context.Context) (m *pubsub.Message, lost uint64, err error) {
 	for {
 		select {
@@ -155,8 +155,8 @@ func (s *Subscription) Next(ctx context.Context) (m *pubsub.Message, lost uint64
 	}
 }
 
-// Close ends the subscription and returns when the topic is left, if this was
-// its last user. It may be called more than once.
+// Close ends the subscription. If it was the topic's last user, Close returns
+// once the topic is left. It may be called more than once.
 func (s *Subscription) Close() {
 	s.once.Do(func() {
 		close(s.done)

@@ -15,9 +15,9 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
-// topic is a topic that is joined as long as it has users: subscriptions, and
-// publishes in progress. Joining and leaving are calls to gossipsub's loop and
-// happen outside Router.mu: ready and gone tell their end to whoever comes
+// topic is a topic that is joined while it has users: subscriptions, and
+// publishes in progress. Joining and leaving are calls to gossipsub's loop,
+// made without Router.mu: ready and gone report their end to those who come
 // meanwhile.
 type topic struct {
 	name  string
@@ -46,8 +46,8 @@ type topic struct {
 	feed atomic.Pointer[feed]
 }
 
-// acquire returns the topic with one more user, joining it if needed. Call
-// release afterwards.
+// acquire returns the topic with one more user, joining it if needed. The
+// caller must call release.
 func (r *Router) acquire(name string) (*topic, error) {
 	switch {
 	case len(name) > MaxTopicName:
@@ -84,8 +84,8 @@ func (r *Router) acquire(name string) (*topic, error) {
 	}
 }
 
-// join joins a new topic and begins to follow its peers. A topic that cannot
-// be joined is forgotten, along with its users.
+// join joins a new topic and starts following its peers. A topic that cannot be
+// joined is forgotten, along with its users.
 func (r *Router) join(t *topic) {
 	defer close(t.ready)
 	if t.err = r.joinUpstream(t); t.err == nil {
@@ -120,8 +120,8 @@ func (r *Router) joinUpstream(t *topic) (err error) {
 	return nil
 }
 
-// release ends one use of a topic. With the last one the topic is left: at
-// once, or when Linger has passed since the last message.
+// release ends one use of a topic. After the last one the topic is left: at
+// once, or once Linger has passed since the last message.
 func (r *Router) release(t *topic, sent bool) {
 	r.mu.Lock()
 	t.users--
@@ -162,7 +162,7 @@ func (r *Router) settle(t *topic) {
 	r.leave(t)
 }
 
-// leave leaves a topic that was marked as leaving.
+// leave leaves a topic marked as leaving.
 func (r *Router) leave(t *topic) {
 	t.unfollow()
 	<-t.followed
@@ -171,8 +171,8 @@ func (r *Router) leave(t *topic) {
 	r.mu.Lock()
 	delete(r.topics, t.name)
 	if err != nil && !r.closed {
-		// Somebody uses the topic through the upstream router. It cannot be
-		// joined a second time: the next join takes this one.
+		// The application uses the topic through the upstream router. It cannot be
+		// joined a second time: the next join reuses it.
 		r.held[t.name] = t.up
 	}
 	r.mu.Unlock()
@@ -182,7 +182,7 @@ func (r *Router) leave(t *topic) {
 	}
 }
 
-// evict ends a topic whatever its users: the router closes.
+// evict ends a topic whatever its users: the router is closing.
 func (r *Router) evict(t *topic) {
 	<-t.ready
 	if t.err != nil {

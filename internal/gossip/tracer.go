@@ -9,15 +9,15 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// tracer hears from gossipsub what it tells in no other way. It runs in
-// gossipsub's loop and must not wait.
+// tracer receives what gossipsub reports in no other way. It runs in
+// gossipsub's loop and must not block.
 type tracer struct{ r *Router }
 
 func (d tracer) OnNewOutboundStream(id peer.ID, _ protocol.ID) { d.r.link(id, true) }
 func (d tracer) OnClosedOutboundStream(id peer.ID)             { d.r.link(id, false) }
 
-// UndeliverableMessage counts a message that gossipsub had to drop because a
-// pump was too far behind, for every subscription of the topic.
+// UndeliverableMessage counts a message that gossipsub dropped because a pump
+// was too far behind, for every subscription of the topic.
 func (d tracer) UndeliverableMessage(m *pubsub.Message) {
 	d.r.mu.Lock()
 	t := d.r.topics[m.GetTopic()]
@@ -36,19 +36,19 @@ func (d tracer) UndeliverableMessage(m *pubsub.Message) {
 	}
 }
 
-// RejectMessage counts the messages that were dropped unchecked because too
-// many came at once.
+// RejectMessage counts messages dropped unvalidated because too many arrived at
+// once.
 func (d tracer) RejectMessage(m *pubsub.Message, reason string) {
 	if reason != pubsub.RejectValidationQueueFull && reason != pubsub.RejectValidationThrottled {
 		return
 	}
 	total := d.r.overrun.Add(1)
 	if d.r.overrunLog.now() {
-		d.r.cfg.Log.Warn("messages dropped unchecked: too many came at once", "topic", m.GetTopic(), "from", m.ReceivedFrom, "total", total)
+		d.r.cfg.Log.Warn("dropped incoming messages: too many at once", "topic", m.GetTopic(), "from", m.ReceivedFrom, "total", total)
 	}
 }
 
-// DropRPC counts the messages that a peer does not get because it, or the
+// DropRPC counts messages that a peer does not receive because it, or the
 // connection to it, is too slow.
 func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
 	n := len(rpc.GetPublish())
@@ -79,11 +79,11 @@ func (tracer) RecvRPC(*pubsub.RPC)                                  {}
 func (tracer) SendRPC(*pubsub.RPC, peer.ID)                         {}
 func (tracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
 
-// logEvery spaces the log lines about what peers can bring about as often as
-// they like.
+// logEvery is the minimum distance of log lines about what peers can trigger at
+// will.
 const logEvery = 10 * time.Second
 
-// occasion is a log line that is due once every logEvery at most.
+// occasion is a log line that is due at most once every logEvery.
 type occasion struct{ last atomic.Pointer[time.Time] }
 
 func (o *occasion) now() bool {

@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	// AddrsTimeout bounds the look-up of the addresses of a provider that was
-	// named without any, and all such look-ups after the search itself is over.
+	// AddrsTimeout bounds the lookup of a provider's missing addresses, and all
+	// such lookups once the search itself is over.
 	AddrsTimeout = 5 * time.Second
 	// addrsAtOnce bounds how many of them run at a time.
 	addrsAtOnce = 8
 )
 
-// Search says what FindProviders yields.
+// Search configures FindProviders.
 type Search struct {
 	Self         bool // the node too
-	WithoutAddrs bool // also providers whose addresses cannot be found, by ID alone
+	WithoutAddrs bool // also providers whose addresses cannot be found, with their ID only
 	Limit        int  // how many to yield; 0: all
 }
 
-// FindProviders searches for the providers of c and yields each once, as soon as
-// its addresses are known: those of a provider that was named without any are
-// looked up meanwhile. A pair with an error is the last one.
+// FindProviders searches for the providers of c and yields each once, as soon
+// as its addresses are known. Missing addresses are looked up meanwhile. A pair
+// with an error is the last one.
 func (d *DHT) FindProviders(ctx context.Context, c cid.Cid, s Search) iter.Seq2[peer.AddrInfo, error] {
 	return func(yield func(peer.AddrInfo, error) bool) {
 		ctx, done := d.bind(ctx)
@@ -49,13 +49,13 @@ func (d *DHT) FindProviders(ctx context.Context, c cid.Cid, s Search) iter.Seq2[
 		case ctx.Err() != nil:
 			yield(peer.AddrInfo{}, context.Cause(ctx))
 		case !f.answered && f.yielded == 0:
-			// Nobody said that there is none.
+			// No peer confirmed that there is none.
 			yield(peer.AddrInfo{}, d.unanswered())
 		}
 	}
 }
 
-// unanswered is the error of a look-up that nobody answered.
+// unanswered returns the error of a lookup that no peer answered.
 func (d *DHT) unanswered() error {
 	if d.Size() == 0 {
 		return ErrEmptyTable
@@ -78,14 +78,14 @@ type finding struct {
 	yield func(peer.AddrInfo, error) bool
 
 	state    map[peer.ID]progress
-	waiting  []peer.ID // for a look-up
-	running  int       // look-ups
+	waiting  []peer.ID // for a lookup
+	running  int       // lookups
 	yielded  int
 	answered bool // a peer answered the search
 	ended    bool // the caller needs no more
 }
 
-// run searches, and returns when all that it started has ended.
+// run searches, and returns when everything it started has ended.
 func (f *finding) run(ctx context.Context, c cid.Cid) {
 	ctx, cancel := context.WithCancel(ctx)
 	var lookups sync.WaitGroup
@@ -95,11 +95,11 @@ func (f *finding) run(ctx context.Context, c cid.Cid) {
 	results := f.dht.search(searchCtx, c)
 	defer func() {
 		cancel()
-		for range results { // the search ends with its context: see it out
+		for range results { // the search ends with its context: drain it
 		}
 	}()
 
-	found := make(chan peer.AddrInfo, addrsAtOnce) // each look-up sends one
+	found := make(chan peer.AddrInfo, addrsAtOnce) // each lookup sends one
 	search := results
 	var late <-chan time.Time
 	for !f.ended && (search != nil || f.running > 0 || len(f.waiting) > 0) {
@@ -160,7 +160,7 @@ func (f *finding) run(ctx context.Context, c cid.Cid) {
 	}
 }
 
-// named takes a provider from the search.
+// named handles a provider from the search.
 func (f *finding) named(ai peer.AddrInfo) {
 	state := f.state[ai.ID]
 	switch {
@@ -175,7 +175,7 @@ func (f *finding) named(ai peer.AddrInfo) {
 	}
 }
 
-// lookedUp takes a provider from the look-up of its addresses.
+// lookedUp handles a provider from the lookup of its addresses.
 func (f *finding) lookedUp(ai peer.AddrInfo) {
 	if f.state[ai.ID] == settled {
 		return
@@ -185,7 +185,7 @@ func (f *finding) lookedUp(ai peer.AddrInfo) {
 	}
 }
 
-// giveUp ends the look-ups of addresses.
+// giveUp ends the lookups of addresses.
 func (f *finding) giveUp() {
 	for id, state := range f.state {
 		if state == lookingUp && f.WithoutAddrs && !f.ended {
@@ -206,8 +206,8 @@ func (d *DHT) search(ctx context.Context, c cid.Cid) <-chan peer.AddrInfo {
 	if len(d.tables) == 1 {
 		return d.tables[0].FindProvidersAsync(ctx, c, 0)
 	}
-	// Not the dual DHT's own search: it drops the addresses of a provider that
-	// the other DHT has named without.
+	// Not the dual DHT's own search, which drops a provider's addresses if the
+	// other DHT has already named it without any.
 	all := make(chan peer.AddrInfo)
 	var searches sync.WaitGroup
 	for _, t := range d.tables {
@@ -228,8 +228,8 @@ func (d *DHT) search(ctx context.Context, c cid.Cid) <-chan peer.AddrInfo {
 }
 
 // FindPeer returns the addresses of a peer: those of a connected one at once,
-// otherwise what the DHT knows. It never returns a peer without an address and
-// no error. The error is errs.ErrNotFound when the DHT does not know it.
+// otherwise those the DHT knows. If the error is nil, there is at least one. It
+// returns errs.ErrNotFound when the DHT does not know the peer.
 func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	ctx, done := d.bind(ctx)
 	defer done()
@@ -241,14 +241,14 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	ai, answered, err := asked(ctx, func(ctx context.Context) (peer.AddrInfo, error) { return d.routing.FindPeer(ctx, id) })
 	switch {
 	case err == nil && len(ai.Addrs) == 0:
-		// The look-up may have ended because the peer has just connected to
-		// us; its addresses arrive with identify.
+		// The lookup may have ended because the peer has just connected; its
+		// addresses arrive with identify.
 		d.cfg.Host.AwaitIdentify(ctx, id)
 		ai = known()
 	case errors.Is(err, routing.ErrNotFound):
-		// Upstream (v0.42) says so too when it was told the addresses of the
-		// peer but did not get to dial it before the look-up ended, as happens
-		// with DHT clients. They are in the peerstore.
+		// Upstream (v0.42) also returns that if it received the peer's addresses
+		// but the lookup ended before it could dial, as happens with DHT clients.
+		// They are in the peerstore.
 		ai = known()
 	case err != nil:
 		return peer.AddrInfo{}, d.ended(ctx, err)
@@ -263,7 +263,7 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	}
 }
 
-// ended is the error of a look-up: ctx's when that ended it.
+// ended returns the error of a lookup: ctx's if that ended it.
 func (d *DHT) ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil && d.Size() > 0 {
 		return context.Cause(ctx)
@@ -271,8 +271,8 @@ func (d *DHT) ended(ctx context.Context, err error) error {
 	return d.explain(err)
 }
 
-// asked runs a look-up, and reports whether a peer answered it: upstream finds
-// nothing, without an error, when nobody does.
+// asked runs a lookup, and reports whether a peer answered it: without an
+// answer, upstream returns nothing and no error.
 func asked[T any](ctx context.Context, lookup func(context.Context) (T, error)) (found T, answered bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

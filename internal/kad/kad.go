@@ -1,8 +1,8 @@
-// Package kad runs the node's distributed hash table: one on a network of the
-// application's own, two, for the Internet and the LAN, on the public IPFS
-// network. It announces and finds providers and values, and checks what the
-// upstream DHT leaves open: that somebody holds what was announced, and that
-// somebody answered what was asked.
+// Package kad runs the node's distributed hash table: one on an application's
+// own network, two on the public IPFS network, for the Internet and the LAN. It
+// announces and finds providers and values, and verifies what the upstream DHT
+// does not: that a peer holds what was announced, and that a peer answered what
+// was asked.
 package kad
 
 import (
@@ -37,17 +37,16 @@ const TableWait = 10 * time.Second
 // errs.ErrNoPeers.
 var ErrEmptyTable = fmt.Errorf("%w: the routing table is empty", errs.ErrNoPeers)
 
-// Layout says which DHTs there are.
+// Layout selects the DHTs.
 type Layout int
 
 const (
 	// One is a single DHT, for peers everywhere.
 	One Layout = iota
-	// Two are a DHT of the Internet and one of the LAN, neither of which
-	// looks at addresses.
+	// Two are an Internet DHT and a LAN DHT, neither of which filters addresses.
 	Two
-	// Public are the two of the public IPFS network, each with the addresses
-	// that belong to it.
+	// Public are the two of the public IPFS network, each with the addresses that
+	// belong to it.
 	Public
 )
 
@@ -61,27 +60,26 @@ type Host interface {
 	AwaitIdentify(context.Context, peer.ID)
 }
 
-// Config is what a DHT needs.
+// Config configures a [DHT].
 type Config struct {
 	Host       Host
 	Layout     Layout
 	Prefix     protocol.ID // of the protocols; not for Public
 	Mode       dht.ModeOpt
 	Datastore  datastore.Batching          // nil: in memory
-	Validators map[string]record.Validator // by namespace, beside pk and ipns; not for Public
+	Validators map[string]record.Validator // by namespace, in addition to pk and ipns; not for Public
 	Options    []dht.Option                // applied last
 	Log        *slog.Logger
 
 	Changed   *signal.Signal // notified when the routing table changes
 	Recovered *signal.Signal // there are peers again, after there were none
 
-	// Announced is called after each attempt to announce a CID, with what
-	// went wrong.
+	// Announced is called after each attempt to announce a CID, with its error.
 	Announced func(c cid.Cid, took time.Duration, err error)
 }
 
-// DHT is a running DHT. Its methods are safe for concurrent use. Those that wait
-// end with errs.ErrClosed when the context of New ends.
+// DHT is a running DHT. Its methods are safe for concurrent use; those that
+// wait return errs.ErrClosed when the context of New ends.
 type DHT struct {
 	cfg        Config
 	self       peer.ID
@@ -104,8 +102,8 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 		return nil, err
 	}
 	for _, t := range d.tables {
-		// The routing table has these two callbacks and nothing else to
-		// subscribe to. Nothing reads them before the first connection.
+		// These two callbacks are the only notifications of the routing table.
+		// Nothing reads them before the first connection.
 		table := t.RoutingTable()
 		added, removed := table.PeerAdded, table.PeerRemoved
 		table.PeerAdded = func(p peer.ID) { added(p); cfg.Changed.Notify() }
@@ -196,8 +194,8 @@ func (d *DHT) Size() int {
 	return len(peers)
 }
 
-// Connected reports whether a peer of a routing table is connected: those that
-// are gone stay in it for a while.
+// Connected reports whether a peer of a routing table is connected: peers that
+// disconnected stay in it for a while.
 func (d *DHT) Connected() bool {
 	for _, t := range d.tables {
 		if slices.ContainsFunc(t.RoutingTable().ListPeers(), d.cfg.Host.Connected) {
@@ -219,7 +217,7 @@ func (d *DHT) Refresh() {
 	}
 }
 
-// Forget removes the peers that drop reports true for from the routing tables.
+// Forget removes the peers for which drop returns true from the routing tables.
 func (d *DHT) Forget(drop func(peer.ID) bool) {
 	for _, t := range d.tables {
 		for _, id := range t.RoutingTable().ListPeers() {
@@ -230,7 +228,7 @@ func (d *DHT) Forget(drop func(peer.ID) bool) {
 	}
 }
 
-// active returns the DHTs that records go to: those that have peers, or else
+// active returns the DHTs that records go to: those that have peers, otherwise
 // the first.
 func (d *DHT) active() []*dht.IpfsDHT {
 	var list []*dht.IpfsDHT
@@ -264,8 +262,8 @@ func (d *DHT) awaitTable(ctx context.Context) error {
 	}
 }
 
-// bind returns a context that ends with ctx, or with the node with the cause
-// errs.ErrClosed.
+// bind returns a context that ends with ctx or with the node, in that case with
+// the cause errs.ErrClosed.
 func (d *DHT) bind(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(d.group.Context(), func() { cancel(errs.ErrClosed) })

@@ -29,8 +29,8 @@ const (
 	// retryMin and retryMax bound the delay after a failed announcement.
 	retryMin = time.Second
 	retryMax = time.Minute
-	// askTimeout bounds the handing over of a record to one peer, and the
-	// question whether it has it.
+	// askTimeout bounds sending a record to one peer, and asking whether it holds
+	// it.
 	askTimeout = 10 * time.Second
 	// recordLifetime is how long others keep a provider record.
 	recordLifetime = 48 * time.Hour
@@ -42,7 +42,7 @@ const (
 
 // Provide announces that the node has c, and returns nil once another peer has
 // proved to hold the record. Whatever the outcome, it is announced again when
-// the node has peers after it had none, until the record's lifetime is over.
+// the node has peers again after it had none, until the record expires.
 func (d *DHT) Provide(ctx context.Context, c cid.Cid) error {
 	err := d.announce(ctx, c)
 	d.mu.Lock()
@@ -51,8 +51,8 @@ func (d *DHT) Provide(ctx context.Context, c cid.Cid) error {
 	return err
 }
 
-// NamespaceCID returns the CID that stands for a namespace in the DHT. It is the
-// one that go-libp2p's routing discovery uses, so that both find each other.
+// NamespaceCID returns the CID of a namespace in the DHT. It is the one that
+// go-libp2p's routing discovery uses, so that both find each other.
 func NamespaceCID(namespace string) cid.Cid {
 	sum := sha256.Sum256([]byte(namespace))
 	h, err := multihash.Encode(sum[:], multihash.SHA2_256)
@@ -90,7 +90,7 @@ func (d *DHT) keepAdvertising(ctx context.Context, namespace string, first chan<
 		}
 		delay := AdvertiseInterval
 		if err != nil {
-			d.cfg.Log.Debug("not advertised, trying again", "namespace", namespace, "err", err)
+			d.cfg.Log.Debug("advertising failed, retrying", "namespace", namespace, "err", err)
 			delay = retry.Next()
 		} else {
 			retry.Reset()
@@ -113,9 +113,9 @@ func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	}
 }
 
-// keepAnnounced announces what was provided again whenever there are peers
-// after a time without any: a Provide may have failed for want of them, and
-// others may have restarted.
+// keepAnnounced announces what was provided again whenever the node has peers
+// again after it had none: a Provide may have failed without them, and other
+// peers may have restarted.
 func (d *DHT) keepAnnounced(ctx context.Context, recovered <-chan struct{}) {
 	for {
 		select {
@@ -128,8 +128,8 @@ func (d *DHT) keepAnnounced(ctx context.Context, recovered <-chan struct{}) {
 	}
 }
 
-// announceAgain announces what was provided until all of it is, or until ctx or
-// again ends it. What fails is tried again, with growing delays.
+// announceAgain announces what was provided until everything is announced, or
+// ctx or again ends it. It retries failures with growing delays.
 func (d *DHT) announceAgain(ctx context.Context, again <-chan struct{}) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -146,7 +146,7 @@ func (d *DHT) announceAgain(ctx context.Context, again <-chan struct{}) {
 		if len(left) == 0 || ctx.Err() != nil {
 			return
 		}
-		d.cfg.Log.Debug("not announced again, trying once more", "cids", len(left))
+		d.cfg.Log.Debug("announcing again failed, retrying", "cids", len(left))
 		pause(ctx, retry.Next(), nil)
 	}
 }
@@ -186,7 +186,7 @@ func (d *DHT) announceAll(ctx context.Context, list []cid.Cid) (failed []cid.Cid
 	return failed
 }
 
-// announce stores a provider record once, and tells how it went.
+// announce stores a provider record once, and reports the result.
 func (d *DHT) announce(ctx context.Context, c cid.Cid) error {
 	begun := time.Now()
 	err := d.store(ctx, c.Hash())
@@ -195,13 +195,12 @@ func (d *DHT) announce(ctx context.Context, c cid.Cid) error {
 }
 
 // store names the node as a provider of key, to those who ask it and in the
-// active DHTs. It fails when no other peer holds the record.
+// active DHTs. It fails if no other peer holds the record.
 func (d *DHT) store(ctx context.Context, key multihash.Multihash) error {
 	ctx, done := d.bind(ctx)
 	defer done()
-	// First to those who ask: on a node that nobody has joined yet, the first
-	// one that comes shall find what is here. The store is the node's own, and
-	// an ended ctx does not spoil it.
+	// First to those who ask: the first peer to join a lone node should find what
+	// it has. The store is the node's own, so an ended ctx does not matter.
 	for _, t := range d.tables {
 		store := t.ProviderStore()
 		if store == nil { // the application's options say so
@@ -217,7 +216,7 @@ func (d *DHT) store(ctx context.Context, key multihash.Multihash) error {
 	return d.inActive(func(t *dht.IpfsDHT) error { return d.storeIn(ctx, t, key) })
 }
 
-// inActive calls put for each active DHT, and fails when all of them do.
+// inActive calls put for each active DHT, and fails if all of them do.
 func (d *DHT) inActive(put func(*dht.IpfsDHT) error) error {
 	var failed []error
 	held := false
@@ -232,13 +231,13 @@ func (d *DHT) inActive(put func(*dht.IpfsDHT) error) error {
 	return d.explain(errors.Join(failed...))
 }
 
-// storeIn does what the upstream Provide does, and checks the result: upstream
-// returns nil even when every peer refused the record, because the message that
-// carries it has no answer. Here one of the peers is asked for it.
+// storeIn does what the upstream Provide does, and verifies the result:
+// upstream returns nil even when every peer refused the record, because the
+// message has no reply. It asks one of the peers for the record.
 func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) error {
 	self := peer.AddrInfo{ID: d.self, Addrs: table.FilteredAddrs()}
 	if len(self.Addrs) == 0 {
-		return fmt.Errorf("%w: this node has no address that others could be told; listen, reserve a place at a relay with WithAutoRelay, or name one with WithAnnounceAddrs", errs.ErrNoPeers)
+		return fmt.Errorf("%w: this node has no address to announce; listen on one, make a reservation at a relay with WithAutoRelay, or give WithAnnounceAddrs", errs.ErrNoPeers)
 	}
 	closest, err := table.GetClosestPeers(ctx, string(key))
 	if err != nil {
@@ -278,7 +277,7 @@ func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Mul
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	default:
-		return fmt.Errorf("%w: none of the %d closest peers keeps the record: %s", errs.ErrNoPeers, len(closest), strings.Join(why, "; "))
+		return fmt.Errorf("%w: none of the %d closest peers holds the record: %s", errs.ErrNoPeers, len(closest), strings.Join(why, "; "))
 	}
 }
 
@@ -291,7 +290,7 @@ func (d *DHT) holds(ctx context.Context, m *pb.ProtocolMessenger, p peer.ID, key
 		return err
 	}
 	if !slices.ContainsFunc(providers, func(ai *peer.AddrInfo) bool { return ai.ID == d.self }) {
-		return errors.New("took the record and does not have it")
+		return errors.New("accepted the record but does not hold it")
 	}
 	return nil
 }

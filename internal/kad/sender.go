@@ -21,10 +21,10 @@ import (
 // request, reading the reply.
 const replyTimeout = 10 * time.Second
 
-// sender exchanges messages with peers, over one stream to each that is kept
-// open. It stands in for upstream's, which cannot be wrapped, for two reasons:
-// upstream prints the IDs of the peers in a reply as they come, in time that
-// grows with the square of their length, and asks a peer that is silent twice.
+// sender exchanges messages with peers, over one open stream to each. It
+// replaces upstream's sender, which cannot be wrapped, for two reasons:
+// upstream formats the IDs of the peers in a reply as they come, in time
+// quadratic in their length, and asks a silent peer twice.
 type sender struct {
 	host   host.Host
 	protos []protocol.ID
@@ -33,7 +33,8 @@ type sender struct {
 	links map[peer.ID]*link // guarded by mu
 }
 
-// link is the stream to one peer. Who has its turn may use the other fields.
+// link is the stream to one peer. Whoever has the turn may use the other
+// fields.
 type link struct {
 	turn   chan struct{}  // holds a token while somebody has the turn
 	gone   chan struct{}  // closed when the peer has disconnected

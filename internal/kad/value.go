@@ -93,7 +93,7 @@ func (d *DHT) PutValue(ctx context.Context, key string, value []byte) error {
 		return errors.New("the record is empty")
 	}
 	if limit := MaxRecord(key); len(value) > limit {
-		return fmt.Errorf("%w: a record of %d bytes; a DHT message carries %d with this key", errs.ErrTooLarge, len(value), limit)
+		return fmt.Errorf("%w: the record has %d bytes; with this key a DHT message carries %d", errs.ErrTooLarge, len(value), limit)
 	}
 	if err := d.awaitTable(ctx); err != nil {
 		return err
@@ -101,8 +101,8 @@ func (d *DHT) PutValue(ctx context.Context, key string, value []byte) error {
 	return d.inActive(func(t *dht.IpfsDHT) error { return putValue(ctx, t, key, value) })
 }
 
-// putValue stores a record in one DHT, and asks for it: upstream does not tell
-// who took it.
+// putValue stores a record in one DHT, and asks for it, because upstream does
+// not report which peers accepted it.
 func putValue(ctx context.Context, table *dht.IpfsDHT, key string, value []byte) error {
 	if err := table.PutValue(ctx, key, value); err != nil {
 		return err
@@ -123,10 +123,10 @@ func putValue(ctx context.Context, table *dht.IpfsDHT, key string, value []byte)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("%w: none of the %d closest peers keeps the record", errs.ErrNoPeers, len(closest))
+	return fmt.Errorf("%w: none of the %d closest peers holds the record", errs.ErrNoPeers, len(closest))
 }
 
-// GetValue returns the best record under a key, as its validator judges.
+// GetValue returns the best record under a key, as judged by its validator.
 func (d *DHT) GetValue(ctx context.Context, key string) ([]byte, error) {
 	ctx, done := d.bind(ctx)
 	defer done()
@@ -144,18 +144,18 @@ func (d *DHT) GetValue(ctx context.Context, key string) ([]byte, error) {
 	}
 }
 
-// checkKey refuses a key for whose namespace there is no validator: upstream
-// would find nothing. What Config.Options added is not known here.
+// checkKey refuses a key whose namespace has no validator: upstream would find
+// nothing. Validators added by Config.Options are not known here.
 func (d *DHT) checkKey(key string) error {
 	namespace, _, err := record.SplitKey(key)
 	if err != nil {
-		return errors.New("a key looks like /namespace/name")
+		return errors.New("a key must look like /namespace/name")
 	}
 	if MaxRecord(key) == 0 {
-		return fmt.Errorf("%w: a key of %d bytes; a DHT message carries %d", errs.ErrTooLarge, len(key), network.MessageSizeMax)
+		return fmt.Errorf("%w: the key has %d bytes; a DHT message carries %d", errs.ErrTooLarge, len(key), network.MessageSizeMax)
 	}
 	if namespace == "pk" || namespace == "ipns" || d.validators[namespace] != nil || len(d.cfg.Options) > 0 {
 		return nil
 	}
-	return fmt.Errorf("no validator for the namespace %q; give WithValidator, on every node", namespace)
+	return fmt.Errorf("no validator for the namespace %q; give WithValidator on every node", namespace)
 }
