@@ -45,8 +45,8 @@ const (
 	// FindingNoDHTPeer ("no-dht-peer"): no connected peer serves the DHT of
 	// this network.
 	FindingNoDHTPeer FindingKind = "no-dht-peer"
-	// FindingDeafPeer is "deaf-peer": a connected peer has stopped sending pubsub
-	// messages.
+	// FindingDeafPeer ("deaf-peer"): a connected peer has stopped sending
+	// pubsub messages.
 	FindingDeafPeer FindingKind = "deaf-peer"
 	// FindingUDPBlocked ("udp-blocked"): almost every dial over UDP fails.
 	FindingUDPBlocked FindingKind = "udp-blocked"

@@ -140,10 +140,10 @@ type EventTopicPeerLeft struct {
 	ID    peer.ID `json:"id"`
 }
 
-// EventPeerDeaf reports that a connected peer has ended its stream of pubsub
-// messages and has not opened another for 15 seconds, so that nothing it publishes
-// arrives. The node closes the connection and dials the peer again, at most once
-// in 10 minutes; [FindingDeafPeer] tells of it meanwhile.
+// EventPeerDeaf reports that a connected peer has closed its stream of pubsub
+// messages and not opened another for 15 seconds, so that nothing it publishes
+// arrives. The node closes the connection and dials the peer again, at most
+// once in 10 minutes; meanwhile [Node.Diagnose] returns a [FindingDeafPeer].
 type EventPeerDeaf struct {
 	EventTime
 	ID peer.ID `json:"id"`

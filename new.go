@@ -236,9 +236,9 @@ func startPubSub(n *Node) (err error) {
 		PeerLeft:   func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerLeft{Topic: topic, ID: id}) },
 		Deaf: func(ctx context.Context, id peer.ID) {
 			n.watch.emit(EventPeerDeaf{ID: id})
-			n.log.Warn("connecting anew to a peer that has stopped sending pubsub messages", "peer", id)
+			n.log.Warn("reconnecting to peer that has stopped sending pubsub messages", "peer", id)
 			if err := errors.Join(n.base.Disconnect(id), n.dialer.Connect(ctx, peer.AddrInfo{ID: id})); err != nil {
-				n.log.Info("not connected anew", "peer", id, "err", err)
+				n.log.Info("reconnecting failed", "peer", id, "err", err)
 			}
 		},
 	})

@@ -58,7 +58,7 @@ type Company struct {
 	Server    bool // other peers dial it: having none is no fault
 	Bootstrap int  // bootstrap peers given
 	Private   bool // it has the key of a private network
-	// Deaf are connected peers that have ended their stream of pubsub messages.
+	// Deaf are connected peers that have closed their stream of pubsub messages.
 	Deaf []string
 
 	// Last is the last round of dialing bootstrap and saved peers; nil before the
@@ -249,8 +249,8 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 		j.add(NoDHTPeer, checkDHT, "%s of the network %q; is the network name correct?", c.nobodyServes(), d.Network)
 	}
 	if len(c.Deaf) > 0 {
-		j.add(DeafPeer, "look at their logs, and give WithMaxMessageSize the same value on every node; the node dials them again by itself",
-			"these peers are connected, but have stopped sending pubsub messages: %s", strings.Join(c.Deaf, ", "))
+		j.add(DeafPeer, "look at their logs, and give WithMaxMessageSize the same value on every node; the node redials them by itself",
+			"connected peers have stopped sending pubsub messages: %s", strings.Join(c.Deaf, ", "))
 	}
 	if r.UDPBlocked {
 		j.add(UDPBlocked, "let UDP through the firewall, or enable only TCP and WebSocket with WithTransports",

@@ -25,14 +25,14 @@ import (
 const (
 	// openLimit bounds the opening of a stream.
 	openLimit = 10 * time.Second
-	// A stream that ends is opened again at once, and a peer that ends it again
-	// and again is waited for between reopenMin and reopenMax. One that lasted for
-	// steady is forgiven.
+	// A stream that ends is reopened at once, and after delays from reopenMin to
+	// reopenMax if the peer keeps ending it. A stream that lasted for steady
+	// resets them.
 	reopenMin = 100 * time.Millisecond
 	reopenMax = 2 * time.Second
 	steady    = 30 * time.Second
-	// firstTries is how often the first stream to a peer is tried: gossipsub
-	// itself gives up a peer for as long as it is connected.
+	// firstTries is how often opening the first stream to a peer is tried:
+	// gossipsub itself gives up on a peer for as long as it is connected.
 	firstTries = 5
 	// deafAfter is how long a connected peer may be without the stream on which
 	// it had sent before.
@@ -41,38 +41,38 @@ const (
 	deafAgain = 10 * time.Minute
 )
 
-// errLinkOver is what gossipsub gets of a stream to a peer that is gone.
+// errLinkOver is the error of gossipsub's stream to a disconnected peer.
 var errLinkOver = errors.New("the peer has disconnected")
 
-// links stands between gossipsub and the host, and keeps both streams of a peer
-// alive while it is connected.
+// links sits between gossipsub and the host, and keeps both streams of a peer
+// open while it is connected.
 //
 // Gossipsub (0.17 to 0.19) announces a node's topics at the beginning of a
-// stream and then never again, and forgets a peer's topics when a stream of
-// either direction ends. So when one of the two streams ends and the other does
-// not, by a reset, a message above the other side's limit or one of two
-// connections closing, one side is deaf for good; after five times in ten
-// minutes it does not even open the stream again. Here the stream that gossipsub
-// writes to lasts as long as the peer is connected: when the stream below it
-// ends, the next takes its place and announces the topics anew. And when a peer
-// opens a stream for the second time, it may have forgotten what it was told,
-// or be another process: the topics are announced to it again.
+// stream and never again, and forgets a peer's topics when a stream of either
+// direction ends. So if only one of the two streams ends, by a reset, a message
+// above the other side's limit or one of two connections closing, one side
+// stays deaf; after five times in ten minutes gossipsub does not even reopen
+// the stream. Here the stream that gossipsub writes to lasts as long as the
+// peer is connected: when the underlying stream ends, the next replaces it and
+// announces the topics again. And when a peer opens a stream for the second
+// time, it may have forgotten the topics, or be another process: they are
+// announced to it again.
 type links struct {
 	host.Host
 	log    *slog.Logger
 	group  *lifecycle.Group
 	topics func() []string // those to announce; a call to gossipsub's loop
-	// deaf is called for a connected peer that has ended its stream and not opened
-	// another. It may wait.
+	// deaf is called for a connected peer that has closed its stream and not opened
+	// another. It may block.
 	deaf func(ctx context.Context, id peer.ID)
-	lost func(id peer.ID, frames int) // messages that were written and did not get through
+	lost func(id peer.ID, frames int) // messages that were written but did not arrive
 
 	mu    sync.Mutex
 	peers map[peer.ID]*linked   // guarded by mu
 	told  map[peer.ID]time.Time // when deaf was called last, in the last deafAgain; guarded by mu
 }
 
-// linked is what is known of a connected peer.
+// linked is the state of a connected peer.
 type linked struct {
 	out    *outgoing      // gossipsub's stream to the peer; nil without one
 	in     network.Stream // the newest of the peer's; nil when it has ended
@@ -85,7 +85,8 @@ func newLinks(h host.Host, group *lifecycle.Group, log *slog.Logger) *links {
 	return &links{Host: h, log: log, group: group, peers: make(map[peer.ID]*linked), told: make(map[peer.ID]time.Time)}
 }
 
-// start begins to notice who disconnects. Call stop when gossipsub has ended.
+// start starts watching for peers that disconnect. Call stop when gossipsub has
+// ended.
 func (l *links) start() (stop func()) {
 	gone := &network.NotifyBundle{DisconnectedF: func(n network.Network, c network.Conn) {
 		if id := c.RemotePeer(); n.Connectedness(id) != network.Connected {
@@ -105,7 +106,7 @@ func (l *links) start() (stop func()) {
 	}
 }
 
-// forget ends what a peer had that is no longer connected.
+// forget drops the state of a peer that disconnected.
 func (l *links) forget(id peer.ID) {
 	l.mu.Lock()
 	p := l.peers[id]
@@ -152,8 +153,8 @@ func (l *links) connected(id peer.ID) bool {
 	return l.Network().Connectedness(id) == network.Connected
 }
 
-// open opens a stream on the connection on which the peer has opened its newest:
-// an older one may be dead without anybody having noticed.
+// open opens a stream on the connection on which the peer has opened its
+// newest: an older one may be dead unnoticed.
 func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (network.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
@@ -171,7 +172,7 @@ func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (net
 		return nil, err
 	}
 	deadline, _ := ctx.Deadline()
-	_ = s.SetDeadline(deadline) // a stream that takes none is over, which the next step tells
+	_ = s.SetDeadline(deadline) // it fails if the stream is over, which the next step notices
 	proto, err := multistream.SelectOneOf(protos, s)
 	if err == nil {
 		err = s.SetProtocol(proto)
@@ -184,7 +185,7 @@ func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (net
 	return s, nil
 }
 
-// link makes gossipsub's stream of a stream that was opened.
+// link makes gossipsub's stream from an opened one.
 func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network.Stream {
 	o := &outgoing{
 		Stream: s, links: l, id: id, protos: protos,
@@ -225,7 +226,7 @@ func (l *links) serving(h network.StreamHandler) network.StreamHandler {
 	}
 }
 
-// came notes a new stream of a peer.
+// came records a new stream of a peer.
 func (l *links) came(s network.Stream) {
 	id := s.Conn().RemotePeer()
 	l.mu.Lock()
@@ -247,8 +248,8 @@ func (l *links) came(s network.Stream) {
 	}
 }
 
-// went notes the end of a peer's stream. A peer that stays and opens no other
-// cannot be heard any more.
+// went records the end of a peer's stream. A connected peer that opens no other
+// is deaf.
 func (l *links) went(s network.Stream) {
 	id := s.Conn().RemotePeer()
 	l.mu.Lock()
@@ -267,8 +268,8 @@ func (l *links) went(s network.Stream) {
 	})
 }
 
-// isDeaf notes a peer that has been without a stream for deafAfter, and reports
-// whether that is to be told.
+// isDeaf records a peer that has had no stream for deafAfter, and returns
+// whether to report it.
 func (l *links) isDeaf(id peer.ID, p *linked) bool {
 	if !l.connected(id) {
 		return false
@@ -287,7 +288,7 @@ func (l *links) isDeaf(id peer.ID, p *linked) bool {
 	return true
 }
 
-// deafPeers are those connected peers that cannot be heard, sorted.
+// deafPeers returns the connected peers that are deaf, sorted.
 func (l *links) deafPeers() (list []peer.ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -301,7 +302,7 @@ func (l *links) deafPeers() (list []peer.ID) {
 }
 
 // outgoing is gossipsub's stream to a peer. It writes whole messages, one Write
-// each, and reads to learn of the end.
+// each, and reads to notice the end.
 type outgoing struct {
 	network.Stream // the first one, for what never changes
 	links          *links
@@ -325,7 +326,7 @@ func (o *outgoing) stream() network.Stream {
 	return o.current
 }
 
-// Conn returns the connection of the present stream, or the last one.
+// Conn returns the connection of the current stream, or of the last one.
 func (o *outgoing) Conn() network.Conn {
 	if s := o.stream(); s != nil {
 		return s.Conn()
@@ -346,8 +347,8 @@ func (o *outgoing) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// Write sends a message. One that does not get through is lost, and counted; the
-// stream is not.
+// Write sends a message. A message that does not arrive is lost and counted;
+// the stream survives.
 func (o *outgoing) Write(message []byte) (int, error) {
 	select {
 	case o.turn <- struct{}{}:
@@ -359,11 +360,11 @@ func (o *outgoing) Write(message []byte) (int, error) {
 	o.mu.Lock()
 	deadline := o.deadline
 	o.mu.Unlock()
-	_ = s.SetWriteDeadline(deadline) // a stream that takes none is over, which Write tells
+	_ = s.SetWriteDeadline(deadline) // it fails if the stream is over, which Write reports
 	if _, err := s.Write(message); err != nil {
 		o.links.lost(o.id, 1)
 		o.links.log.Debug("message not sent", "peer", o.id, "err", err)
-		_ = s.Reset() // half of the message may be out; keep takes it from here
+		_ = s.Reset() // half of the message may be sent; keep replaces the stream
 	}
 	return len(message), nil
 }
@@ -383,7 +384,7 @@ func (o *outgoing) end() {
 	})
 }
 
-// announceAgain has the topics announced again. It does not wait.
+// announceAgain requests that the topics be announced again. It does not block.
 func (o *outgoing) announceAgain() {
 	select {
 	case o.moved <- struct{}{}:
@@ -425,7 +426,7 @@ func (o *outgoing) keep(ctx context.Context) {
 	}
 }
 
-// watch returns when a stream has ended, then with true, or is to be left for
+// watch returns when a stream has ended, with true, or is to be left for
 // another connection.
 func (o *outgoing) watch(ctx context.Context, s network.Stream, ended <-chan struct{}) bool {
 	for {
@@ -452,7 +453,8 @@ func (o *outgoing) watch(ctx context.Context, s network.Stream, ended <-chan str
 	}
 }
 
-// pause waits, shorter when the peer opens a stream: it is ready then.
+// pause waits for d, or less if the peer opens a stream, which shows that it is
+// ready.
 func (o *outgoing) pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -464,8 +466,8 @@ func (o *outgoing) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// replace opens the next stream and announces the topics on it. It reports
-// false when that is over.
+// replace opens the next stream and announces the topics on it. It returns
+// false when there is to be none.
 func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 	for {
 		if !o.links.connected(o.id) {
@@ -489,7 +491,7 @@ func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 			o.links.log.Debug("pubsub stream replaced", "peer", o.id)
 			return true
 		}
-		o.links.log.Debug("opening pubsub stream again", "peer", o.id, "err", err)
+		o.links.log.Debug("reopening pubsub stream", "peer", o.id, "err", err)
 		if unsupported := (multistream.ErrNotSupported[protocol.ID]{}); errors.As(err, &unsupported) || errors.Is(err, errLinkOver) {
 			return false
 		}
@@ -510,8 +512,8 @@ func (o *outgoing) locked(f func() error) error {
 	return f()
 }
 
-// announce tells the peer all topics. Changes that gossipsub has queued before
-// come after this and change nothing; later ones come later.
+// announce sends all topics to the peer. Changes that gossipsub has queued
+// follow and change nothing; later ones come later.
 func (o *outgoing) announce(s network.Stream) error {
 	_ = s.SetWriteDeadline(time.Now().Add(openLimit))
 	yes := true
