@@ -1,11 +1,11 @@
 // Package keeper keeps peers connected: one engine, with a policy for each
-// source of peers. It dials bootstrap peers in rounds while the node has too few
-// peers, keeps persistent peers connected always, dials what was discovered,
-// and remembers peers over a restart. Whatever the reasons to want a peer, it
-// is dialed once at a time.
+// source of peers. It dials bootstrap peers in rounds while the node has too
+// few peers, always keeps persistent peers connected, dials discovered peers,
+// and remembers peers over a restart. However many sources want a peer, it is
+// dialed only once at a time.
 //
-// A single goroutine decides, in steps: it looks at the connections, then
-// decides under the lock what to do, then does it without the lock.
+// A single goroutine decides, in steps: it looks at the connections, decides
+// under the lock what to do, and does it without the lock.
 package keeper
 
 import (
@@ -28,18 +28,18 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
-// Conns is what the keeper sees of the connections. Its methods are called
-// without locks held and do not block.
+// Conns is the keeper's view of the connections. Its methods are called without
+// locks held and do not block.
 type Conns interface {
 	Peers() []peer.ID              // those connected
-	Connected(peer.ID) bool        // directly or by a relay
+	Connected(peer.ID) bool        // directly or through a relay
 	OpenedAt(peer.ID) time.Time    // of the oldest connection; zero without one
 	Where(peer.ID) Place           // how the peer is connected
-	Addrs(peer.ID) []ma.Multiaddr  // where a peer says it can be dialed, also after its loss
-	Protect(peer.ID, string, bool) // spares a peer from trimming under a tag, or no longer
+	Addrs(peer.ID) []ma.Multiaddr  // the known addresses, also once a peer is lost
+	Protect(peer.ID, string, bool) // protects a peer from trimming under a tag, or no longer
 }
 
-// Place is where a connected peer is.
+// Place is where a peer is connected.
 type Place struct {
 	Since  time.Time      // when its oldest direct connection was opened; zero without one
 	IP     netip.Addr     // the far end of a direct connection
@@ -52,32 +52,32 @@ type Store interface {
 	Write([]byte) error
 }
 
-// Config is what a Keeper needs. Its functions are called without locks held.
+// Config configures a [Keeper]. Its functions are called without locks held.
 type Config struct {
 	Self  peer.ID
 	Conns Conns
 	// Dial connects to a peer now, whatever failed before.
 	Dial func(context.Context, peer.AddrInfo) error
-	// Reached reports whether a dial that failed with this error has reached the
-	// peer, which then hung up.
+	// Reached reports whether a dial that failed with this error reached the peer,
+	// which then hung up.
 	Reached func(error) bool
 	Allowed func(peer.ID) bool                    // reports whether a saved peer may be dialed
 	BanEnds func() time.Time                      // when the next ban ends; zero for never
 	Enough  func() bool                           // reports whether the node has the peers it wants
 	Room    func() bool                           // reports whether there is room for more than it needs
-	Content bool                                  // it wants no peers for themselves: look for none beyond Enough
-	Refresh func()                                // called when there is somebody to ask for more peers
+	Content bool                                  // dial no peers beyond Enough
+	Refresh func()                                // called when there are peers to ask for more
 	Report  func(Round)                           // called after each round
 	New     func(ai peer.AddrInfo, source string) // called for each peer that is discovered for the first time, or was saved and has been reached for the first time; may be nil
 	Store   Store                                 // of the saved peers; nil for none
 	Change  *signal.Signal                        // connections, or what Enough goes by, may have changed
-	Moved   *signal.Signal                        // the network may have changed: waiting is over
+	Moved   *signal.Signal                        // the network may have changed: dial without waiting
 	Log     *slog.Logger
 	Rand    func() float64 // of the pauses; nil means math/rand/v2
 }
 
-// Keeper keeps peers connected. Its methods are safe for concurrent use and do
-// not block, but for Close.
+// Keeper keeps peers connected. Its methods are safe for concurrent use and,
+// except for Close, do not block.
 type Keeper struct {
 	cfg   Config
 	group *lifecycle.Group
@@ -99,8 +99,8 @@ type Keeper struct {
 	warnings []string // set by New
 }
 
-// New returns a keeper that does nothing before Start but read the saved peers.
-// A file of them that cannot be used is a warning.
+// New returns a keeper that only reads the saved peers until Start. If their
+// file cannot be used, that is a warning.
 func New(parent context.Context, cfg Config) *Keeper {
 	if cfg.New == nil {
 		cfg.New = func(peer.AddrInfo, string) {}
@@ -114,7 +114,7 @@ func New(parent context.Context, cfg Config) *Keeper {
 	return k
 }
 
-// Start begins to dial, and to save.
+// Start starts dialing and saving.
 func (k *Keeper) Start() {
 	k.group.Go(k.run)
 	if k.cfg.Store != nil {
@@ -131,8 +131,8 @@ func (k *Keeper) Close() error {
 	return k.save(time.Now(), 0)
 }
 
-// Add begins to keep peers connected, or adds to their addresses, and dials
-// them at once. Source is Bootstrap or Persistent.
+// Add starts keeping peers connected, or adds to their addresses, and dials
+// them at once. The source is Bootstrap or Persistent.
 func (k *Keeper) Add(s Source, peers ...peer.AddrInfo) {
 	k.mu.Lock()
 	for _, p := range peers {
@@ -150,7 +150,7 @@ func (k *Keeper) Add(s Source, peers ...peer.AddrInfo) {
 }
 
 // Remove stops keeping a peer connected, and reports whether it was kept. The
-// connection stands.
+// connection stays open.
 func (k *Keeper) Remove(s Source, id peer.ID) bool {
 	k.mu.Lock()
 	defer k.wake.Notify()
@@ -169,7 +169,7 @@ func (k *Keeper) Remove(s Source, id peer.ID) bool {
 	return true
 }
 
-// Infos are the peers of a source, with their addresses.
+// Infos returns the peers of a source, with their addresses.
 func (k *Keeper) Infos(s Source) []peer.AddrInfo {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -186,7 +186,7 @@ func (k *Keeper) Infos(s Source) []peer.AddrInfo {
 	return list
 }
 
-// Found hands over a discovered peer. Addresses of several reports add up.
+// Found adds a discovered peer. Addresses of several reports are merged.
 func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 	if ai.ID == k.cfg.Self || len(ai.Addrs) == 0 || k.group.Context().Err() != nil {
 		return
@@ -200,8 +200,8 @@ func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 		k.ignored++
 		ignored := k.ignored
 		k.mu.Unlock()
-		if ignored&(ignored-1) == 0 { // not a line for each: a stranger can send any number
-			k.cfg.Log.Warn("discovered peers ignored: too many are known", "peer", ai.ID, "source", by, "ignored", ignored)
+		if ignored&(ignored-1) == 0 { // not each: a stranger can send any number
+			k.cfg.Log.Warn("ignoring discovered peers: too many are known", "peer", ai.ID, "source", by, "ignored", ignored)
 		}
 		return
 	}
@@ -225,9 +225,9 @@ func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 	}
 }
 
-// makeRoomLocked makes sure that there is room for another discovered peer, by
-// forgetting one that is connected or was not mentioned for long, or else one
-// that was never reached.
+// makeRoomLocked makes room for another discovered peer, by forgetting one that
+// is connected or has not been heard of for long, or else one that was never
+// reached. It reports whether there is room.
 func (k *Keeper) makeRoomLocked(now time.Time) bool {
 	count := 0
 	var idle, dead *entry
@@ -258,7 +258,7 @@ func (k *Keeper) makeRoomLocked(now time.Time) bool {
 	return true
 }
 
-// Release makes the keeper leave a peer alone that is not persistent, until
+// Release makes the keeper leave a peer alone, unless it is persistent, until
 // Want or Add. It holds for the last 1024 peers.
 func (k *Keeper) Release(id peer.ID) {
 	k.mu.Lock()
@@ -269,7 +269,7 @@ func (k *Keeper) Release(id peer.ID) {
 	}
 }
 
-// Want ends what Release began.
+// Want undoes Release.
 func (k *Keeper) Want(id peer.ID) {
 	k.mu.Lock()
 	k.releaseLocked(id, false)
@@ -286,7 +286,7 @@ func (k *Keeper) releaseLocked(id peer.ID, on bool) {
 	}
 }
 
-// Wake dials persistent peers at once that could not be reached: those with
+// Wake immediately dials persistent peers that are not connected: those with
 // the IDs, or all without any.
 func (k *Keeper) Wake(ids ...peer.ID) {
 	k.mu.Lock()
@@ -299,12 +299,12 @@ func (k *Keeper) Wake(ids ...peer.ID) {
 	k.wake.Notify()
 }
 
-// State is how things stand with a persistent peer. All but the first two are
+// State is the state of a persistent peer. All but the first two fields are
 // zero while it is connected.
 type State struct {
 	ID        peer.ID
 	Connected bool
-	Failures  int       // dials in a row that failed, or brought a short-lived connection
+	Failures  int       // dials in a row that failed, or led to a short-lived connection
 	LastError error     // of the last of them
 	NextDial  time.Time // when the next one comes
 }
@@ -348,19 +348,20 @@ func (k *Keeper) Told() bool {
 }
 
 // Looks reports whether there is anybody to dial when the node has too few
-// peers: bootstrap peers or saved ones.
+// peers: bootstrap or saved peers.
 func (k *Keeper) Looks() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.boots)+len(k.saved) > 0
 }
 
-// Last is the result of the last round, nil before the first. Do not change it.
+// Last returns the result of the last round, nil before the first. Do not
+// modify it.
 func (k *Keeper) Last() *Round {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.last
 }
 
-// Warnings tell what was wrong with the saved peers when New read them.
+// Warnings returns what was wrong with the saved peers when New read them.
 func (k *Keeper) Warnings() []string { return k.warnings }

@@ -18,27 +18,26 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
-// The tags under which peers are spared from trimming.
+// The tags under which peers are protected from trimming.
 const (
 	tagBootstrap  = "p2pnode-bootstrap"
 	tagPersistent = "p2pnode-persistent"
 )
 
-// entry is a peer that somebody wants connected. All of it is guarded by
-// Keeper.mu.
+// entry is a peer that some source wants connected. Keeper.mu guards all of it.
 type entry struct {
 	id     peer.ID
 	duties [numSources]duty
 	heard  time.Time // when it was last discovered
-	kept   bool      // spared from trimming as a bootstrap peer, while there are too few peers
-	friend bool      // spared from trimming as a persistent peer
+	kept   bool      // protected from trimming as a bootstrap peer, while there are too few peers
+	friend bool      // protected from trimming as a persistent peer
 
 	up     bool      // connected, as of the last step
 	opened time.Time // when, while it is up
 
 	cancel context.CancelFunc // ends the dial under way; nil without one
-	done   bool               // a dial has ended, and no step has seen it yet
-	slot   Source             // whose place the dial takes; numSources for nobody's
+	done   bool               // a dial has ended, and no step has handled it yet
+	slot   Source             // the source whose slot the dial takes; numSources for none
 	tries  int                // dials since the node had enough peers, or this one was connected
 	err    error              // why it is not connected, after a dial or a loss
 	hungUp bool               // the last dial reached it
@@ -61,8 +60,8 @@ func (e *entry) info() peer.AddrInfo {
 	return all
 }
 
-// renewLocked makes a peer due that is not connected, and begins its delays
-// anew.
+// renewLocked makes a peer due at once if it is not connected, and resets its
+// delays.
 func (e *entry) renewLocked(s Source) {
 	if d := &e.duties[s]; d.on && !e.up {
 		d.retry.Reset()
@@ -76,14 +75,14 @@ type duty struct {
 	addrs  []ma.Multiaddr // replaced, never changed
 	next   time.Time      // when to dial, unless connected
 	retry  backoff.Backoff
-	lost   time.Time // when the peer was lost, if that is answered at once; zero otherwise
+	lost   time.Time // when the peer was lost, if it is redialed at once; zero otherwise
 	short  int       // losses in a row of connections that were not stable
-	failed int       // dials in a row that failed, or brought such a connection
-	due    bool      // the dial under way is for it
-	once   bool      // it was dialed, or connected, since the start
+	failed int       // dials in a row that failed, or led to such a connection
+	due    bool      // the dial under way is for this duty
+	once   bool      // the peer was dialed, or connected, since the start
 }
 
-// begin switches a duty on, or makes its next dial come at once.
+// begin switches a duty on, or makes its next dial due at once.
 func (d *duty) begin(k *Keeper, s Source) {
 	if !d.on {
 		d.on, d.retry = true, policies[s].backoff(k.cfg.Rand)
@@ -102,9 +101,9 @@ func (k *Keeper) entryLocked(id peer.ID) *entry {
 }
 
 // headStart breaks the tie between two peers that discover each other at the
-// same moment. Were both to dial at once from their listen ports, TCP would
-// take it for a simultaneous open and both handshakes could fail; so the peer
-// with the lower ID dials at once and the other one waits to be dialed.
+// same moment. If both dialed at once from their listen ports, TCP would treat
+// it as a simultaneous open and both handshakes could fail; so the peer with
+// the lower ID dials at once and the other waits to be dialed.
 func (k *Keeper) headStart(id peer.ID) time.Duration {
 	if bytes.Compare([]byte(k.cfg.Self), []byte(id)) < 0 {
 		return 0
@@ -112,7 +111,7 @@ func (k *Keeper) headStart(id peer.ID) time.Duration {
 	return time.Second + rand.N(time.Second)
 }
 
-// view is what a step goes by: the connections at one moment.
+// view is the input of a step: the connections at one moment.
 type view struct {
 	now     time.Time
 	up      map[peer.ID]time.Time // connected peers, and since when those of an entry are
@@ -135,7 +134,7 @@ type plan struct {
 	next    time.Time // when to look again at the latest; zero for never
 }
 
-// protection spares a peer from trimming, or no longer.
+// protection protects a peer from trimming, or no longer.
 type protection struct {
 	id  peer.ID
 	tag string
@@ -149,7 +148,7 @@ type dial struct {
 	limit time.Duration
 }
 
-// at makes sure that the next step is not later than t.
+// at schedules the next step for t at the latest.
 func (p *plan) at(t time.Time) {
 	if p.next.IsZero() || t.Before(p.next) {
 		p.next = t
@@ -257,7 +256,7 @@ func (k *Keeper) stepLocked(v view) *plan {
 	return p
 }
 
-// keepLocked spares a peer from trimming while there are too few.
+// keepLocked protects a peer from trimming while there are too few.
 func (k *Keeper) keepLocked(e *entry, on bool, p *plan) {
 	if e.kept != on {
 		e.kept = on
@@ -265,7 +264,7 @@ func (k *Keeper) keepLocked(e *entry, on bool, p *plan) {
 	}
 }
 
-// syncLocked takes note of a peer that came or went, and of a dial that ended.
+// syncLocked handles a peer that came or left, and a dial that ended.
 func (k *Keeper) syncLocked(e *entry, v view, p *plan) {
 	opened, up := v.up[e.id]
 	done := e.done && !e.dialing()
@@ -291,7 +290,7 @@ func (k *Keeper) syncLocked(e *entry, v view, p *plan) {
 	}
 }
 
-// lostLocked decides when to dial a peer again whose connection is gone.
+// lostLocked decides when to redial a peer whose connection was lost.
 func (k *Keeper) lostLocked(e *entry, v view) {
 	stood := v.now.Sub(e.opened)
 	e.err = fmt.Errorf("connect to %s: the connection was lost after %v", e.id, stood.Round(time.Second/10))
@@ -321,7 +320,7 @@ func (k *Keeper) lostLocked(e *entry, v view) {
 	}
 }
 
-// failedLocked decides when to dial a peer again that was not reached.
+// failedLocked decides when to redial a peer that was not reached.
 func (k *Keeper) failedLocked(e *entry, v view, p *plan) {
 	for s := range e.duties {
 		d := &e.duties[s]
@@ -332,7 +331,7 @@ func (k *Keeper) failedLocked(e *entry, v view, p *plan) {
 		d.failed++
 		if e.hungUp {
 			if d.short++; d.short > freeLosses {
-				d.lost = time.Time{} // it does not want this node now
+				d.lost = time.Time{} // it does not accept this node now
 			}
 		}
 		var delay time.Duration
@@ -351,8 +350,8 @@ func (k *Keeper) failedLocked(e *entry, v view, p *plan) {
 	}
 }
 
-// tellFailure logs that a persistent peer was not reached: that is a change of
-// state the first time.
+// tellFailure logs that a persistent peer was not reached: the first time, that
+// is a change of state.
 func (p *plan) tellFailure(log *slog.Logger, id peer.ID, err error, failed int, again time.Duration) {
 	level := slog.LevelDebug
 	if failed == 1 {
@@ -363,8 +362,8 @@ func (p *plan) tellFailure(log *slog.Logger, id peer.ID, err error, failed int, 
 	})
 }
 
-// fresh reports whether the peer was lost so lately that it is dialed quickly
-// where the policy says so.
+// fresh reports whether the peer was lost recently enough to be dialed quickly
+// if the policy says so.
 func (d *duty) fresh(now time.Time) bool { return !d.lost.IsZero() && now.Sub(d.lost) < QuickFor }
 
 // fresh reports whether the peer is dialed quickly.
@@ -372,13 +371,13 @@ func (e *entry) fresh(now time.Time) bool {
 	return e.duties[Bootstrap].fresh(now) || e.duties[Persistent].fresh(now)
 }
 
-// pauseLocked is a pause of the quick pace.
+// pauseLocked returns a pause between quick dials.
 func (k *Keeper) pauseLocked() time.Duration {
 	b := backoff.Backoff{Min: QuickMax, Max: QuickMax, Rand: k.cfg.Rand}
 	return b.Next()
 }
 
-// pursueLocked dials a peer that is due. Bootstrap peers are dialed by rounds.
+// pursueLocked dials a peer that is due. Rounds dial bootstrap peers.
 func (k *Keeper) pursueLocked(e *entry, v view, p *plan) {
 	if e.up || e.dialing() || !e.wanted() {
 		return
@@ -406,7 +405,7 @@ func (k *Keeper) pursueLocked(e *entry, v view, p *plan) {
 		}
 	}
 	if !free {
-		return // the end of another dial makes room
+		return // until another dial ends
 	}
 	for _, s := range due {
 		e.duties[s].due = true
@@ -414,14 +413,14 @@ func (k *Keeper) pursueLocked(e *entry, v view, p *plan) {
 	k.dialLocked(e, slot, k.limitLocked(e, v.now), p)
 }
 
-// looksForLocked reports whether a saved peer is dialed outside of rounds:
-// once in any case, and again in a small network. Rounds dial saved peers
-// while there are too few.
+// looksForLocked reports whether a saved peer is dialed outside of rounds, with
+// enough peers: once in any case, and again in a small network. Rounds dial
+// saved peers while there are too few.
 func (k *Keeper) looksForLocked(d *duty, id peer.ID, v view) bool {
 	return v.enough && !k.cfg.Content && v.room && v.allowed[id] && (!d.once || len(v.up) < smallNetwork)
 }
 
-// limitLocked is how long the next dial of a peer may take.
+// limitLocked returns how long the next dial of a peer may take.
 func (k *Keeper) limitLocked(e *entry, now time.Time) time.Duration {
 	switch {
 	case !e.fresh(now) && !k.rounds.early(now):
@@ -484,7 +483,7 @@ func (k *Keeper) dial(d dial) {
 	e := d.e
 	e.cancel()
 	e.cancel, e.done, e.err, e.hungUp = nil, true, err, reached
-	if err == nil { // what it says when no step sees the peer connected
+	if err == nil { // the error if no step sees the peer connected
 		e.err = fmt.Errorf("connect to %s: the connection was lost at once", e.id)
 	}
 	if reached {

@@ -25,13 +25,12 @@ type Failure struct {
 	Err error
 }
 
-// rounds is the state of dialing in rounds: all bootstrap peers at once,
-// beside some of the saved ones. Rounds follow one another while there are too
-// few peers, which is an outage, until there are enough. Neither the DHT's own
-// bootstrap (which looks every two minutes, at two peers at random, and only
-// when its table is empty) nor boxo's (which without saved peers runs a single
-// round) does that. With enough peers there is a round when a bootstrap peer is
-// due by its policy.
+// rounds is the state of dialing in rounds: all bootstrap peers at once, along
+// with some saved peers. While there are too few peers, which is an outage, one
+// round follows another. Neither the DHT's own bootstrap (which runs every two
+// minutes, with two random peers, and only if its table is empty) nor boxo's
+// (which without saved peers runs a single round) does that. With enough peers,
+// there is a round when a bootstrap peer is due by its policy.
 type rounds struct {
 	outage bool
 	since  time.Time       // when the outage began, or the network changed in it
@@ -47,10 +46,10 @@ type rounds struct {
 	fresh map[peer.ID]bool // dialed in this round
 }
 
-// early reports whether there is an outage that began lately.
+// early reports whether there is an outage that began recently.
 func (r *rounds) early(now time.Time) bool { return r.outage && now.Sub(r.since) < QuickFor }
 
-// roundsLocked moves the rounds on.
+// roundsLocked advances the rounds.
 func (k *Keeper) roundsLocked(v view, p *plan) {
 	r := &k.rounds
 	r.moved = r.moved || v.moved
@@ -95,7 +94,7 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// endOutageLocked ends what holds only while there are too few peers.
+// endOutageLocked ends what applies only while there are too few peers.
 func (k *Keeper) endOutageLocked(v view, p *plan) {
 	r := &k.rounds
 	r.outage = false
@@ -105,7 +104,7 @@ func (k *Keeper) endOutageLocked(v view, p *plan) {
 		k.keepLocked(e, false, p)
 		e.tries = 0
 		for _, s := range []Source{Bootstrap, Saved} {
-			// Rounds have dialed them, but for saved peers whose turn it was not.
+			// Rounds have dialed them, except saved peers whose turn did not come.
 			if d := &e.duties[s]; d.on && !(policies[s].quick && d.fresh(v.now)) && d.once {
 				d.retry.Reset()
 				d.next = v.now.Add(d.retry.Next())
@@ -114,8 +113,8 @@ func (k *Keeper) endOutageLocked(v view, p *plan) {
 	}
 }
 
-// roundWithEnoughLocked begins a round when a bootstrap peer is due, and one
-// when the network may have changed: the node may not have noticed what it has
+// roundWithEnoughLocked begins a round when a bootstrap peer is due, and when
+// the network may have changed: the node may not have noticed which peers it
 // lost.
 func (k *Keeper) roundWithEnoughLocked(v view, p *plan) {
 	r := &k.rounds
@@ -154,8 +153,8 @@ func (k *Keeper) roundWithEnoughLocked(v view, p *plan) {
 	k.beginRoundLocked(slices.Clone(k.boots), due, v, p)
 }
 
-// candidatesLocked are the peers of a round: every bootstrap peer, and the next
-// of the saved ones.
+// candidatesLocked returns the peers of a round: every bootstrap peer, and the
+// next of the saved ones.
 func (k *Keeper) candidatesLocked(v view) []peer.ID {
 	list := slices.Clone(k.boots)
 	var saved []peer.ID
@@ -176,8 +175,8 @@ func (k *Keeper) candidatesLocked(v view) []peer.ID {
 	})
 }
 
-// beginRoundLocked dials those of the peers that are neither connected nor
-// being dialed, all at once; of these only the due ones, unless due is nil.
+// beginRoundLocked dials all peers of the list that are neither connected nor
+// being dialed; only the due ones, unless due is nil.
 func (k *Keeper) beginRoundLocked(list, due []peer.ID, v view, p *plan) {
 	r := &k.rounds
 	r.on, r.begun, r.list, r.fresh = true, v.now, list, make(map[peer.ID]bool)
@@ -199,7 +198,7 @@ func (k *Keeper) beginRoundLocked(list, due []peer.ID, v view, p *plan) {
 	p.at(v.now.Add(roundLimit))
 }
 
-// dialsUnderWayLocked reports whether a dial of this round goes on.
+// dialsUnderWayLocked reports whether a dial of this round is still running.
 func (k *Keeper) dialsUnderWayLocked() bool {
 	for id := range k.rounds.fresh {
 		if e := k.peers[id]; e != nil && e.dialing() {
@@ -209,7 +208,7 @@ func (k *Keeper) dialsUnderWayLocked() bool {
 	return false
 }
 
-// roundsAgainLocked makes sure that the next round of an outage is not missed.
+// roundsAgainLocked schedules the next round of an outage.
 func (k *Keeper) roundsAgainLocked(p *plan) {
 	if r := &k.rounds; r.outage {
 		p.at(latest(r.next, r.begun.Add(roundGap)))
@@ -257,8 +256,8 @@ func (k *Keeper) endRoundLocked(v view, p *plan) {
 		r.next = r.begun.Add(r.retry.Next())
 	}
 	if len(res.Failed) == 0 && len(r.fresh) == 0 {
-		// Every bootstrap peer is connected and still there are too few: the
-		// others are to be found through them.
+		// Every bootstrap peer is connected and there are still too few peers:
+		// find others through them.
 		p.refresh = true
 		return
 	}

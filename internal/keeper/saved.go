@@ -18,15 +18,14 @@ const (
 	// have been connected by then.
 	saveEvery = 10 * time.Minute
 	saveAfter = 5 * time.Minute
-	// A node that has nobody saved does not wait that long: it may crash.
+	// A node that has saved no peers does not wait that long: it may crash.
 	firstSaveEvery = time.Minute
 	firstSaveAfter = 30 * time.Second
-	// maxGone bounds how many peers that have left are remembered between two
-	// saves.
+	// maxGone bounds how many peers that left are remembered between two saves.
 	maxGone = 512
 )
 
-// sight is what is known of a peer of this run for saving it.
+// sight is what is known about a peer of this run, for saving it.
 type sight struct {
 	peer   peerfile.Peer
 	up     bool
@@ -44,7 +43,7 @@ func (k *Keeper) load(now time.Time) {
 		return err
 	})
 	if err != nil {
-		k.cfg.Log.Warn("saved peers", "err", err)
+		k.cfg.Log.Warn("loading saved peers", "err", err)
 		k.warnings = append(k.warnings, "saved peers: "+err.Error())
 	}
 	list = slices.DeleteFunc(list, func(p peerfile.Peer) bool { return p.ID == k.cfg.Self })
@@ -73,7 +72,7 @@ func (k *Keeper) rememberLocked(list []peerfile.Peer) {
 }
 
 // changedLocked returns the connected peers whose place is not known yet, and
-// those that are connected no longer.
+// those that disconnected.
 func (k *Keeper) changedLocked(v view) (fresh, gone []peer.ID) {
 	for id := range v.up {
 		if s := k.seen[id]; s == nil || !s.up {
@@ -88,9 +87,9 @@ func (k *Keeper) changedLocked(v view) (fresh, gone []peer.ID) {
 	return fresh, gone
 }
 
-// sightLocked takes note of who came and who left, for saving them: a network
-// whose nodes stop one after another would be remembered by none of them if
-// only those counted that are connected at the end.
+// sightLocked records which peers came and left, for saving them: if only those
+// counted that are connected at the end, none of the nodes of a network that
+// stop one after another would remember it.
 func (k *Keeper) sightLocked(v view) {
 	for id, place := range v.places {
 		s := k.seen[id]
@@ -114,10 +113,10 @@ func (k *Keeper) sightLocked(v view) {
 	}
 }
 
-// stamp is a time as it is saved.
+// stamp returns a time in the form in which it is saved.
 func stamp(t time.Time) time.Time { return t.UTC().Round(0) }
 
-// note adds to what is known of a peer.
+// note adds to what is known about a peer.
 func (s *sight) note(place Place, known []ma.Multiaddr) {
 	if !place.Since.IsZero() {
 		s.direct = true
@@ -152,7 +151,7 @@ func (k *Keeper) forgetLocked(now time.Time) {
 	}
 }
 
-// keepSaving saves the peers from time to time.
+// keepSaving saves the peers periodically.
 func (k *Keeper) keepSaving(ctx context.Context) {
 	for {
 		every, after := saveEvery, saveAfter
@@ -164,13 +163,13 @@ func (k *Keeper) keepSaving(ctx context.Context) {
 			return
 		}
 		if err := k.save(time.Now(), after); err != nil {
-			k.cfg.Log.Warn("saved peers", "err", err)
+			k.cfg.Log.Warn("saving peers", "err", err)
 		}
 	}
 }
 
-// save writes the peers to remember: those saved before, those that were
-// connected directly for so long, and those that left.
+// save writes the peers to remember: those saved before, those that have been
+// connected directly for at least after, and those that left.
 func (k *Keeper) save(now time.Time, after time.Duration) error {
 	k.saving.Lock()
 	defer k.saving.Unlock()

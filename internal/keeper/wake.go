@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// clockInterval is how often the clock is looked at, and clockJump what
-	// is too much between two looks: a machine that slept.
+	// clockInterval is how often the clock is read, and clockJump is the excess
+	// between two readings that means that the machine slept.
 	clockInterval = 10 * time.Second
 	clockJump     = 15 * time.Second
 	// checkGap separates two checks of the connections, and checkTimeout is
@@ -25,16 +25,16 @@ const (
 	checkAtOnce = 32
 )
 
-// slept reports whether the machine was suspended between two looks at the
-// clock, by the time that passed on the wall and on the monotonic clock. On
-// Linux the monotonic one stands still meanwhile and the wall clock does not;
-// elsewhere, and when a process is stopped, the look comes too late by both.
+// slept reports whether the machine was suspended between two readings of the
+// clock, by the time that passed on the wall clock and on the monotonic clock.
+// On Linux, suspension stops only the monotonic clock; elsewhere, and when a
+// process is stopped, the reading comes too late by both.
 func slept(wall, monotonic time.Duration) bool {
 	return wall-monotonic > clockJump || monotonic > clockInterval+clockJump
 }
 
 // WatchClock calls woke when the machine wakes from sleep, which nothing else
-// tells. It returns when ctx ends.
+// reports. It returns when ctx ends.
 func WatchClock(ctx context.Context, now func() time.Time, woke func()) {
 	tick := time.NewTicker(clockInterval)
 	defer tick.Stop()
@@ -53,11 +53,11 @@ func WatchClock(ctx context.Context, now func() time.Time, woke func()) {
 	}
 }
 
-// Checker closes dead connections when the network may have changed: by
-// themselves they would time out half a minute later.
+// Checker closes dead connections when the network may have changed: otherwise
+// they would time out half a minute later.
 type Checker struct {
 	Peers func() []peer.ID
-	// Alive reports whether a peer gives a sign of life before ctx ends.
+	// Alive reports whether a peer responds before ctx ends.
 	Alive func(context.Context, peer.ID) bool
 	Close func(peer.ID) error
 	Log   *slog.Logger
@@ -78,7 +78,7 @@ func (c *Checker) Run(ctx context.Context, moved *signal.Signal) {
 	}
 }
 
-// check asks every peer for a sign of life.
+// check closes the connections of peers that do not respond.
 func (c *Checker) check(ctx context.Context) {
 	slots := make(chan struct{}, checkAtOnce)
 	var wg sync.WaitGroup
@@ -100,8 +100,8 @@ func (c *Checker) check(ctx context.Context) {
 	wg.Wait()
 }
 
-// WatchRecovery calls recovered when the node has peers that serve it after it
-// was alone, also for the first time. It returns when ctx ends.
+// WatchRecovery calls recovered when the node has DHT peers again after it had
+// no peers, including the first time. It returns when ctx ends.
 func WatchRecovery(ctx context.Context, change *signal.Signal, connected, served func() bool, recovered func()) {
 	alone := true
 	for {

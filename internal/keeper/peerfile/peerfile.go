@@ -1,5 +1,5 @@
 // Package peerfile chooses the peers that a node remembers over a restart, and
-// writes and reads them as text. It opens no file and reads no clock.
+// encodes and parses their list. It opens no file and reads no clock.
 package peerfile
 
 import (
@@ -21,8 +21,8 @@ import (
 const (
 	// Max is how many peers are remembered.
 	Max = 100
-	// MaxPerNetwork is how many of them in one network, which is an IPv4 /16
-	// or an IPv6 /32: one owner of many addresses does not fill the list.
+	// MaxPerNetwork is how many of them are in one network, an IPv4 /16 or an IPv6
+	// /32, so that one owner of many addresses cannot fill the list.
 	MaxPerNetwork = 20
 	// MaxAddrs is how many addresses of a peer are remembered.
 	MaxAddrs = 8
@@ -36,8 +36,8 @@ const (
 type Peer struct {
 	ID    peer.ID        `json:"id"`
 	Addrs []ma.Multiaddr `json:"addrs"` // direct ones, the best first
-	// IP is where it was connected from or to: unlike the addresses that it
-	// announces, it cannot choose that freely.
+	// IP is the remote address of its connection: unlike the addresses that it
+	// announces, the peer cannot choose it freely.
 	IP    netip.Addr `json:"ip,omitzero"`
 	Seen  time.Time  `json:"seen"`           // when it was last connected
 	Known time.Time  `json:"known,omitzero"` // since when it is remembered; zero means since Seen
@@ -50,19 +50,19 @@ func (p Peer) known() time.Time {
 	return p.Known
 }
 
-// unset is a time that has passed: a clock that shows less is not set yet, as
-// on a board without a battery before it has asked the network.
+// unset is a time in the past: a clock before it is not set yet, as on a board
+// without a battery before it has asked the network.
 var unset = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Choose merges lists of peers into the one to remember: of each peer the
-// latest entry, none older than MaxAge. Half of the places go to those seen
-// last, half to those known longest, the network of each in turn: strangers who
-// connect now do not displace all others, nor others all newcomers.
+// Choose merges lists of peers into the one to remember: the latest entry of
+// each peer, none older than MaxAge. Half of the places go to the peers seen
+// last, half to those known longest, the networks taking turns: strangers who
+// connect now cannot displace all others, nor old peers all newcomers.
 func Choose(now time.Time, lists ...[]Peer) []Peer {
 	latest := make(map[peer.ID]Peer)
 	for _, p := range slices.Concat(lists...) {
 		if p.Seen.After(now) && !now.Before(unset) {
-			p.Seen = now // the clock was set back: the entry shall age all the same
+			p.Seen = now // the clock was set back: let the entry age nevertheless
 		}
 		p.Addrs = slices.DeleteFunc(slices.Clone(p.Addrs), func(a ma.Multiaddr) bool { return !Usable(a) })
 		if len(p.Addrs) == 0 || now.Sub(p.Seen) > MaxAge {
@@ -112,8 +112,8 @@ func Choose(now time.Time, lists ...[]Peer) []Peer {
 }
 
 // Usable reports whether an address is worth remembering: it is direct, not too
-// long, valid for more than days, and its text means the same address again. In
-// names peers may announce any bytes.
+// long, valid for more than days, and its text parses to the same address.
+// Peers can announce DNS names of any bytes.
 func Usable(a ma.Multiaddr) bool {
 	if len(a) == 0 || len(a.Bytes()) > MaxAddrSize {
 		return false
@@ -132,8 +132,8 @@ func Usable(a ma.Multiaddr) bool {
 	return err == nil && again.Equal(a)
 }
 
-// network names the network that a peer is in. All peers that are known by
-// name alone are in one: names cost nothing.
+// network returns the network that a peer is in. All peers known only by a DNS
+// name share one, because names are free.
 func (p Peer) network() string {
 	ip := p.IP
 	if !ip.IsValid() {
@@ -156,9 +156,9 @@ func (p Peer) network() string {
 // Encode returns the text of a list.
 func Encode(list []Peer) ([]byte, error) { return json.MarshalIndent(list, "", "\t") }
 
-// Parse reads what Encode makes. It refuses what Choose would not have chosen
-// by its size alone. An entry that cannot be read is an error, returned beside
-// all others.
+// Parse reads what Encode returns. It refuses sizes that Choose would not
+// produce. Entries that cannot be read are an error, returned along with all
+// others.
 func Parse(b []byte) ([]Peer, error) {
 	var raw []struct {
 		ID    string     `json:"id"`
@@ -168,7 +168,7 @@ func Parse(b []byte) ([]Peer, error) {
 		Known time.Time  `json:"known"`
 	}
 	if err := json.Unmarshal(b, &raw); err != nil {
-		return nil, fmt.Errorf("it is not a list of peers: %w", err)
+		return nil, fmt.Errorf("not a list of peers: %w", err)
 	}
 	if len(raw) > Max {
 		return nil, fmt.Errorf("it has %d peers, more than %d", len(raw), Max)
@@ -184,7 +184,7 @@ func Parse(b []byte) ([]Peer, error) {
 		for _, s := range r.Addrs {
 			a, aerr := ma.NewMultiaddr(s)
 			if aerr == nil && !Usable(a) {
-				aerr = fmt.Errorf("%q is no address to remember: it is relayed, does not last, or has more than %d bytes", s, MaxAddrSize)
+				aerr = fmt.Errorf("%q is not an address to remember: it is relayed, short-lived, or longer than %d bytes", s, MaxAddrSize)
 			}
 			if aerr != nil {
 				err = errors.Join(err, aerr)
