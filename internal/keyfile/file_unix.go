@@ -11,14 +11,14 @@ import (
 )
 
 // The mode bits that let group or others read or write, and those of them that
-// can be meant.
+// may be intended.
 const (
 	othersMay  fs.FileMode = 0o066
 	groupReads fs.FileMode = 0o040
 )
 
-// openRead opens path for reading without ever waiting: a named pipe that took
-// the place of the file would otherwise block the open until a writer comes.
+// openRead opens path for reading without ever blocking: a named pipe that
+// replaced the file would block until a writer comes.
 func openRead(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 }
@@ -32,9 +32,9 @@ func checkMode(path string, fi fs.FileInfo) error {
 	return fmt.Errorf("key file %q: mode %#o: %w; run: chmod 600 %s", path, mode, ErrExposed, shellQuote(path))
 }
 
-// given reports whether a file that its group may read is one that was given to
-// this process like that, so that it cannot change the mode: it belongs to
-// somebody else or may not be written, and the process is its owner or in its
+// given reports whether a file that its group may read was given to this
+// process like that, so that it cannot change the mode: the file belongs to
+// somebody else or is not writable, and the process is its owner or in its
 // group.
 func given(fi fs.FileInfo) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)

@@ -1,12 +1,9 @@
-// Package keyfile keeps a secret key in a file: it loads the file when it is
-// there and creates it when it is not, in a way that survives crashes and
-// several processes doing the same at the same moment.
+// Package keyfile keeps a secret key in a file: it loads the file if it exists
+// and creates it if not, in a way that survives crashes and several processes
+// doing the same at the same time.
 //
-// # The promise
-//
-// Whatever stands at the path stays as it is. A file that exists is never
-// replaced, truncated, repaired or removed, however broken it looks: it may be
-// the only copy of somebody's identity.
+// An existing file is never replaced, truncated, repaired or removed, however
+// damaged it looks: it may be the only copy of somebody's identity.
 //
 // A file is created by atomicfile.Create, so it is either absent or complete,
 // and of several processes exactly one wins while the others load its key.
@@ -32,22 +29,22 @@ const MaxSize = 16 << 10
 var ErrExposed = errors.New("group or others may read or write it")
 
 // untouched ends the errors about content.
-const untouched = "the file was left untouched; move it away to have a new key made, or restore it from a backup"
+const untouched = "the file was left untouched; move it away to get a new key, or restore it from a backup"
 
-// LoadOrCreate returns the content of the file at path, and creates the file
-// with the result of generate when there is none; created tells which. check
-// decides whether content is a usable key: it is called on what was read, and
-// on what generate returned before anything is written. Its errors become part
-// of the errors returned here, so they must not contain key material.
+// LoadOrCreate returns the content of the file at path, or creates it with the
+// result of generate if it does not exist; created reports which. check decides
+// whether content is a usable key: it is called on what was read, and on what
+// generate returned before anything is written. Its errors become part of the
+// errors returned here, so they must not contain key material.
 //
-// The directory must exist: creating it is left to whoever knows who may look
-// into it. A symbolic link is followed when it leads to a file and refused when
-// it leads nowhere, because a link that dangles most often means that the disk
-// with the key is not mounted. On Unix a file that others may read or write is
-// refused with ErrExposed, and so is one that its group may, unless this process
-// cannot change that: a mounted secret of mode 0440, or one of another owner,
-// whose group may read it and nobody may write it but that owner. On Windows, where the mode tells nothing about access,
-// permissions are not checked and a new file inherits those of its directory.
+// The directory must exist: whoever knows who may read it creates it. A
+// symbolic link to a file is followed; a dangling one is refused, because it
+// usually means that the disk with the key is not mounted. On Unix, a file that
+// others may read or write is refused with ErrExposed. So is one that its group
+// may, unless this process cannot change that: a mounted secret of mode 0440,
+// or another owner's file that only its group may read and only that owner may
+// write. On Windows, where the mode says nothing about access, permissions are
+// not checked and a new file inherits those of its directory.
 //
 // It is safe for concurrent use by any number of goroutines and processes on
 // one path: all of them return the same key.
@@ -55,8 +52,8 @@ func LoadOrCreate(path string, generate func() ([]byte, error), check func([]byt
 	return loadOrCreate(path, generate, check, atomicfile.Create)
 }
 
-// loadOrCreate has the last step as a parameter, for tests of file systems that
-// are not at hand.
+// loadOrCreate takes the last step as a parameter, for tests of file systems
+// that are not at hand.
 func loadOrCreate(path string, generate func() ([]byte, error), check func([]byte) error, create func(path string, data []byte) error) ([]byte, bool, error) {
 	if path == "" {
 		return nil, false, errors.New("key file: the path is empty; name a file")
@@ -86,11 +83,11 @@ func loadOrCreate(path string, generate func() ([]byte, error), check func([]byt
 
 	err = create(path, data)
 	if errors.Is(err, fs.ErrExist) {
-		// Another process published its key after we looked. Its key is
-		// the one that counts; ours was never seen by anybody.
+		// Another process published its key since the first look. That key
+		// counts; nobody has seen the one made here.
 		data, err := load(path, check)
 		if errors.Is(err, errAbsent) {
-			return nil, false, fmt.Errorf("key file %q: it appeared and vanished again while it was being created; find out which program removes it", path)
+			return nil, false, fmt.Errorf("key file %q: it appeared and disappeared while it was being created; find out which program removes it", path)
 		}
 		if err != nil {
 			return nil, false, err
@@ -108,12 +105,12 @@ func loadOrCreate(path string, generate func() ([]byte, error), check func([]byt
 	return data, true, nil
 }
 
-// notCreated tells what to do about a file that could not be created.
+// notCreated adds what to do about a file that could not be created.
 func notCreated(path string, err error) error {
 	way := "free the disk or name another path, and try again"
 	switch {
 	case errors.Is(err, atomicfile.ErrNotExclusive):
-		way = "name a path on another file system, or make a key elsewhere and copy the file there"
+		way = "name a path on another file system, or create the file elsewhere and copy it there"
 	case errors.Is(err, atomicfile.ErrNotPrivate):
 		way = "name a path on another file system, or mount this one with umask=077"
 	case errors.Is(err, fs.ErrPermission):
@@ -122,7 +119,7 @@ func notCreated(path string, err error) error {
 	return fmt.Errorf("key file %q: %w; %s", path, err, way)
 }
 
-// errAbsent is returned by load when nothing at all stands at the path.
+// errAbsent is returned by load if nothing exists at the path.
 var errAbsent = errors.New("no such key file")
 
 // load reads and checks the file at path.
@@ -132,7 +129,7 @@ func load(path string, check func([]byte) error) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		if li, lerr := os.Lstat(path); lerr == nil && li.Mode()&fs.ModeSymlink != 0 {
 			return nil, fmt.Errorf("key file %q: it is a dangling symbolic link: what it points to does not exist; "+
-				"mount or restore the target, or remove the link to have a new key made", path)
+				"mount or restore the target, or remove the link to get a new key", path)
 		}
 		return nil, errAbsent
 	}
@@ -152,8 +149,7 @@ func load(path string, check func([]byte) error) ([]byte, error) {
 	}
 	defer f.Close() // only read
 
-	// Ask again, now about the open file: the path may lead to another one
-	// than a moment ago.
+	// Check again, now the open file: the path may lead to another one by now.
 	fi, err = f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("key file %q: looking at it: %w", path, atomicfile.Bare(err))
@@ -179,7 +175,7 @@ func load(path string, check func([]byte) error) ([]byte, error) {
 	return data, nil
 }
 
-// checkKind refuses what cannot be a key file by its kind and size.
+// checkKind refuses what cannot be a key file by its type and size.
 func checkKind(path string, fi fs.FileInfo) error {
 	switch mode := fi.Mode(); {
 	case mode.IsDir():
@@ -206,10 +202,10 @@ func kind(mode fs.FileMode) string {
 }
 
 func tooLarge(path string) error {
-	return fmt.Errorf("key file %q: it is larger than %d bytes, so it is no key: is the path right? %s", path, MaxSize, untouched)
+	return fmt.Errorf("key file %q: it is larger than %d bytes, so it is not a key; check the path; %s", path, MaxSize, untouched)
 }
 
-// checkDir explains a directory that cannot take a new file before a key is
+// checkDir reports a directory that cannot take a new file, before a key is
 // made for it.
 func checkDir(path string) error {
 	dir := filepath.Dir(path)
@@ -226,7 +222,7 @@ func checkDir(path string) error {
 	return nil
 }
 
-// wayOut says what to do about an error of the system.
+// wayOut returns what to do about an error of the system.
 func wayOut(err error) string {
 	if errors.Is(err, fs.ErrPermission) {
 		return "give this user access to it, or name another path"

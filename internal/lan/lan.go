@@ -1,5 +1,5 @@
-// Package lan announces a node on the local network by multicast DNS, and
-// reports the peers it hears.
+// Package lan announces a node on the LAN by multicast DNS, and reports the
+// peers it discovers.
 package lan
 
 import (
@@ -20,8 +20,8 @@ import (
 // libp2p application that does not choose its own.
 const StandardService = mdns.ServiceName
 
-// Announcer announces the node until its Close, and follows its addresses. It
-// is safe for concurrent use.
+// Announcer announces the node until Close, and follows its addresses. It is
+// safe for concurrent use.
 type Announcer struct {
 	host    *nethost.Host
 	service string
@@ -34,8 +34,8 @@ type Announcer struct {
 	closed  bool           // guarded by mu
 }
 
-// Start announces the present addresses. found is called for each peer that is
-// heard, from any goroutine.
+// Start announces the current addresses. found is called for each peer that is
+// discovered, from any goroutine.
 func Start(h *nethost.Host, service string, found func(peer.AddrInfo), log *slog.Logger) (*Announcer, error) {
 	a := &Announcer{host: h, service: service, found: found, log: log}
 	a.mu.Lock()
@@ -43,7 +43,7 @@ func Start(h *nethost.Host, service string, found func(peer.AddrInfo), log *slog
 	return a, a.startLocked()
 }
 
-// HandlePeerFound is called by the mDNS service, from a goroutine of its own.
+// HandlePeerFound is called by the mDNS service, from its own goroutine.
 func (a *Announcer) HandlePeerFound(ai peer.AddrInfo) { a.found(ai) }
 
 func (a *Announcer) startLocked() error {
@@ -59,13 +59,13 @@ func (a *Announcer) startLocked() error {
 	return nil
 }
 
-// Follow restarts the service when the node's interfaces change: the service
-// announces the addresses that it found at its start forever.
+// Follow restarts the service when the node's interface addresses change: the
+// service itself keeps announcing those of its start.
 func (a *Announcer) Follow(ctx context.Context, moved *signal.Signal) {
 	for {
 		wake := moved.Wait()
 		if err := a.update(); err != nil {
-			a.log.Warn("mDNS does not follow the change of addresses", "err", err)
+			a.log.Warn("restarting mDNS after a change of addresses", "err", err)
 		}
 		select {
 		case <-wake:

@@ -14,21 +14,21 @@ import (
 )
 
 // patience is how long Main waits for the last goroutines to end: far longer
-// than it takes them on a busy machine, since what is leaked never ends.
+// than they take on a busy machine.
 const patience = 15 * time.Second
 
-// Ignored are the goroutines that outlive a closed node and are not the
-// node's to end, each with its reason, and those of opts.
+// Ignored ignores the goroutines that outlive a closed node and are not the
+// node's to end, each for the reason given, in addition to opts.
 func Ignored(opts ...goleak.Option) []goleak.Option {
 	return append([]goleak.Option{
-		// Started once a process, on import.
+		// Started once per process, on import.
 		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
-		// Started once a process, by the first bandwidth counter (WithMetrics).
+		// Started once per process, by the first bandwidth counter (WithMetrics).
 		goleak.IgnoreAnyFunction("github.com/libp2p/go-flow-metrics.(*sweeper).run"),
 	}, opts...)
 }
 
-// Main is a TestMain that fails when the tests pass and leave goroutines.
+// Main is a TestMain that fails if the tests pass and leave goroutines running.
 func Main(m *testing.M) {
 	code := m.Run()
 	if code == 0 && !ended(os.Stderr, patience) {
@@ -37,9 +37,9 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// ended reports whether every goroutine but those of Ignored ended within the
-// time. It writes which ones are late, and of those that stay everything, what
-// they are in short last.
+// ended reports whether every goroutine, except those of Ignored, ended within
+// the time. It prints the late ones in short, and those that stay in full,
+// followed by a summary.
 func ended(w io.Writer, within time.Duration) bool {
 	began := time.Now()
 	err := goleak.Find(Ignored()...) // tries for half a second
@@ -56,8 +56,8 @@ func ended(w io.Writer, within time.Duration) bool {
 	return false
 }
 
-// summary says of each goroutine in an error of goleak where it is and what
-// started it, a line for all that are alike.
+// summary returns for each goroutine in an error of goleak where it is and what
+// started it, one line for all that are alike.
 func summary(leaks error) string {
 	count := make(map[string]int)
 	where := ""

@@ -1,6 +1,6 @@
-// Package lifecycle holds the two things that make a node start and stop
-// cleanly: a last-in-first-out stack of named closers, and a group of
-// goroutines that is awaited.
+// Package lifecycle makes a node start and stop cleanly: with a
+// last-in-first-out stack of named closers, and a group of goroutines that is
+// awaited.
 package lifecycle
 
 import (
@@ -14,8 +14,8 @@ import (
 )
 
 // Stack is a list of closers that run in reverse order of registration. The
-// same stack unwinds a failed start and carries out an ordinary close, so the
-// two can never drift apart. The zero value is ready to use.
+// same stack unwinds a failed start and performs an ordinary close, so that the
+// two cannot diverge. The zero value is ready to use.
 type Stack struct {
 	mu    sync.Mutex
 	steps []step        // guarded by mu
@@ -29,23 +29,23 @@ type step struct {
 	close  func() error
 }
 
-// Push registers a closer. Call it on the line after the resource was
-// acquired. budget bounds how long Close waits for it; zero means no bound.
+// Push registers a closer. Call it on the line after acquiring the resource.
+// budget bounds how long Close waits for it; zero means no bound.
 func (s *Stack) Push(name string, budget time.Duration, closer func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.steps = append(s.steps, step{name, budget, closer})
 }
 
-// Close runs every closer once, last registered first, goes on after errors
+// Close runs every closer once, last registered first, continues after errors
 // and returns them joined, each labeled with its closer's name. A closer that
-// overruns its budget is reported and left to finish by itself. Every call
-// returns the first call's result; concurrent calls wait for it.
+// exceeds its budget is reported and left running. Every call returns the first
+// call's result; concurrent calls wait for it.
 func (s *Stack) Close() error {
 	s.mu.Lock()
 	if s.done != nil {
 		s.mu.Unlock()
-		<-s.done // not a lock: virtual time goes on while one waits for a channel
+		<-s.done // not a lock: virtual time advances while waiting for a channel
 		return s.err
 	}
 	s.done = make(chan struct{})
@@ -80,7 +80,7 @@ func (s step) run() error {
 	}
 }
 
-// guarded turns a panic into an error, so that the closers below still run.
+// guarded turns a panic into an error, so that the remaining closers still run.
 func (s step) guarded() (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -95,7 +95,7 @@ type Group struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu     sync.Mutex // serializes Go with Close: no Add after Wait began
+	mu     sync.Mutex // serializes Go with Close: no Add after Wait has begun
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -109,8 +109,8 @@ func NewGroup(parent context.Context) *Group {
 // Context returns the group's context.
 func (g *Group) Context() context.Context { return g.ctx }
 
-// Go runs f in a goroutine that Close awaits, and reports whether it did:
-// after Close nothing is started any more.
+// Go runs f in a goroutine that Close awaits, and reports whether it did: after
+// Close it starts nothing.
 func (g *Group) Go(f func(ctx context.Context)) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

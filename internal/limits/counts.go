@@ -30,8 +30,7 @@ func (c Counts) Total() uint64 {
 	return c.Conns + c.ConnsPerPeer + c.ConnsPerIP + c.ConnRatePerIP + c.Streams + c.StreamsPerPeer + c.Memory + c.Files + c.Services
 }
 
-// Handshakes counts the incoming connections that ended before it was known
-// whose they were.
+// Handshakes counts the incoming connections that failed in their handshake.
 type Handshakes struct {
 	Failed uint64
 	Last   time.Time // zero when none has failed
@@ -45,7 +44,7 @@ type counter struct {
 	mu         sync.Mutex
 	counts     Counts               // guarded by mu
 	last       time.Time            // of any refusal; guarded by mu
-	told       map[string]time.Time // when reached was called last, by limit; guarded by mu
+	told       map[string]time.Time // when Reached was last called, by limit; guarded by mu
 	handshakes Handshakes           // guarded by mu
 }
 
@@ -72,7 +71,7 @@ func (c *counter) field(limit string) *uint64 {
 	}
 }
 
-// record counts a refusal. It reports whether it was the first of its limit.
+// record counts a refusal, and reports whether it was the first by its limit.
 // It is also called under locks of the resource manager, and calls nobody.
 func (c *counter) record(limit string) (first bool) {
 	c.mu.Lock()
@@ -83,8 +82,8 @@ func (c *counter) record(limit string) (first bool) {
 	return *n == 1
 }
 
-// due reports whether somebody is to be told of a refusal now, and how many there
-// were of this limit.
+// due reports whether Reached is to be called now, and returns how much this
+// limit has refused.
 func (c *counter) due(limit string) (refused uint64, due bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,8 +102,8 @@ func (c *counter) handshakeFailed() {
 	c.handshakes.Last = time.Now()
 }
 
-// explain names in an error the limit that refused, and counts it. The resource
-// manager has no types for most of its errors, so it goes by their texts, which
+// explain adds the limit that refused to an error, and counts it. The resource
+// manager has no types for most of its errors, so their texts decide, which
 // name the scope: "system", "transient", "peer:…", "protocol:….peer:…".
 func (c *counter) explain(err error, conn bool) error {
 	if err == nil {
@@ -124,7 +123,7 @@ func (c *counter) explain(err error, conn bool) error {
 	case memory:
 		return Explain(err) // memoryReporter has counted it
 	case in("file descriptor"):
-		what, limit, do = "open files", "files", "raise what the process may open (ulimit -n)"
+		what, limit, do = "open files", "files", "raise the process's limit (ulimit -n)"
 	case in("service:"):
 		what, limit, do = "streams of libp2p's own services", "services", "no option raises it"
 	case conn && in("peer:"):
@@ -149,8 +148,9 @@ func (c *counter) explain(err error, conn bool) error {
 	return fmt.Errorf("%w (limit of %s; %s)", err, what, do)
 }
 
-// Explain names the memory limit in an error that came up through a transport,
-// which the resource manager's own errors do not pass. Others stay as they are.
+// Explain adds the memory limit to an error that came through a transport,
+// which the resource manager's own errors do not. Other errors are returned as
+// they are.
 func Explain(err error) error {
 	if _, memory := errors.AsType[*rcmgr.ErrMemoryLimitExceeded](err); !memory || strings.Contains(err.Error(), "WithLimits(") {
 		return err
@@ -158,8 +158,8 @@ func Explain(err error) error {
 	return fmt.Errorf("%w (limit of memory; WithLimits(Limits{Memory: …}) raises it)", err)
 }
 
-// memoryReporter counts the buffers that the memory limit refuses: they are
-// asked for deep inside the transports, which make do with less or give up.
+// memoryReporter counts the buffers that the memory limit refuses: the
+// transports request them internally, and make do with less or give up.
 type memoryReporter struct{ c *counter }
 
 // BlockMemory is called under locks of the resource manager: it only counts.

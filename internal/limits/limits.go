@@ -1,6 +1,5 @@
-// Package limits is the resource manager of a node: libp2p's, with limits that
-// are raised in a word, errors that name the limit that refused, and counts of
-// what each one refused.
+// Package limits is a node's resource manager: libp2p's, with limits that one
+// option raises, errors that name the limit, and counts of what each refused.
 package limits
 
 import (
@@ -12,8 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/x/rate"
 )
 
-// Limits are those that the root package documents. A zero field keeps its
-// default.
+// Limits are documented in the root package. A zero field keeps its default.
 type Limits struct {
 	Conns          int
 	ConnsPerPeer   int
@@ -24,7 +22,7 @@ type Limits struct {
 	Memory         int64
 }
 
-// What a limit can be: below, the node's own parts do not work; above, sums
+// The range of a limit: below, the node's own parts do not work; above, sums
 // would overflow.
 const (
 	minStreams        = 128
@@ -33,7 +31,7 @@ const (
 	Max               = 100_000_000
 )
 
-// Check reports a field that is out of range, or that none is set.
+// Check returns an error if a field is out of range, or none is set.
 func (l Limits) Check() error {
 	if l == (Limits{}) {
 		return errors.New("no limit is given; zero means its default")
@@ -57,7 +55,7 @@ func (l Limits) Check() error {
 	return nil
 }
 
-// Or returns the limits with those of m in place of its zero fields.
+// Or returns the limits with zero fields replaced by those of m.
 func (l Limits) Or(m Limits) Limits {
 	setIfZero(&l.Conns, m.Conns)
 	setIfZero(&l.ConnsPerPeer, m.ConnsPerPeer)
@@ -75,8 +73,8 @@ func setIfZero[T int | int64](dst *T, v T) {
 	}
 }
 
-// applyTo puts the limits into those of the resource manager, which has many
-// more: the ones that would stand in the way of a raised limit make room.
+// applyTo applies the limits to those of the resource manager, which has many
+// more: those that would get in the way of a raised limit are raised too.
 func (l Limits) applyTo(p *rcmgr.PartialLimitConfig) {
 	set := func(n int, fields ...*rcmgr.LimitVal) {
 		for _, f := range fields {
@@ -113,7 +111,7 @@ func atLeast(n int, fields ...*rcmgr.LimitVal) {
 	}
 }
 
-// perIP are the limits of connections with one address.
+// perIP returns the limits of connections per address.
 func (l Limits) perIP() []rcmgr.Option {
 	if l.ConnsPerIP == 0 {
 		return nil
@@ -124,7 +122,7 @@ func (l Limits) perIP() []rcmgr.Option {
 	)}
 }
 
-// rates are the limits of new connections with one address, for IPv4 and IPv6.
+// rates returns the limits of new connections per address, for IPv4 and IPv6.
 func (l Limits) rates() (v4, v6 []rate.SubnetLimit) {
 	rps := float64(max(l.ConnRatePerIP, 1))
 	burst := max(64, 4*l.ConnRatePerIP)

@@ -19,22 +19,20 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
-// Config is what a [Manager] is made of.
+// Config configures a [Manager].
 type Config struct {
 	Limits Limits
-	// ConnHigh is where the connection manager begins to trim. Connections
-	// must be possible well beyond it, or new peers are refused instead of old
-	// ones trimmed.
+	// ConnHigh is where the connection manager starts trimming. The limits must be
+	// well above it, or new peers are refused instead of old ones trimmed.
 	ConnHigh int
-	// Public makes private addresses subject to the limits per address, but
-	// for loopback. On an application's own network a whole cluster often
-	// stands behind one of them, and the refused ones would see no more than a
-	// broken handshake.
+	// Public makes private addresses, except loopback, subject to the limits per
+	// address. On an application's own network a whole cluster often shares one of
+	// them, and refused peers would only see a broken handshake.
 	Public bool
-	// Reached is called for the first refusal of each limit but that of memory,
-	// and at most once a minute for further ones, with the field of Limits,
-	// "files" or "services", and how much it has refused so far. It must not
-	// block; nil means nobody.
+	// Reached is called for the first refusal by each limit except Memory, and at
+	// most once a minute for further ones, with the field of Limits, "files" or
+	// "services", and how much it has refused so far. It must not block; it may be
+	// nil.
 	Reached func(limit string, refused uint64)
 	Log     *slog.Logger
 }
@@ -43,11 +41,11 @@ type Config struct {
 // methods are safe for concurrent use.
 type Manager struct {
 	network.ResourceManager
-	rcmgr.ResourceManagerState // for who asks the host for its resource manager
+	rcmgr.ResourceManagerState // for those who ask the host for its resource manager
 	c                          *counter
 }
 
-// New scales libp2p's default limits to the machine and fits them to cfg.
+// New scales libp2p's default limits to the machine and adapts them to cfg.
 func New(cfg Config) (*Manager, error) {
 	if cfg.Reached == nil {
 		cfg.Reached = func(string, uint64) {}
@@ -61,9 +59,9 @@ func New(cfg Config) (*Manager, error) {
 	cfg.Limits.applyTo(&partial)
 
 	opts := append(cfg.Limits.perIP(), rcmgr.WithMetricsDisabled(), rcmgr.WithMetrics(memoryReporter{c}))
-	// A lost peer is dialed once a second or so for the first minute. Libp2p's
-	// 16 connections at once and one every 5 seconds, to or from an address,
-	// would refuse that on both sides.
+	// A lost peer is dialed about once a second for the first minute. Libp2p's
+	// limit per address, 16 connections at once and one every 5 seconds, would
+	// refuse that on both sides.
 	limiter := &rate.Limiter{SubnetRateLimiter: rate.SubnetLimiter{GracePeriod: time.Minute}}
 	limiter.SubnetRateLimiter.IPv4SubnetLimits, limiter.SubnetRateLimiter.IPv6SubnetLimits = cfg.Limits.rates()
 	var v4, v6 []rcmgr.NetworkPrefixLimit
@@ -88,7 +86,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	state, ok := m.(rcmgr.ResourceManagerState)
 	if !ok { // libp2p's own has it
-		return nil, errors.Join(fmt.Errorf("a %T does not tell its state", m), m.Close())
+		return nil, errors.Join(fmt.Errorf("a %T does not report its state", m), m.Close())
 	}
 	return &Manager{m, state, c}, nil
 }
@@ -100,14 +98,14 @@ func (m *Manager) Counts() Counts {
 	return m.c.counts
 }
 
-// LastRefusal returns when a limit refused something last, zero for never.
+// LastRefusal returns when a limit last refused something, zero for never.
 func (m *Manager) LastRefusal() time.Time {
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
 	return m.c.last
 }
 
-// Handshakes returns how many incoming connections ended in their handshake.
+// Handshakes returns how many incoming connections failed in their handshake.
 func (m *Manager) Handshakes() Handshakes {
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
@@ -132,8 +130,8 @@ func (m *Manager) OpenStream(id peer.ID, dir network.Direction) (network.StreamM
 	return stream{s, m.c}, nil
 }
 
-// conn and stream are what was opened: some limits apply later, when it is
-// known whose connection it is and what the stream is for.
+// conn and stream are opened scopes: some limits apply later, when the peer of
+// the connection and the protocol of the stream are known.
 type conn struct {
 	network.ConnManagementScope
 	c        *counter
@@ -148,13 +146,12 @@ func (s *conn) SetPeer(id peer.ID) error {
 	return s.c.explain(s.ConnManagementScope.SetPeer(id), true)
 }
 
-// Done counts an incoming connection that ends in its handshake: before it is
-// known whose it is.
+// Done counts an incoming connection that ends before its peer is known.
 func (s *conn) Done() {
 	s.ConnManagementScope.Done()
 	if s.incoming && s.done.CompareAndSwap(false, true) && !s.known.Load() {
 		s.c.handshakeFailed()
-		s.c.log.Debug("incoming connection ended in its handshake", "addr", s.addr)
+		s.c.log.Debug("incoming connection failed in its handshake", "addr", s.addr)
 	}
 }
 

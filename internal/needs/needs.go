@@ -1,5 +1,5 @@
 // Package needs skips tests on machines that lack what they need. In CI, where
-// the check script provides for it, that is a failure.
+// the check script provides it, that is a failure.
 package needs
 
 import (
@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// Multicast skips where there is no multicast, and where it would leave
-// this machine: it takes a network namespace with nothing but a loopback
-// interface that does multicast. In CI there must be one.
+// Multicast skips a test without multicast, and where multicast would leave
+// this machine: it needs a network namespace whose only interface is a
+// multicast-capable loopback.
 func Multicast(t testing.TB) {
 	t.Helper()
 	ifaces, err := net.Interfaces()

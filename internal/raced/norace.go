@@ -2,5 +2,5 @@
 
 package raced
 
-// Detector is whether the race detector is on.
+// Detector reports whether the race detector is on.
 const Detector = false

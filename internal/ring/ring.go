@@ -1,6 +1,6 @@
-// Package ring holds the one bounded queue of the library: it never blocks its
-// writers, drops the oldest element when it is full, and tells its reader in
-// band how many elements are missing.
+// Package ring is a bounded queue that never blocks its writers, drops the
+// oldest element when full, and tells its reader in band how many elements are
+// missing.
 package ring
 
 import "sync"
@@ -22,7 +22,7 @@ func New[T any](capacity int) *Queue[T] {
 	return &Queue[T]{capacity: max(capacity, 1), wake: make(chan struct{}, 1)}
 }
 
-// Push adds an element. It reports whether the oldest one had to make room.
+// Push adds an element, and reports whether it dropped the oldest one.
 func (q *Queue[T]) Push(v T) (dropped bool) {
 	q.mu.Lock()
 	if q.n == len(q.buf) {
@@ -40,8 +40,8 @@ func (q *Queue[T]) Push(v T) (dropped bool) {
 	return dropped
 }
 
-// Lose counts n elements as dropped that never reached the queue. The next Pop
-// tells of them.
+// Lose counts n elements that never reached the queue as dropped. The next Pop
+// reports them.
 func (q *Queue[T]) Lose(n uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -49,7 +49,7 @@ func (q *Queue[T]) Lose(n uint64) {
 }
 
 // Pop takes the oldest element. lost is how many elements were dropped just
-// before it, and is told once.
+// before it, reported once.
 func (q *Queue[T]) Pop() (v T, lost uint64, ok bool) {
 	q.mu.Lock()
 	if q.n == 0 {

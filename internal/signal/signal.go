@@ -3,16 +3,15 @@ package signal
 
 import "sync"
 
-// Signal is a condition that something may have changed. The zero value is
-// ready to use. It is safe for concurrent use, and Notify never blocks.
+// Signal reports that something may have changed. The zero value is ready to
+// use. It is safe for concurrent use, and Notify never blocks.
 type Signal struct {
 	mu sync.Mutex
 	ch chan struct{} // guarded by mu
 }
 
-// Wait returns a channel that the next Notify closes. Take it before looking
-// at the state that the signal is about: a change in between is then not
-// missed.
+// Wait returns a channel that the next Notify closes. Take it before looking at
+// the state that the signal is about, so that no change is missed.
 func (s *Signal) Wait() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -22,7 +21,7 @@ func (s *Signal) Wait() <-chan struct{} {
 	return s.ch
 }
 
-// Notify wakes everybody who waits.
+// Notify wakes all waiters.
 func (s *Signal) Notify() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
