@@ -20,10 +20,11 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
-// ErrLostAtOnce is a dial that succeeded for nothing.
-var ErrLostAtOnce = errors.New("the connection was lost at once: the peer may have banned this node, or have no room for it")
+// ErrLostAtOnce is returned for a dial that succeeded, but whose connection was
+// lost at once.
+var ErrLostAtOnce = errors.New("the connection was lost at once: the peer may have banned this node, or be full")
 
-// Dialer connects to peers now, whatever failed before.
+// Dialer connects to peers immediately, whatever failed before.
 type Dialer struct {
 	Host    *Host
 	Via     host.Host           // what looks up peers without known addresses; often Host itself
@@ -41,24 +42,24 @@ func (d Dialer) Connect(ctx context.Context, p peer.AddrInfo) error {
 
 func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 	if err := d.Refusal(p.ID); err != nil {
-		return err // the swarm would not say why
+		return err // the swarm would not report why
 	}
-	// A dial that failed lately makes the swarm refuse the next ones for 5
-	// seconds to 5 minutes, with an error that hides why. Who asks here has a
-	// reason to, so that is forgotten first.
+	// After a failed dial the swarm refuses the next ones for 5 seconds to 5
+	// minutes, with an error that hides why. Callers here have a reason to dial,
+	// so forget that first.
 	d.Host.Forgive(p.ID)
 	direct := len(p.Addrs) == 0 || slices.ContainsFunc(p.Addrs, func(a ma.Multiaddr) bool { return !addrs.IsCircuit(a) })
 	if !direct {
-		// A relayed connection satisfies those who only know relayed
-		// addresses; others want a direct one beside it.
+		// A relayed connection satisfies callers who know only circuit addresses;
+		// others want a direct one in addition.
 		ctx = network.WithAllowLimitedConn(ctx, "p2pnode: only relayed addresses are known")
 	}
 	err := d.Via.Connect(ctx, p)
 	if errors.Is(err, swarm.ErrDialBackoff) {
-		// Another dial failed in between. This one is not to fail for it
-		// without having tried, and its error is to tell the cause.
+		// Another dial failed in between. This one must try nevertheless, and
+		// return the cause.
 		d.Host.Forgive(p.ID)
-		if direct { // which the back-off does not hold up
+		if direct { // the back-off does not apply to it
 			ctx = network.WithForceDirectDial(ctx, "p2pnode: dial now")
 		}
 		err = d.Via.Connect(ctx, p)
@@ -66,8 +67,7 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 	if err != nil {
 		return err
 	}
-	// The host says nil even when identify failed because the other side hung
-	// up.
+	// The host returns nil even if identify failed because the other side hung up.
 	if !d.Host.Connected(p.ID) {
 		return ErrLostAtOnce
 	}
@@ -84,12 +84,12 @@ func (d Dialer) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	return d.Host.Ping(ctx, id)
 }
 
-// Ping measures the round-trip time to a connected peer, also over a limited
+// Ping measures the round-trip time to a connected peer, even over a limited
 // connection.
 func (h *Host) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	ctx = network.WithAllowLimitedConn(network.WithNoDial(ctx, "p2pnode: ping"), "p2pnode: ping")
-	// The result channel closes when ctx is done; ping writes one more result
-	// at most, and stops with it.
+	// The result channel closes when ctx ends; ping writes at most one more
+	// result.
 	r, ok := <-ping.Ping(ctx, h, id)
 	if !ok {
 		return 0, context.Cause(ctx)
@@ -97,8 +97,8 @@ func (h *Host) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	return r.RTT, r.Error
 }
 
-// ConnectError is a failed connection attempt, told in one line. The swarm's
-// own error has a line for each address.
+// ConnectError is a failed connection attempt. Its text is one line; the
+// swarm's own error has a line for each address.
 type ConnectError struct {
 	ID  peer.ID
 	Err error
@@ -107,12 +107,12 @@ type ConnectError struct {
 // Unwrap returns Err.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// Is makes what a gater refuses match errs.ErrBanned: the peer, or every one of
+// Is makes a gater's refusal match errs.ErrBanned: of the peer, or of all of
 // its addresses.
 func (e *ConnectError) Is(target error) bool {
 	var de *swarm.DialError
 	if target != errs.ErrBanned || !errors.As(e.Err, &de) || len(de.DialErrors) == 0 {
-		return false // a refusal says so itself
+		return false // a refusal matches by itself
 	}
 	for _, te := range de.DialErrors {
 		if !errors.Is(te.Cause, swarm.ErrGaterDisallowedConnection) {
@@ -146,7 +146,7 @@ func (e *ConnectError) Error() string {
 	return what + strings.Join(why, "; ")
 }
 
-// remoteReason puts into words the code with which the other side closed a
+// remoteReason describes the code with which the other side closed a
 // connection; see github.com/libp2p/specs/blob/master/error-codes.
 func remoteReason(err error) string {
 	ce, ok := errors.AsType[*network.ConnError](err)
@@ -157,7 +157,7 @@ func remoteReason(err error) string {
 	case network.ConnGated:
 		return " (the other side has banned this node, or does not allow it)"
 	case network.ConnResourceLimitExceeded, network.ConnRateLimited:
-		return " (a limit of the other side)"
+		return " (the other side reached a limit)"
 	case network.ConnGarbageCollected:
 		return " (the other side had too many connections)"
 	default:
@@ -165,8 +165,8 @@ func remoteReason(err error) string {
 	}
 }
 
-// namesError says that names resolve to nothing, which the swarm calls having
-// no good address.
+// namesError reports that DNS names do not resolve, which the swarm reports as
+// having no good address.
 type namesError struct {
 	names []string
 	err   error
@@ -174,7 +174,7 @@ type namesError struct {
 
 func (e *namesError) Unwrap() error { return e.err }
 func (e *namesError) Error() string {
-	return fmt.Sprintf("%s resolves to nothing that can be dialed; check the name and the DNS", strings.Join(e.names, ", "))
+	return fmt.Sprintf("%s does not resolve to an address that can be dialed; check the name and the DNS", strings.Join(e.names, ", "))
 }
 
 func nameless(err error, list []ma.Multiaddr) error {
@@ -191,18 +191,19 @@ func nameless(err error, list []ma.Multiaddr) error {
 	return &namesError{names, err}
 }
 
-// ClearBackoff lets the next dial of a peer happen, whatever failed before.
+// ClearBackoff lets the next dial of a peer proceed, whatever failed before.
 func (h *Host) ClearBackoff(id peer.ID) { h.swarm.Backoff().Clear(id) }
 
-// udpCounter is the name of the counter that watches dials over UDP.
+// udpCounter is the name of the swarm's counter of dials over UDP.
 const udpCounter = "UDP"
 
-// Forgive lets the next dial of a peer happen, whatever failed before.
+// Forgive lets the next dial of a peer proceed, whatever failed before.
 //
-// When 95 of 100 dials over UDP (or IPv6) have failed, the swarm takes it for
+// When 95 of 100 dials over UDP (or IPv6) have failed, the swarm considers it
 // unusable and lets one dial in 100 through. After an outage of some minutes
-// that would keep a node apart for an hour more; with nobody connected, or a
-// connection over UDP that shows better, there is nothing to lose by trying.
+// that would keep a node isolated for another hour; with no peer connected, or
+// a connection over UDP that proves otherwise, there is nothing to lose by
+// trying.
 func (h *Host) Forgive(id peer.ID) {
 	h.ClearBackoff(id)
 	if conns := h.swarm.Conns(); len(conns) > 0 && !slices.ContainsFunc(conns, overUDP) {
@@ -213,15 +214,15 @@ func (h *Host) Forgive(id peer.ID) {
 			if b.Name == udpCounter {
 				h.udpGivenUp.Store(true)
 			}
-			b.RecordResult(true) // which makes it forget
+			b.RecordResult(true) // this resets it
 		}
 	}
 }
 
-// udpWorks makes the swarm forget what it thinks of UDP, now that there is a
-// connection over it. Its own counter does not notice one that the other side
-// opened, nor one whose dial was the hundredth after 99 that failed: one success
-// in a hundred is too few.
+// udpWorks resets the swarm's judgment of UDP, now that there is a connection
+// over it. The swarm's own counter notices neither a connection that the other
+// side opened, nor one whose dial was the hundredth after 99 failures: one
+// success in a hundred is too few.
 func (h *Host) udpWorks() {
 	h.udpGivenUp.Store(false)
 	for _, b := range h.blackHoles {
@@ -232,7 +233,7 @@ func (h *Host) udpWorks() {
 }
 
 // UDPBlocked reports whether dials over UDP fail and no connection uses it: the
-// swarm has given UDP up, or had, and was made to forget it with nothing gained.
+// swarm considers UDP unusable, or did until a reset that led to nothing.
 func (h *Host) UDPBlocked() bool {
 	given := h.udpGivenUp.Load()
 	for _, b := range h.blackHoles {

@@ -1,5 +1,5 @@
-// Package nethost is the libp2p host of a node, and the only place that reads
-// its swarm: building, listening, dialing, who is connected, closing.
+// Package nethost is the libp2p host of a node, and the only package that reads
+// its swarm: building, listening, dialing, connected peers, closing.
 package nethost
 
 import (
@@ -33,7 +33,7 @@ import (
 )
 
 const (
-	// connGrace is how long a new connection is spared from trimming.
+	// connGrace is how long a new connection is protected from trimming.
 	connGrace = 20 * time.Second
 	// closePatience is how long the host's close may wait for its peers.
 	closePatience = time.Second
@@ -48,7 +48,7 @@ const (
 	TLS   Security = "tls"
 )
 
-// Config is what a [Host] is made of.
+// Config configures a [Host].
 type Config struct {
 	Key        crypto.PrivKey
 	UserAgent  string
@@ -57,21 +57,20 @@ type Config struct {
 	PSK        pnet.PSK
 	ConnLow    int // of the connection manager
 	ConnHigh   int
-	// NewLimits makes the resource manager. It is not called when Options
-	// bring one.
+	// NewLimits makes the resource manager. It is not called if Options set one.
 	NewLimits func() (network.ResourceManager, error)
 	// AddrsFactory turns the listening addresses into those announced. One of
 	// Options is applied before it.
 	AddrsFactory func([]ma.Multiaddr) []ma.Multiaddr
-	// Gater makes the connection gater out of that of Options, nil without one.
+	// Gater wraps the connection gater of Options, nil without one.
 	Gater func(next connmgr.ConnectionGater) connmgr.ConnectionGater
 	// Services are options of the host for relays, reachability and metrics.
 	Services []libp2p.Option
-	// Options are the application's. Their parts take the place of ours.
+	// Options are the application's. Their parts replace ours.
 	Options []libp2p.Option
 }
 
-// Host is a libp2p host with what was made for it. It is safe for concurrent
+// Host is a libp2p host with the parts made for it. It is safe for concurrent
 // use.
 type Host struct {
 	host.Host
@@ -81,19 +80,19 @@ type Host struct {
 }
 
 // New builds a host that does not listen yet: the parts on top of it register
-// their protocols first, and Listen then binds each address by itself, so that
+// their protocols first, and Listen then binds each address separately, so that
 // each has its own error. On error nothing is left running.
 func New(cfg Config) (_ *Host, err error) {
 	theirs, err := Probe(cfg.Options)
 	if err != nil {
 		return nil, err
 	}
-	// A libp2p.New that fails does not close what it was given, nor the swarm
-	// and the host that it had made by then.
+	// A libp2p.New that fails closes neither what it was given, nor the swarm and
+	// the host that it has already made.
 	var made []io.Closer
 	done := false
 	defer func() {
-		if !done { // an error, or a panic in a callback of the application's
+		if !done { // an error, or a panic in one of the application's callbacks
 			for _, c := range slices.Backward(made) {
 				err = errors.Join(err, c.Close())
 			}
@@ -137,7 +136,7 @@ func New(cfg Config) (_ *Host, err error) {
 	return part, nil
 }
 
-// Probe applies options to an empty configuration, to see what they set.
+// Probe applies options to an empty configuration, to find out what they set.
 func Probe(opts []libp2p.Option) (*config.Config, error) {
 	probe := &config.Config{}
 	if err := probe.Apply(opts...); err != nil {
@@ -147,7 +146,7 @@ func Probe(opts []libp2p.Option) (*config.Config, error) {
 }
 
 // options turns the configuration into libp2p options, leaving out what theirs
-// sets. What has to be closed when libp2p.New fails it adds to closers.
+// sets. It adds what must be closed if libp2p.New fails to closers.
 func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p.Option, error) {
 	opts := []libp2p.Option{
 		libp2p.Identity(cfg.Key),
@@ -207,7 +206,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	return opts, nil
 }
 
-// compose sets what stands in front of the application's own part.
+// compose sets what wraps the application's own part.
 func (cfg Config) compose(theirs *config.Config) libp2p.Option {
 	return func(c *config.Config) error {
 		c.ConnectionGater = cfg.Gater(theirs.ConnectionGater)
@@ -252,10 +251,10 @@ func (NopRegisterer) MustRegister(...prometheus.Collector) {}
 func (NopRegisterer) Unregister(prometheus.Collector) bool { return false }
 
 // Close closes the host. Libp2p (v0.51) stops its services first and its
-// connections last, and AutoRelay's stop waits for the answer to a request that
-// it has sent: for a minute, when the relay is silent. So the connections are
-// closed when that has taken too long. Not at once: AutoRelay would take it for
-// a loss of relays, and look for others.
+// connections last, and AutoRelay's stop waits for the reply to a pending
+// request: for a minute, if the relay is silent. So Close closes the
+// connections if the services take too long; not at once, because AutoRelay
+// would consider the relays lost and look for others.
 func (h *Host) Close() error {
 	closed := make(chan struct{})
 	var wg sync.WaitGroup

@@ -11,16 +11,16 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
-// ListenFailure is an address that could not be bound, and why.
+// ListenFailure is an address that did not bind, and why.
 type ListenFailure struct {
 	Addr ma.Multiaddr
 	Err  error
 }
 
-// Listen binds the addresses, each by itself, and returns those that failed.
+// Listen binds each address separately, and returns those that failed.
 func (h *Host) Listen(list []ma.Multiaddr) []ListenFailure {
-	// WebTransport and WebRTC share the UDP port of a QUIC listener when it
-	// comes first.
+	// WebTransport and WebRTC share the UDP port of a QUIC listener if that comes
+	// first.
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b ma.Multiaddr) int {
 		return listenOrder[addrs.KindOf(a)] - listenOrder[addrs.KindOf(b)]
@@ -38,28 +38,28 @@ func (h *Host) Listen(list []ma.Multiaddr) []ListenFailure {
 	return failed
 }
 
-// ListenAddrs are the addresses that are bound. The relay client counts as a
-// listener to the swarm; it is none here.
+// ListenAddrs returns the bound addresses. It leaves out the relay client,
+// which the swarm counts as a listener.
 func (h *Host) ListenAddrs() []ma.Multiaddr {
 	return slices.DeleteFunc(slices.Clone(h.swarm.ListenAddresses()), addrs.IsCircuit)
 }
 
-// InterfaceAddrs are the addresses that are bound, with those of the interfaces
-// in place of the unspecified ones.
+// InterfaceAddrs returns the bound addresses, with the interfaces' addresses
+// replacing unspecified ones.
 func (h *Host) InterfaceAddrs() ([]ma.Multiaddr, error) { return h.swarm.InterfaceListenAddresses() }
 
 var listenOrder = map[addrs.Kind]int{addrs.QUIC: 0, addrs.WebTransport: 1, addrs.WebRTCDirect: 2}
 
-// portFree finds out whether somebody listens on a TCP address already.
-// Libp2p binds TCP ports with SO_REUSEPORT, with which two nodes on one port
-// both succeed and each gets a random half of the other's connections.
+// portFree reports whether nobody listens on a TCP address yet. Libp2p binds
+// TCP ports with SO_REUSEPORT, with which two nodes on one port both succeed
+// and each gets a random half of the other's connections.
 func portFree(a ma.Multiaddr) error {
 	if addrs.KindOf(a) != addrs.TCP {
 		return nil
 	}
 	netw, hostport, err := manet.DialArgs(a)
 	if err != nil || strings.HasSuffix(hostport, ":0") {
-		return nil //nolint:nilerr // the transport itself says what is wrong with it
+		return nil //nolint:nilerr // the transport itself reports what is wrong
 	}
 	l, err := net.Listen(netw, hostport) //nolint:noctx // it returns at once
 	if err != nil {

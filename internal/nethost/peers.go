@@ -51,8 +51,7 @@ func (h *Host) Peer(id peer.ID) (Peer, bool) {
 		return Peer{}, false
 	}
 	best := slices.MinFunc(conns, func(a, b network.Conn) int {
-		// Not by Limited: a relay without limits makes relayed connections
-		// that are not.
+		// Not by Limited: connections through a relay without limits are not.
 		if x, y := addrs.IsCircuit(a.RemoteMultiaddr()), addrs.IsCircuit(b.RemoteMultiaddr()); x != y {
 			if y {
 				return -1
@@ -110,7 +109,7 @@ func (h *Host) OpenedAt(id peer.ID) (at time.Time) {
 	return at
 }
 
-// ConnectedFor reports whether there is a connection of that age.
+// ConnectedFor reports whether a connection to the peer is at least that old.
 func (h *Host) ConnectedFor(id peer.ID, age time.Duration) bool {
 	at := h.OpenedAt(id)
 	return !at.IsZero() && time.Since(at) >= age
@@ -139,8 +138,7 @@ func (h *Host) Conns(id peer.ID) []Conn {
 // KnownAddrs returns the addresses of a peer in the address book.
 func (h *Host) KnownAddrs(id peer.ID) []ma.Multiaddr { return h.Peerstore().Addrs(id) }
 
-// Protect spares a peer from trimming for as long as one tag does, or no
-// longer.
+// Protect protects a peer from trimming under a tag, or no longer.
 func (h *Host) Protect(id peer.ID, tag string, on bool) {
 	if on {
 		h.ConnManager().Protect(id, tag)
@@ -152,8 +150,8 @@ func (h *Host) Protect(id peer.ID, tag string, on bool) {
 // Disconnect closes the connections to a peer.
 func (h *Host) Disconnect(id peer.ID) error { return h.swarm.ClosePeer(id) }
 
-// CloseConns closes the connections that keep refuses, telling the other side
-// that it is gated. It returns those that could not be closed.
+// CloseConns closes the connections that keep refuses, with the code for a
+// gater's refusal. It returns those that could not be closed.
 func (h *Host) CloseConns(keep func(peer.ID, ma.Multiaddr) bool) (failed map[peer.ID]error) {
 	for _, c := range h.swarm.Conns() {
 		if keep(c.RemotePeer(), c.RemoteMultiaddr()) {
@@ -195,7 +193,7 @@ func (h *Host) Protocols(id peer.ID) []protocol.ID {
 	return protos
 }
 
-// SignedAt returns when a peer signed its addresses, by its own clock.
+// SignedAt returns when a peer signed its addresses, by its clock.
 func (h *Host) SignedAt(id peer.ID) (at time.Time, ok bool) {
 	book, ok := peerstore.GetCertifiedAddrBook(h.Peerstore())
 	if !ok {

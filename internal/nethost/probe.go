@@ -13,14 +13,14 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 )
 
-// ErrNoAnswer is a dial that ctx ended.
-var ErrNoAnswer = errors.New("no answer in the time that there was")
+// ErrNoAnswer is returned for a dial that ctx ended.
+var ErrNoAnswer = errors.New("no answer in time")
 
-// Probe dials peers, all at once and until ctx ends, and returns why those fail
-// that do; each error is a [ConnectError]. A peer counts as reached when it
-// shows a sign of life, or has been connected for as long as settled: one that
-// shuts this node out hangs up some time after the handshake. The dials belong
-// to group; when that is closing, peers are left out.
+// Probe dials peers, all at once and until ctx ends, and returns why dials
+// failed; each error is a [ConnectError]. A peer counts as reached once it
+// responds, or has been connected for settled: a peer that bans this node hangs
+// up some time after the handshake. The dials belong to group; once that is
+// closing, peers are left out.
 func (d Dialer) Probe(ctx context.Context, group *lifecycle.Group, peers []peer.AddrInfo, settled time.Duration) map[peer.ID]error {
 	var (
 		dials  sync.WaitGroup
@@ -53,7 +53,7 @@ func (d Dialer) Probe(ctx context.Context, group *lifecycle.Group, peers []peer.
 	return failed
 }
 
-// probe connects to a peer and waits for a sign of life.
+// probe connects to a peer and waits for a response.
 func (d Dialer) probe(ctx context.Context, p peer.AddrInfo) error {
 	err := d.Connect(ctx, p)
 	if d.Host.Connected(p.ID) { // it may have dialed this node

@@ -20,13 +20,13 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
-// transports makes the transports of a host and remembers them, so that those
-// of the application take their place: the swarm refuses two for one protocol.
+// transports makes the host's transports and remembers them, so that the
+// application's replace them: the swarm refuses two for one protocol.
 type transports struct {
 	ours []transport.Transport
 }
 
-// option is the libp2p option for one of ours.
+// option returns the libp2p option for one of the node's transports.
 func (t *transports) option(kind addrs.Kind) libp2p.Option {
 	switch kind {
 	case addrs.TCP:
@@ -60,7 +60,7 @@ func (t *transports) keep(made transport.Transport, err error) (transport.Transp
 	return made, nil
 }
 
-// yield leaves out those of ours for whose protocols there is another.
+// yield removes the node's transports whose protocols another transport serves.
 func (t *transports) yield() libp2p.Option {
 	return libp2p.WithFxOption(fx.Decorate(fx.Annotate(
 		func(all []transport.Transport) []transport.Transport {

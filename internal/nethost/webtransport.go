@@ -17,14 +17,13 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// newWebTransport is libp2p's WebTransport, of whose streams a Reset ends every
-// Read and Write.
+// newWebTransport returns libp2p's WebTransport, with streams whose Reset ends
+// every Read and Write.
 //
-// With webtransport-go v0.13 it does not. A Read that the peer's end of the
-// session has interrupted waits until the own end is reached, and of that only
-// streams are told that are not reset: one that is meanwhile waits for good, as
-// did the DHT's for an answer whenever a query was given up in that moment. A
-// deadline ends that wait too.
+// With webtransport-go v0.13 it does not. A Read interrupted by the peer's end
+// of the session waits for the session to end on this side too, and streams
+// that have been reset are not told: such a Read blocks forever, as happened to
+// the DHT when a query was given up at that moment. A deadline ends that wait.
 func newWebTransport(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnManager, gater connmgr.ConnectionGater, limits network.ResourceManager, opts ...webtransport.Option) (transport.Transport, error) {
 	t, err := webtransport.New(key, psk, conns, gater, limits, opts...)
 	if err != nil {
@@ -37,7 +36,7 @@ func newWebTransport(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnMana
 	return wtTransport{inner}, nil
 }
 
-// wtTransportMethods are those that libp2p looks for in the transport.
+// wtTransportMethods are the methods that libp2p looks for in the transport.
 type wtTransportMethods interface {
 	transport.Transport
 	transport.Resolver
@@ -93,12 +92,12 @@ func (c wtConn) AcceptStream() (network.MuxedStream, error) {
 
 type wtStream struct{ network.MuxedStream }
 
-// past is a deadline that is over.
+// past is an expired deadline.
 var past = time.Unix(1, 0)
 
 func (s wtStream) Reset() error {
 	err := s.MuxedStream.Reset()
-	_ = s.SetDeadline(past) // of a stream that is gone
+	_ = s.SetDeadline(past) // fails if the stream is gone
 	return err
 }
 

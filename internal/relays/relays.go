@@ -1,5 +1,5 @@
-// Package relays keeps reservations at the relays that were named, and runs a
-// relay for others.
+// Package relays keeps reservations at named relays, and runs the relay
+// service.
 package relays
 
 import (
@@ -30,28 +30,27 @@ import (
 )
 
 const (
-	// retry is how often AutoRelay looks at relays that it has no reservation
-	// with, and backoff how long it leaves one alone that refused it. Its own
-	// 30 seconds and 1 hour are meant for choosing among strangers; here the
-	// relays were named.
+	// retry is how often AutoRelay tries relays without a reservation, and backoff
+	// how long it leaves a relay alone that refused it. Its own 30 seconds and 1
+	// hour are meant for choosing among strangers; here the relays are named.
 	retry   = 2 * time.Second
 	backoff = 10 * time.Second
 	// Max bounds how many relays a node keeps reservations at.
 	Max = 16
 
-	// tag is what AutoRelay protects the connections of its reservations with.
+	// tag is the tag under which AutoRelay protects its relays from trimming.
 	tag = "autorelay"
 )
 
-// Config is what a [Client] is made of.
+// Config configures a [Client].
 type Config struct {
 	Disabled     bool // no relay client at all
 	Relays       []peer.AddrInfo
-	Announce     []ma.Multiaddr // in place of the listening addresses; nil: those
+	Announce     []ma.Multiaddr // replaces the listen addresses; nil: those
 	Reachability network.Reachability
 	HolePunching bool
 	PortMapping  bool
-	// Reserved, Lost and Punched report what happens; they must not block.
+	// Reserved, Lost and Punched are called on events; they must not block.
 	Reserved, Lost func(peer.ID)
 	Punched        func(id peer.ID, took time.Duration, err error)
 	Log            *slog.Logger
@@ -62,9 +61,9 @@ type Client struct {
 	cfg     Config
 	enabled bool // relays were named at the start
 
-	// host is set once, by Open, when the node is complete: libp2p wants
-	// AutoRelay's peers and the address factory before it makes the host. This
-	// is the one place where that circle is cut.
+	// host is set once, by Open, when the node is complete: libp2p needs
+	// AutoRelay's peers and the address factory before it makes the host. This is
+	// the only place that cuts that circle.
 	host   atomic.Pointer[nethost.Host]
 	opened chan struct{}
 	asked  chan struct{} // AutoRelay runs: it has asked for candidates
@@ -77,7 +76,7 @@ type Client struct {
 	relays []peer.AddrInfo // replaced, never changed; guarded by mu
 }
 
-// New returns a client for the host that its Options help to make.
+// New returns a client for the host to be made with its Options.
 func New(cfg Config) *Client {
 	return &Client{
 		cfg: cfg, enabled: len(cfg.Relays) > 0, relays: cfg.Relays,
@@ -85,12 +84,13 @@ func New(cfg Config) *Client {
 	}
 }
 
-// Options are those of the host that concern relays and NATs.
+// Options returns the host's options for relays and NATs.
 func (c *Client) Options() []libp2p.Option {
 	if c.cfg.Disabled {
 		return append(reachabilityOptions(c.cfg.Reachability), libp2p.DisableRelay())
 	}
-	// NoListenAddrs would switch the relay client off unless it is named.
+	// NoListenAddrs would switch the relay client off unless it is enabled
+	// explicitly.
 	opts := []libp2p.Option{libp2p.EnableRelay()}
 	reach := c.cfg.Reachability
 	if c.enabled {
@@ -101,8 +101,8 @@ func (c *Client) Options() []libp2p.Option {
 				autorelay.NewMetricsTracer(autorelay.WithRegisterer(nethost.NopRegisterer{})), c,
 			})))
 		if reach == network.ReachabilityUnknown {
-			// AutoRelay waits for reachability to be known, which on a
-			// private network never comes; who names relays knows it.
+			// AutoRelay waits until reachability is known, which on a private network
+			// never happens; whoever names relays knows it.
 			reach = network.ReachabilityPrivate
 		}
 	}
@@ -127,13 +127,13 @@ func reachabilityOptions(r network.Reachability) []libp2p.Option {
 	}
 }
 
-// Open hands the complete host over: from now on relays are dialed.
+// Open sets the complete host: from now on relays are dialed.
 func (c *Client) Open(h *nethost.Host) {
 	c.host.Store(h)
 	close(c.opened)
 }
 
-// Settle waits until AutoRelay runs, before the host is closed: when its close
+// Settle waits until AutoRelay runs, before the host is closed: if its close
 // (v0.51) overtakes its start, what it then starts is never stopped.
 func (c *Client) Settle() {
 	if !c.enabled {
@@ -158,13 +158,13 @@ func (c *Client) Relays() []peer.AddrInfo {
 	return c.relays
 }
 
-// Add names more relays, or more addresses of them.
+// Add adds relays, or addresses of relays.
 func (c *Client) Add(relays ...peer.AddrInfo) error {
 	c.mu.Lock()
 	merged := addrs.Merge(append(slices.Clone(c.relays), relays...)...)
 	if len(merged) > Max {
 		c.mu.Unlock()
-		return fmt.Errorf("%d relays are more than %d", len(merged), Max)
+		return fmt.Errorf("%d relays exceed the limit of %d", len(merged), Max)
 	}
 	c.relays = merged
 	c.mu.Unlock()
@@ -173,7 +173,7 @@ func (c *Client) Add(relays ...peer.AddrInfo) error {
 }
 
 // Remove ends the reservation at a relay, and the connection that it needs. It
-// reports whether the relay was named.
+// reports whether the relay was known.
 func (c *Client) Remove(id peer.ID) bool {
 	c.mu.Lock()
 	left := slices.DeleteFunc(slices.Clone(c.relays), func(p peer.AddrInfo) bool { return p.ID == id })
@@ -181,19 +181,18 @@ func (c *Client) Remove(id peer.ID) bool {
 	c.relays = left
 	c.mu.Unlock()
 	if h := c.host.Load(); known && h != nil {
-		// AutoRelay renews its reservation for as long as the connection
-		// lives.
+		// AutoRelay renews its reservation while the connection is open.
 		h.Protect(id, tag, false)
 		if err := h.Disconnect(id); err != nil {
-			c.cfg.Log.Debug("hanging up on a relay", "relay", id, "err", err)
+			c.cfg.Log.Debug("closing connection to removed relay", "relay", id, "err", err)
 		}
 	}
 	c.changed.Notify()
 	return known
 }
 
-// candidates feeds AutoRelay with the named relays that have no reservation,
-// once the host is complete and there are any.
+// candidates feeds AutoRelay the relays without a reservation, once the host is
+// complete and there are any.
 func (c *Client) candidates(ctx context.Context, _ int) <-chan peer.AddrInfo {
 	c.ask.Do(func() { close(c.asked) })
 	ch := make(chan peer.AddrInfo, Max)
@@ -237,8 +236,8 @@ func (c *Client) reserved(h *nethost.Host, id peer.ID) bool {
 	return h.Direct(id) && h.ConnManager().IsProtected(id, tag)
 }
 
-// Disconnected ends the protection when a relay's connection is gone, which
-// AutoRelay (v0.51) does not do: the reservation went with the connection.
+// Disconnected unprotects a relay whose connection closed, which AutoRelay
+// (v0.51) does not do: the reservation ended with the connection.
 func (c *Client) Disconnected(id peer.ID) {
 	h := c.host.Load()
 	if h != nil && c.names(id) {
@@ -251,7 +250,7 @@ func (c *Client) names(id peer.ID) bool {
 	return slices.ContainsFunc(c.Relays(), func(p peer.AddrInfo) bool { return p.ID == id })
 }
 
-// Missing says why there is no reservation at a relay.
+// Missing returns why there is no reservation at a relay.
 func (c *Client) Missing(id peer.ID) string {
 	h := c.host.Load()
 	if h == nil || !h.Direct(id) {
@@ -259,7 +258,7 @@ func (c *Client) Missing(id peer.ID) string {
 	}
 	switch protos := h.Protocols(id); {
 	case len(protos) == 0:
-		return "it has not said yet what it speaks"
+		return "it is not identified yet"
 	case !slices.Contains(protos, proto.ProtoIDv2Hop):
 		return fmt.Sprintf("it is not a relay: it does not offer %s", proto.ProtoIDv2Hop)
 	}
@@ -269,10 +268,10 @@ func (c *Client) Missing(id peer.ID) string {
 	return "it has not answered yet"
 }
 
-// Announce is the host's address factory: it announces the addresses that were
-// named, or those it listens on, and in either case those through its relays.
-// AutoRelay itself announces relays with public addresses only, so that on a
-// private network there would be a reservation that nobody learns of.
+// Announce is the host's address factory: it announces the configured
+// addresses, or those the host listens on, and in either case those through its
+// relays. AutoRelay itself announces only relays with public addresses, so on a
+// private network nobody would learn of a reservation.
 func (c *Client) Announce(list []ma.Multiaddr) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	if c.cfg.Announce != nil {
@@ -297,8 +296,8 @@ func (c *Client) Announce(list []ma.Multiaddr) []ma.Multiaddr {
 	return out
 }
 
-// circuitAddrs are this node's addresses through the relays that it has a
-// reservation with.
+// circuitAddrs returns this node's circuit addresses at the relays that it has
+// a reservation with.
 func (c *Client) circuitAddrs(h *nethost.Host) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for _, p := range c.Relays() {
@@ -315,16 +314,16 @@ func (c *Client) circuitAddrs(h *nethost.Host) []ma.Multiaddr {
 	return out
 }
 
-// Follow makes the host look at its addresses again when a reservation
-// changed, instead of at its next 5-second tick. The event is the one by which
-// AutoRelay announces relays; its addresses are the ones Announce adds.
+// Follow makes the host update its addresses when a reservation changes,
+// instead of at its next 5-second tick. It emits the event by which AutoRelay
+// announces relays; Announce adds the addresses.
 func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) error {
 	emitter, err := h.EventBus().Emitter(new(event.EvtAutoRelayAddrsUpdated), eventbus.Stateful)
 	if err != nil {
 		return err
 	}
 	started := group.Go(func(ctx context.Context) {
-		defer emitter.Close() // it fails when closed twice only
+		defer emitter.Close() // it fails only when closed twice
 		held := make(map[peer.ID]bool)
 		var told []ma.Multiaddr
 		for {
@@ -333,7 +332,7 @@ func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) error {
 			if list := c.circuitAddrs(h); news || !slices.EqualFunc(list, told, ma.Multiaddr.Equal) {
 				told = list
 				if err := emitter.Emit(event.EvtAutoRelayAddrsUpdated{RelayAddrs: list}); err != nil {
-					c.cfg.Log.Warn("announcing relayed addresses", "err", err)
+					c.cfg.Log.Warn("announcing circuit addresses", "err", err)
 				}
 			}
 			select {
@@ -349,7 +348,7 @@ func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) error {
 	return nil
 }
 
-// compare reports the reservations that came and went since the last time.
+// compare reports reservations made and lost since the last call.
 func (c *Client) compare(h *nethost.Host, held map[peer.ID]bool) (news bool) {
 	relays := c.Relays()
 	for _, p := range relays {
@@ -373,8 +372,8 @@ func (c *Client) compare(h *nethost.Host, held map[peer.ID]bool) (news bool) {
 	return news
 }
 
-// relayTracer hears when AutoRelay got, lost or failed to get a reservation.
-// Upstream's own tracer, which counts for nobody here, carries the methods
+// relayTracer learns when AutoRelay made, lost or failed to make a reservation.
+// Upstream's own tracer, whose metrics are not registered, provides the methods
 // whose types are not exported.
 type relayTracer struct {
 	autorelay.MetricsTracer
@@ -391,7 +390,7 @@ func (t relayTracer) ReservationRequestFinished(_ bool, err error) {
 	t.c.changed.Notify()
 }
 
-// punchTracer reports the end of an attempt to punch a hole.
+// punchTracer reports the end of a hole punching attempt.
 type punchTracer struct{ c *Client }
 
 func (t punchTracer) Trace(ev *holepunch.Event) {
@@ -403,6 +402,10 @@ func (t punchTracer) Trace(ev *holepunch.Event) {
 	if !end.Success {
 		err = errors.New(strings.ReplaceAll(end.Error, "\n", " "))
 	}
-	t.c.cfg.Log.Info("hole punch", "peer", ev.Remote, "took", end.EllapsedTime, "err", err)
+	if err == nil {
+		t.c.cfg.Log.Info("hole punched", "peer", ev.Remote, "took", end.EllapsedTime)
+	} else {
+		t.c.cfg.Log.Debug("hole punching failed", "peer", ev.Remote, "took", end.EllapsedTime, "err", err)
+	}
 	t.c.cfg.Punched(ev.Remote, end.EllapsedTime, err)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Limits bounds what a relay gives away. A zero field means libp2p's default.
+// Limits bounds what a relay gives away. A zero field keeps libp2p's default.
 type Limits struct {
 	Reservations      int
 	ReservationsPerIP int
@@ -21,8 +21,8 @@ type Limits struct {
 
 // Serve runs a relay until its Close. Libp2p's own option would start it only
 // once the node is known to be public, which on a private network never
-// happens. anyAddr tells those who reserve the private addresses of this relay
-// too: on a network of one's own there may be no others.
+// happens. With anyAddr, the relay also announces its private addresses in
+// reservations: on a private network there may be no others.
 func Serve(h *nethost.Host, l Limits, acl relay.ACLFilter, anyAddr bool) (*relay.Relay, error) {
 	rc := relay.DefaultResources()
 	setIf(&rc.MaxReservations, l.Reservations)

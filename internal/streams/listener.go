@@ -34,13 +34,13 @@ type listener struct {
 	server *Server
 	proto  protocol.ID
 	queue  chan conn
-	full   atomic.Bool // the last stream found no room
+	full   atomic.Bool // the last stream did not fit
 	once   sync.Once
 	done   chan struct{}
 }
 
 // Listen serves a protocol as a net.Listener. It returns errs.ErrProtocolInUse
-// when the protocol is served already.
+// if the protocol is already served.
 func (s *Server) Listen(p protocol.ID) (net.Listener, error) {
 	l := &listener{server: s, proto: p, queue: make(chan conn, s.backlog), done: make(chan struct{})}
 	if err := s.register(p, &service{listener: true}, nil, l.incoming); err != nil {
@@ -66,7 +66,7 @@ func (l *listener) incoming(s network.Stream) {
 		}
 	default:
 		if !l.full.Swap(true) {
-			l.server.log.Warn("streams reset: nobody accepts", "protocol", l.proto, "peer", s.Conn().RemotePeer())
+			l.server.log.Warn("resetting streams: the listener's backlog is full", "protocol", l.proto, "peer", s.Conn().RemotePeer())
 		}
 		_ = s.Reset()
 	}
@@ -92,7 +92,7 @@ func (l *listener) Accept() (net.Conn, error) {
 }
 
 // Close stops serving the protocol and resets the streams that nobody has
-// accepted. Accepted ones live on.
+// accepted. Accepted ones stay open.
 func (l *listener) Close() error {
 	l.once.Do(func() {
 		close(l.done)
@@ -102,7 +102,7 @@ func (l *listener) Close() error {
 	return nil
 }
 
-// reset resets what waits.
+// reset resets the waiting streams.
 func (l *listener) reset() {
 	for {
 		select {

@@ -17,8 +17,8 @@ import (
 const (
 	// aheadSize is how many bytes a watch reads ahead of the handler.
 	aheadSize = 1 << 10
-	// aheadDelay is how long after a handler's Read the watch begins again: a
-	// handler that reads all the time is not slowed down by it.
+	// aheadDelay is how long after a handler's Read the watch resumes, so that it
+	// does not slow down a handler that reads all the time.
 	aheadDelay = 50 * time.Millisecond
 )
 
@@ -27,9 +27,9 @@ var (
 	errOwnReset   = fmt.Errorf("by the handler: %w", network.ErrReset)
 )
 
-// streamContext is the ctx of a handler. Only a handler that asks for its end
-// has its stream watched; most never do, so that the context which can end is
-// made for the first who asks.
+// streamContext is the ctx of a handler. Only the stream of a handler that asks
+// for the end of its ctx is watched; most never do, so the cancelable context
+// is made on first use.
 type streamContext struct {
 	context.Context // of the server
 	st              *stream
@@ -45,15 +45,16 @@ func (c *streamContext) Err() error {
 	return c.st.context().Err()
 }
 
-// Value is asked by package context itself, which looks for whom to end and why.
+// Value is also called by package context itself, to find what to cancel and
+// the cause.
 func (c *streamContext) Value(key any) any { return c.st.context().Value(key) }
 
-// stream is a stream with a handler. It ends its ctx when a Read or Write
-// tells that the stream was reset, or the handler resets it.
+// stream is a stream with a handler. It ends the handler's ctx when a Read or
+// Write shows that the stream was reset, or the handler resets it.
 //
-// A reset shows by reading alone: no muxer reports it otherwise. So while the
+// Only reading reveals a reset: no muxer reports it otherwise. So while the
 // handler of a watched stream does not read, a goroutine does, up to aheadSize
-// bytes ahead, without the handler's deadline. Nothing that waits is called
+// bytes ahead, without the handler's deadline. Nothing that blocks is called
 // under mu.
 type stream struct {
 	network.Stream
@@ -96,7 +97,7 @@ func (s *stream) context() context.Context {
 	return s.ctx
 }
 
-// end ends the handler's ctx, for the first of the causes.
+// end ends the handler's ctx, with the first of the causes.
 func (s *stream) end(cause error) {
 	s.mu.Lock()
 	var cancel context.CancelCauseFunc
@@ -105,11 +106,11 @@ func (s *stream) end(cause error) {
 	}
 	s.mu.Unlock()
 	if cancel != nil {
-		cancel(cause) // may run functions of others
+		cancel(cause) // may run the application's functions
 	}
 }
 
-// gone reports whether the ctx has ended, but by the handler's own doing.
+// gone reports whether the ctx has ended, except by the handler's own doing.
 func (s *stream) gone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +129,7 @@ func (s *stream) watch() {
 	}
 }
 
-// startAheadLocked begins to read ahead if nothing speaks against it.
+// startAheadLocked starts reading ahead, if it may.
 func (s *stream) startAheadLocked() {
 	if !s.watched || s.finished || s.readers > 0 || s.ahead != nil || s.readClosed || s.err != nil || len(s.buf) >= aheadSize {
 		return
@@ -136,11 +137,11 @@ func (s *stream) startAheadLocked() {
 	ahead := make(chan struct{})
 	if s.group.Go(func(context.Context) { s.readAhead(ahead) }) {
 		s.ahead = ahead
-		_ = s.applyLocked() // a stream that takes no deadline is over
+		_ = s.applyLocked() // it fails only if the stream is over
 	}
 }
 
-// applyLocked gives the muxer the deadline that holds now.
+// applyLocked sets the muxer's deadline to the one in force.
 func (s *stream) applyLocked() error {
 	want := s.deadline
 	if s.ahead != nil && s.readers == 0 {
@@ -154,7 +155,7 @@ func (s *stream) applyLocked() error {
 }
 
 // readAhead reads until the buffer is full, reading ends, or a Read of the
-// handler's takes over.
+// handler takes over.
 func (s *stream) readAhead(ahead chan struct{}) {
 	defer close(ahead)
 	buf := make([]byte, aheadSize)
@@ -175,8 +176,8 @@ func (s *stream) readAhead(ahead chan struct{}) {
 			continue
 		}
 		s.ahead = nil
-		// After a timeout a Read of the handler's is waiting, whose deadline
-		// it was: it finds out by itself.
+		// After a timeout, a Read of the handler is waiting whose deadline it was:
+		// it will notice.
 		reset := false
 		if !timedOut(err) {
 			reset = err != io.EOF && !s.readClosed && !s.finished
@@ -230,7 +231,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readDoneLocked ends a Read of the handler's.
+// readDoneLocked ends a Read of the handler.
 func (s *stream) readDoneLocked(err error) {
 	s.readers--
 	if err != nil && !timedOut(err) {
@@ -301,7 +302,7 @@ func (s *stream) ResetWithError(code network.StreamErrorCode) error {
 	return s.Stream.ResetWithError(code)
 }
 
-// closing notes that errors from now on are the handler's own doing.
+// closing records that errors from now on are the handler's own doing.
 func (s *stream) closing(read, write bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -312,7 +313,7 @@ func (s *stream) closing(read, write bool) {
 	}
 }
 
-// finish ends the ctx and the watch when the handler has returned.
+// finish ends the ctx and the watch once the handler has returned.
 func (s *stream) finish() {
 	s.mu.Lock()
 	s.finished = true
@@ -328,7 +329,7 @@ func (s *stream) finish() {
 	}
 }
 
-// timedOut reports whether an error is that of a deadline.
+// timedOut reports whether an error is an expired deadline.
 func timedOut(err error) bool {
 	var t net.Error
 	return errors.As(err, &t) && t.Timeout()

@@ -29,7 +29,7 @@ import (
 )
 
 // libp2pProtocols are libp2p's own. Which of them a host serves depends on its
-// options and, later, on whether it finds itself reachable.
+// options and, later, on its reachability.
 var libp2pProtocols = []protocol.ID{
 	ping.ID, identify.ID, identify.IDPush, holepunch.Protocol,
 	autonat.AutoNATProto, autonatv2.DialProtocol, autonatv2.DialBackProtocol,
@@ -39,14 +39,14 @@ var libp2pProtocols = []protocol.ID{
 // Handler serves one stream.
 type Handler = func(context.Context, network.Stream) error
 
-// Config is what a Server needs.
+// Config configures a [Server].
 type Config struct {
 	Host host.Host
-	Own  []protocol.ID // what the node itself serves or may come to serve, beside libp2p's protocols and what is registered already
+	Own  []protocol.ID // what the node itself serves or may serve, in addition to libp2p's protocols and those already registered
 	Log  *slog.Logger
 }
 
-// Server owns the protocols of the application and the running handlers.
+// Server owns the application's protocols and the running handlers.
 type Server struct {
 	host  host.Host
 	log   *slog.Logger
@@ -68,7 +68,7 @@ type service struct {
 	busy     bool // being registered or removed; guarded by Server.mu
 }
 
-// New returns a Server that works until ctx ends or Close.
+// New returns a Server that works until ctx ends or Close is called.
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		host: cfg.Host, log: cfg.Log, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
@@ -82,8 +82,8 @@ func New(ctx context.Context, cfg Config) *Server {
 	return s
 }
 
-// Close resets the streams whose handlers still run, so that blocked reads
-// and writes return, and waits for the handlers.
+// Close resets the streams with running handlers, so that blocked reads and
+// writes return, and waits for the handlers.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -91,19 +91,19 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	for _, st := range list {
 		st.end(errs.ErrClosed)
-		_ = st.Stream.Reset() // the handler learns of it by its next read or write
+		_ = st.Stream.Reset() // the handler notices at its next read or write
 	}
 	s.host.Network().StopNotify(s.gone)
 	return s.group.Close()
 }
 
-// Handle serves a protocol with h, and those that match accepts, if there is
-// one. It returns errs.ErrProtocolInUse when the protocol is served already.
+// Handle serves a protocol with h, along with those that match accepts, if not
+// nil. It returns errs.ErrProtocolInUse if the protocol is already served.
 func (s *Server) Handle(p protocol.ID, h Handler, match func(protocol.ID) bool) error {
 	return s.register(p, &service{}, match, func(st network.Stream) { s.serve(st, h) })
 }
 
-// Unhandle stops serving what Handle began to serve. Handlers that run go on.
+// Unhandle undoes Handle. Running handlers continue.
 func (s *Server) Unhandle(p protocol.ID) error {
 	s.mu.Lock()
 	own := s.own[p]
@@ -117,7 +117,7 @@ func (s *Server) Unhandle(p protocol.ID) error {
 	case svc == nil || svc.busy:
 		err = fmt.Errorf("%w: it has no handler", errs.ErrNotFound)
 	case svc.listener:
-		err = fmt.Errorf("%w: a listener serves it; close that", errs.ErrProtocolInUse)
+		err = fmt.Errorf("%w: a listener serves it; close the listener", errs.ErrProtocolInUse)
 	default:
 		svc.busy = true
 	}
@@ -143,7 +143,7 @@ func (s *Server) register(p protocol.ID, svc *service, match func(protocol.ID) b
 	case s.own[p]:
 		err = fmt.Errorf("%w: the node itself serves it", errs.ErrProtocolInUse)
 	case s.served[p] != nil:
-		err = fmt.Errorf("%w: it has a handler or listener already; stop that first", errs.ErrProtocolInUse)
+		err = fmt.Errorf("%w: it already has a handler or listener; stop that first", errs.ErrProtocolInUse)
 	default:
 		s.served[p] = svc
 	}
@@ -153,7 +153,7 @@ func (s *Server) register(p protocol.ID, svc *service, match func(protocol.ID) b
 	}
 	if slices.Contains(s.host.Mux().Protocols(), p) {
 		s.forget(p)
-		return fmt.Errorf("%w: it has a handler already, set through Host", errs.ErrProtocolInUse)
+		return fmt.Errorf("%w: it already has a handler, set through Host", errs.ErrProtocolInUse)
 	}
 	if match == nil {
 		s.host.SetStreamHandler(p, h)
@@ -166,8 +166,8 @@ func (s *Server) register(p protocol.ID, svc *service, match func(protocol.ID) b
 	return nil
 }
 
-// unregister undoes register. Until it is done nobody else can have the
-// protocol, or its handler would be the one that is removed.
+// unregister undoes register. Until it is done nobody else can register the
+// protocol: the wrong handler would be removed.
 func (s *Server) unregister(p protocol.ID) {
 	s.host.RemoveStreamHandler(p)
 	s.forget(p)
@@ -179,16 +179,16 @@ func (s *Server) forget(p protocol.ID) {
 	delete(s.served, p)
 }
 
-// taken reports whether a protocol is served under its own name, which goes
-// before what is served by matching.
+// taken reports whether a protocol is served under its own name, which takes
+// precedence over matching.
 func (s *Server) taken(p protocol.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.own[p] || s.served[p] != nil
 }
 
-// Versions returns what matches the versions that a protocol ending in
-// /major.minor.patch can serve: those of its major version, up to its minor.
+// Versions returns a function that matches the versions that a protocol ending
+// in /major.minor.patch can serve: those of its major version, up to its minor.
 func Versions(p protocol.ID) (func(protocol.ID) bool, error) {
 	name, mine, ok := version(p)
 	if !ok {
@@ -218,8 +218,8 @@ func version(p protocol.ID) (name string, v [3]uint64, ok bool) {
 	return string(p[:i]), v, true
 }
 
-// serve runs a handler over one stream: it closes the stream afterwards, or
-// resets it when the handler fails or panics.
+// serve runs a handler over one stream. It closes the stream afterwards, or
+// resets it if the handler fails or panics.
 func (s *Server) serve(raw network.Stream, h Handler) {
 	if !s.group.Run(func(ctx context.Context) { s.run(ctx, raw, h) }) {
 		_ = raw.Reset()
@@ -249,7 +249,7 @@ func (s *Server) run(ctx context.Context, raw network.Stream, h Handler) {
 	default:
 		log.Warn("stream handler failed", "err", err)
 	}
-	_ = raw.Reset() // nothing more can be said to a peer that we hang up on
+	_ = raw.Reset() // an error would not change anything
 }
 
 // guard calls a handler and turns a panic into an error.
@@ -262,8 +262,8 @@ func guard(ctx context.Context, st network.Stream, h Handler) (panicked bool, er
 	return false, h(ctx, st)
 }
 
-// enter registers a stream. One whose connection is gone already has missed
-// disconnected.
+// enter registers a stream. If its connection has already closed, disconnected
+// has missed it.
 func (s *Server) enter(st *stream) bool {
 	s.mu.Lock()
 	closed := s.closed
@@ -286,7 +286,7 @@ func (s *Server) leave(st *stream) {
 	delete(s.running, st)
 }
 
-// disconnected ends the handlers of a connection that is gone.
+// disconnected ends the handlers of a closed connection.
 func (s *Server) disconnected(_ network.Network, conn network.Conn) {
 	s.mu.Lock()
 	var list []*stream

@@ -15,16 +15,16 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
-// Config is what a [Bus] needs. Its functions run one after the other, in the
+// Config configures a [Bus]. Its functions run one after the other, in the
 // goroutine that drains the bus.
 type Config struct {
 	Host *nethost.Host
-	// Change is notified of whatever happens, Moved of new addresses.
+	// Change is notified of every event, Moved of new addresses.
 	Change, Moved *signal.Signal
 
-	Connected    func(nethost.Peer) // a peer is here and identified
-	Disconnected func(peer.ID)      // a peer of Connected is gone
-	Gone         func(peer.ID)      // a peer is gone, whether it was identified or not
+	Connected    func(nethost.Peer) // a peer is connected and identified
+	Disconnected func(peer.ID)      // a peer of Connected disconnected
+	Gone         func(peer.ID)      // a peer disconnected, identified or not
 	Addrs        func()             // the host's addresses changed
 	Reachability func(network.Reachability)
 	Log          *slog.Logger
@@ -66,7 +66,7 @@ func Follow(group *lifecycle.Group, cfg Config) (*Bus, error) {
 	return b, nil
 }
 
-// Reachability returns what is known of whether others can dial the node.
+// Reachability returns whether others can dial the node, as far as known.
 func (b *Bus) Reachability() network.Reachability { return network.Reachability(b.reach.Load()) }
 
 func (b *Bus) handle(ev any) {
@@ -90,8 +90,8 @@ func (b *Bus) handle(ev any) {
 	b.cfg.Change.Notify()
 }
 
-// here announces a peer after its identification, so that whoever acts on the
-// event can open streams.
+// here reports a peer once it is identified, so that consumers of the event can
+// open streams.
 func (b *Bus) here(id peer.ID) {
 	p, ok := b.cfg.Host.Peer(id)
 	if !ok || b.announced[id] {

@@ -1,6 +1,6 @@
-// Package watch brings events to those who want them: a [Bus] drains the host's
-// event bus, and a [Hub] hands events to any number of subscribers, none of whom
-// can hold up the others.
+// Package watch delivers events: a [Bus] drains the host's event bus, and a
+// [Hub] delivers events to any number of subscribers, none of which can hold up
+// the others.
 package watch
 
 import (
@@ -11,8 +11,9 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
-// Hub hands each event to its subscribers and keeps the events that describe
-// the present state. It is safe for concurrent use, and Emit never blocks.
+// Hub delivers each event to its subscribers, and keeps the events that
+// describe the current state. It is safe for concurrent use, and Emit never
+// blocks.
 type Hub[E any] struct {
 	capacity int
 	state    func(E) (key any, stands bool)
@@ -29,14 +30,14 @@ type kept[E any] struct {
 }
 
 // NewHub returns a hub whose subscribers may fall capacity events behind. state
-// tells which part of the state an event is about, nil for none, and whether the
-// event stands for that part from now on or ends it. It is called with a lock
-// held and must not call back.
-func NewHub[E any](capacity int, state func(E) (key any, stands bool)) *Hub[E] {
+// returns which part of the state an event is about, nil for none, and whether
+// that part is now present or gone. It is called with a lock held and must not
+// call back.
+func NewHub[E any](capacity int, state func(E) (key any, present bool)) *Hub[E] {
 	return &Hub[E]{capacity: capacity, state: state, subs: make(map[*Sub[E]]struct{}), now: make(map[any]kept[E])}
 }
 
-// Emit hands an event to every subscriber.
+// Emit delivers an event to every subscriber.
 func (h *Hub[E]) Emit(ev E) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,7 +54,7 @@ func (h *Hub[E]) Emit(ev E) {
 	}
 }
 
-// Forget drops parts of the state of which nobody is told.
+// Forget drops parts of the state, without an event.
 func (h *Hub[E]) Forget(which func(E) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -65,8 +66,8 @@ func (h *Hub[E]) Forget(which func(E) bool) {
 }
 
 // Subscribe returns a subscription to the events from now on. With state it
-// begins with the events that make up the present one, in their order: nothing
-// between them and what follows is missing or told twice.
+// begins with the events that make up the current state, in their order:
+// between them and the events that follow, nothing is missing or repeated.
 func (h *Hub[E]) Subscribe(state bool) *Sub[E] {
 	s := &Sub[E]{hub: h, queue: ring.New[E](h.capacity), done: make(chan struct{})}
 	h.mu.Lock()

@@ -1,4 +1,4 @@
-// Package hosttest makes hosts for the tests of the rooms that have one.
+// Package hosttest makes hosts for the tests of the rooms that need one.
 package hosttest
 
 import (
@@ -17,7 +17,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Config is that of a host over TCP and QUIC with libp2p's defaults.
+// Config returns the configuration of a host over TCP and QUIC with libp2p's
+// defaults.
 func Config(tb testing.TB, opts ...libp2p.Option) nethost.Config {
 	tb.Helper()
 	key, _, err := crypto.GenerateEd25519Key(nil)
@@ -38,7 +39,8 @@ func Config(tb testing.TB, opts ...libp2p.Option) nethost.Config {
 	}
 }
 
-// New starts a host that listens on the addresses, and closes it with the test.
+// New starts a host that listens on the addresses, and closes it when the test
+// ends.
 func New(tb testing.TB, listen ...ma.Multiaddr) *nethost.Host {
 	tb.Helper()
 	h, err := nethost.New(Config(tb))
@@ -62,5 +64,5 @@ func Listen(tb testing.TB, h *nethost.Host, list ...ma.Multiaddr) {
 	}
 }
 
-// Info is how others dial a host.
+// Info returns the addresses at which others dial a host.
 func Info(h *nethost.Host) peer.AddrInfo { return peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()} }
