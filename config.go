@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/lan"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
@@ -241,6 +243,12 @@ func (c *config) securityProtocols() []nethost.Security {
 		list = append(list, nethost.Security(s))
 	}
 	return list
+}
+
+// pubsubBytes bounds the pubsub messages that wait: in one queue, and in all.
+func (c *config) pubsubBytes() (queue, total int64) {
+	queue = cmp.Or(c.limits.PubSubQueue, max(8<<20, 4*int64(c.maxMessageSize)))
+	return queue, cmp.Or(c.limits.PubSub, max(limits.Memory()/32, 4*queue))
 }
 
 // effectiveMinPeers is the minimum of [WithMinPeers], or 1 if the options say

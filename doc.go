@@ -49,6 +49,8 @@
 //     per transport: reachable without configuration ([WithListenAddrs])
 //   - connection limits: 160, 192; above the second, trimmed to the first,
 //     as in libp2p ([WithConnLimits])
+//   - pubsub messages that wait: 8 MiB in one queue, a 32nd of the memory in all; a
+//     peer or a subscriber that does not read costs no more ([WithLimits])
 //   - DHT mode: auto-server; serves even where reachability is never
 //     determined, as on a LAN ([WithDHTMode])
 //   - minimum of peers: 1; one peer makes a connected node; 0 without

@@ -42,30 +42,32 @@ func codeDefaults() map[string]string {
 	}
 	withPeers := *c
 	withPeers.mdns = true
+	queue, _ := c.pubsubBytes()
 	return map[string]string{
-		"identity":             map[bool]string{true: "fresh Ed25519 key"}[c.key == nil && c.identityFile == ""],
-		"data directory":       noneIf(c.dataDir == ""),
-		"network":              c.network,
-		"transports":           words(c.enabledTransports()),
-		"security":             words(c.security),
-		"listen addresses":     listens,
-		"connection limits":    fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
-		"DHT mode":             string(c.effectiveDHTMode()),
-		"minimum of peers":     fmt.Sprint(withPeers.effectiveMinPeers()),
-		"bootstrap retry":      fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),
-		"LAN discovery":        onOff(c.mdns),
-		"relay client":         onOff(!c.noRelay),
-		"relay reservations":   noneIf(len(c.autoRelays) == 0),
-		"relay service":        onOff(c.relayService),
-		"hole punching":        onOff(c.holePunching),
-		"port mapping":         onOff(c.portMapping),
-		"pubsub messages":      "signed, flood-published", // see TestPubSubSigns and TestPitfall50
-		"message size":         fmt.Sprint(c.maxMessageSize),
-		"wait for topic peers": publishWait.String(),
-		"wait for DHT peers":   tableWait.String(),
-		"unread messages":      fmt.Sprint(subscriptionBuffer),
-		"logging":              noneIf(!c.logger.Enabled(context.Background(), slog.LevelError)),
-		"metrics":              noneIf(c.metrics == nil),
+		"identity":                  map[bool]string{true: "fresh Ed25519 key"}[c.key == nil && c.identityFile == ""],
+		"data directory":            noneIf(c.dataDir == ""),
+		"network":                   c.network,
+		"transports":                words(c.enabledTransports()),
+		"security":                  words(c.security),
+		"listen addresses":          listens,
+		"pubsub messages that wait": fmt.Sprintf("%d MiB in one queue, a 32nd of the memory in all", queue>>20),
+		"connection limits":         fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
+		"DHT mode":                  string(c.effectiveDHTMode()),
+		"minimum of peers":          fmt.Sprint(withPeers.effectiveMinPeers()),
+		"bootstrap retry":           fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),
+		"LAN discovery":             onOff(c.mdns),
+		"relay client":              onOff(!c.noRelay),
+		"relay reservations":        noneIf(len(c.autoRelays) == 0),
+		"relay service":             onOff(c.relayService),
+		"hole punching":             onOff(c.holePunching),
+		"port mapping":              onOff(c.portMapping),
+		"pubsub messages":           "signed, flood-published", // see TestPubSubSigns and TestPitfall50
+		"message size":              fmt.Sprint(c.maxMessageSize),
+		"wait for topic peers":      publishWait.String(),
+		"wait for DHT peers":        tableWait.String(),
+		"unread messages":           fmt.Sprint(subscriptionBuffer),
+		"logging":                   noneIf(!c.logger.Enabled(context.Background(), slog.LevelError)),
+		"metrics":                   noneIf(c.metrics == nil),
 	}
 }
 

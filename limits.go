@@ -31,6 +31,16 @@ type Limits struct {
 	// Memory is how many bytes the buffers of connections and streams may take
 	// in all; at least 16 MiB.
 	Memory int64 `json:"memory,omitempty"`
+	// PubSub is how many bytes of pubsub messages may wait in all: for peers that
+	// read too slowly, and in subscriptions that are read too slowly; default a
+	// 32nd of the memory that the machine has, or that the process's control group
+	// allows, and at least four times PubSubQueue. What does not fit is dropped,
+	// and counted by [Subscription.Dropped], [Message].Lost and [WithMetrics].
+	PubSub int64 `json:"pubSub,omitempty"`
+	// PubSubQueue is how many bytes of pubsub messages may wait for one peer, or in
+	// one subscription; default 8 MiB, or four messages of [WithMaxMessageSize], if
+	// that is more; at least one of those.
+	PubSubQueue int64 `json:"pubSubQueue,omitempty"`
 }
 
 // Refused counts the connections and streams that each limit of [Limits] has

@@ -227,8 +227,9 @@ func startPubSub(n *Node) (err error) {
 	if n.cfg.noPubSub {
 		return nil
 	}
+	queue, total := n.cfg.pubsubBytes()
 	n.pubsub, err = gossip.New(context.WithoutCancel(n.ctx), gossip.Config{
-		Host: n.base, Blacklist: access.Blacklist{List: n.access}, MaxMessageSize: n.cfg.maxMessageSize,
+		Host: n.base, Blacklist: access.Blacklist{List: n.access}, MaxMessageSize: n.cfg.maxMessageSize, QueueBytes: queue, TotalBytes: total,
 		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(),
 		Changed:    n.watch.change.Notify,
 		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },

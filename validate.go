@@ -112,6 +112,24 @@ var relations = slices.Concat(
 			},
 		},
 		{
+			with: []string{"WithLimits", "WithMaxMessageSize"},
+			text: "PubSubQueue is %d bytes, and one message may take %d; raise the one with WithLimits or lower the other with WithMaxMessageSize",
+			find: func(c *config, found func(...any)) {
+				if q := c.limits.PubSubQueue; q > 0 && q < int64(c.maxMessageSize) {
+					found(q, c.maxMessageSize)
+				}
+			},
+		},
+		{
+			with: []string{"WithLimits"},
+			text: "PubSub is %d bytes in all, and PubSubQueue is %d for one queue; raise the former or lower the latter",
+			find: func(c *config, found func(...any)) {
+				if queue, total := c.pubsubBytes(); total < queue {
+					found(total, queue)
+				}
+			},
+		},
+		{
 			with: []string{"WithPrivateNetwork", "WithTransports"},
 			text: "%s cannot carry a pre-shared key; leave it out of WithTransports: only TCP and WebSocket can",
 			find: func(c *config, found func(...any)) {

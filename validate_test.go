@@ -206,6 +206,8 @@ func relationRows(t *testing.T) []relationRow {
 		{"pitfall 31: a key and QUIC", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1")}},
 		{"a key and WebTransport", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1/webtransport")}},
 		{"a key and WebRTC", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/webrtc-direct")}},
+		{"a queue smaller than a message", "WithLimits", []Option{WithLimits(Limits{PubSubQueue: 1 << 20}), WithMaxMessageSize(2 << 20)}},
+		{"a queue larger than all together", "WithLimits", []Option{WithLimits(Limits{PubSub: 1 << 20})}},
 		{"a key and QUIC enabled", "WithPrivateNetwork", []Option{psk, WithTransports(TransportTCP, TransportQUIC)}},
 		{"a transport that is not enabled", "WithListenAddrs", []Option{tcp, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1")}},
 		{"WebTransport, which is off", "WithListenAddrs", []Option{WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1/webtransport")}},

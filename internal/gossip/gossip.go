@@ -24,6 +24,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
 const (
@@ -59,7 +60,9 @@ const (
 type Config struct {
 	Host           host.Host
 	Blacklist      pubsub.Blacklist
-	MaxMessageSize int // of a message on the wire, in bytes
+	MaxMessageSize int   // of a message on the wire, in bytes
+	QueueBytes     int64 // of the messages that may wait for one peer, or in one subscription
+	TotalBytes     int64 // of those that may wait in all
 	Options        []pubsub.Option
 	Log            *slog.Logger
 	Closing        <-chan struct{} // ends waiting calls, ahead of Close
@@ -85,6 +88,7 @@ type Router struct {
 	group   *lifecycle.Group
 	wake    chan struct{} // has a token when there is news
 
+	budget   *ring.Budget
 	envelope int // what a message of this node's takes in addition to data and topic
 
 	// mu is taken in gossipsub's loop too, which upstream calls wait for:
@@ -136,7 +140,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithBlacklist(cfg.Blacklist),
 		pubsub.WithRawTracer(tracer{r}),
 	}, cfg.Options...)
-	r.envelope = envelope(cfg.Host)
+	r.envelope, r.budget = envelope(cfg.Host), ring.NewBudget(cfg.TotalBytes)
 	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
 	made := make(chan struct{})
 	r.streams.topics = func() []string {
@@ -149,6 +153,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	}
 	r.streams.lost = func(id peer.ID, n int) { r.notSent(id, n) }
 	r.streams.deaf = cfg.Deaf
+	r.streams.queueBytes, r.streams.budget = cfg.QueueBytes, r.budget
 	if cfg.Deaf == nil {
 		r.streams.deaf = func(context.Context, peer.ID) {}
 	}

@@ -13,8 +13,12 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
@@ -51,7 +55,7 @@ func newHost(t *testing.T) host.Host {
 func newRouter(t *testing.T, h host.Host, set func(*Config)) *Router {
 	t.Helper()
 	cfg := Config{
-		Host: h, Blacklist: pubsub.NewMapBlacklist(), MaxMessageSize: 1 << 20, Log: slog.New(slog.DiscardHandler),
+		Host: h, Blacklist: pubsub.NewMapBlacklist(), MaxMessageSize: 1 << 20, QueueBytes: 8 << 20, TotalBytes: 64 << 20, Log: slog.New(slog.DiscardHandler),
 		Changed: func() {}, PeerJoined: func(string, peer.ID) {}, PeerLeft: func(string, peer.ID) {}, TopicLeft: func(string) {},
 	}
 	if set != nil {
@@ -404,5 +408,81 @@ func TestABurstKeepsItsOrderOverADirectLink(t *testing.T) {
 				t.Fatalf("message %s in place of %d", m.Data, i)
 			}
 		}
+	}
+}
+
+// What waits for a peer that does not read is bounded in bytes, and what does
+// not fit is counted; those who read get everything (go-spacemesh#5696).
+func TestPeerThatDoesNotReadHoldsFewBytes(t *testing.T) {
+	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes = 4 << 20 })
+	deaf, reader := newHost(t), newHost(t)
+	for _, p := range []protocol.ID{"/meshsub/1.1.0", "/meshsub/1.2.0"} {
+		deaf.SetStreamHandler(p, func(network.Stream) {}) // it reads nothing
+	}
+	must(t, deaf.Connect(within(t), peer.AddrInfo{ID: r.cfg.Host.ID(), Addrs: r.cfg.Host.Addrs()}))
+	s, err := deaf.NewStream(within(t), r.cfg.Host.ID(), "/meshsub/1.1.0")
+	must(t, err)
+	yes, topic := true, "t"
+	_, err = protodelim.MarshalTo(s, &pubsub_pb.RPC{Subscriptions: []*pubsub_pb.RPC_SubOpts{{Subscribe: &yes, Topicid: &topic}}})
+	must(t, err)
+	other := newRouter(t, reader, nil)
+	must(t, reader.Connect(within(t), peer.AddrInfo{ID: r.cfg.Host.ID(), Addrs: r.cfg.Host.Addrs()}))
+	sub, err := other.Subscribe(within(t), "t", 1000)
+	must(t, err)
+	must(t, r.Publish(within(t), "t", []byte("joins the topic"), true))
+	for n := 0; n < 2; n, _ = r.Reach("t") {
+		runtime.Gosched()
+	}
+	const count, size = 60, 500_000
+	for i := range count {
+		data := make([]byte, size)
+		data[0] = byte(i)
+		must(t, r.Publish(within(t), "t", data, false))
+		for {
+			m, _, err := sub.Next(within(t))
+			must(t, err)
+			if len(m.Data) == size {
+				break
+			}
+		}
+		if used := r.budget.Used(); used > 4<<20+2*size { // one at least for each peer
+			t.Fatalf("%d bytes wait after %d messages", used, i+1)
+		}
+	}
+	if n := r.Counts().Unsent; n < count/2 || n >= count {
+		t.Errorf("%d messages count as not sent", n)
+	}
+	must(t, deaf.Close())
+	for r.budget.Used() > 0 { // what waited for it is gone
+		runtime.Gosched()
+	}
+}
+
+// So is what waits in a subscription that nobody reads; its reader is told.
+func TestUnreadSubscriptionHoldsFewBytes(t *testing.T) {
+	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes, c.TotalBytes = 4<<20, 6<<20 })
+	first, err := r.Subscribe(within(t), "t", 1000)
+	must(t, err)
+	second, err := r.Subscribe(within(t), "t", 1000)
+	must(t, err)
+	const count, size = 40, 500_000
+	for range count {
+		must(t, r.Publish(within(t), "t", make([]byte, size), true))
+	}
+	for r.Counts().Delivered < count {
+		runtime.Gosched()
+	}
+	if used := r.budget.Used(); used > 6<<20 || used < 5<<20 {
+		t.Errorf("%d bytes wait", used)
+	}
+	for _, s := range []*Subscription{first, second} {
+		m, lost, err := s.Next(within(t))
+		if err != nil || len(m.Data) != size || lost == 0 || lost != s.Dropped() || lost >= count {
+			t.Errorf("after %d lost of %d in all: %v", lost, s.Dropped(), err)
+		}
+		s.Close()
+	}
+	if used := r.budget.Used(); used != 0 {
+		t.Errorf("%d bytes wait in closed subscriptions", used)
 	}
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"time"
 
+	pool "github.com/libp2p/go-buffer-pool"
 	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -17,9 +19,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multistream"
 	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
 const (
@@ -31,6 +35,10 @@ const (
 	reopenMin = 100 * time.Millisecond
 	reopenMax = 2 * time.Second
 	steady    = 30 * time.Second
+	// sendLimit is how long a message may take to be sent, and goodbyeLimit how
+	// long all that wait may take when the router closes.
+	sendLimit    = 30 * time.Second
+	goodbyeLimit = time.Second
 	// firstTries is how often opening the first stream to a peer is tried:
 	// gossipsub itself gives up on a peer for as long as it is connected.
 	firstTries = 5
@@ -65,7 +73,10 @@ type links struct {
 	// deaf is called for a connected peer that has closed its stream and not opened
 	// another. It may block.
 	deaf func(ctx context.Context, id peer.ID)
-	lost func(id peer.ID, frames int) // messages that were written but did not arrive
+	lost func(id peer.ID, messages int) // messages that did not get through
+	// queueBytes bounds what waits for one peer, budget what waits for all.
+	queueBytes int64
+	budget     *ring.Budget
 
 	mu    sync.Mutex
 	peers map[peer.ID]*linked   // guarded by mu
@@ -189,9 +200,9 @@ func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (net
 func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network.Stream {
 	o := &outgoing{
 		Stream: s, links: l, id: id, protos: protos,
-		turn: make(chan struct{}, 1), over: make(chan struct{}), moved: make(chan struct{}, 1),
+		turn: make(chan struct{}, 1), over: make(chan struct{}), news: make(chan struct{}, 1),
+		again: make(chan struct{}, 1), ready: make(chan struct{}, 1), fresh: make(chan struct{}, 1), current: s, since: time.Now(),
 	}
-	o.current, o.since = s, time.Now()
 	l.mu.Lock()
 	old := l.peerLocked(id).out
 	l.peers[id].out = o
@@ -199,8 +210,9 @@ func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network
 	if old != nil {
 		old.end()
 	}
-	if !l.group.Go(o.keep) {
+	if !l.group.Go(o.send) {
 		o.end()
+		o.drop()
 	}
 	if !l.connected(id) { // what was noted here would stay
 		l.forget(id)
@@ -243,8 +255,8 @@ func (l *links) came(s network.Stream) {
 		l.forget(id)
 		return
 	}
-	if out != nil && again {
-		out.announceAgain()
+	if out != nil {
+		out.peerOpened(again)
 	}
 }
 
@@ -301,8 +313,10 @@ func (l *links) deafPeers() (list []peer.ID) {
 	return list
 }
 
-// outgoing is gossipsub's stream to a peer. It writes whole messages, one Write
-// each, and reads to notice the end.
+// outgoing is gossipsub's stream to a peer. Gossipsub writes whole messages, one
+// Write each, and reads to learn of the end. What it writes waits here, in a
+// bounded number of bytes, until it is sent: in gossipsub's own queue messages
+// are bounded in number alone.
 type outgoing struct {
 	network.Stream // the first one, for what never changes
 	links          *links
@@ -312,12 +326,18 @@ type outgoing struct {
 	turn  chan struct{} // holds a token while somebody writes, or replaces the stream
 	over  chan struct{} // closed at the end
 	once  sync.Once
-	moved chan struct{} // has a token when the topics are to be announced again
+	news  chan struct{} // has a token when something waits
+	again chan struct{} // has a token when the topics are to be announced again
+	ready chan struct{} // has a token when the peer has opened a stream
+	fresh chan struct{} // has a token when the stream has been replaced
 
-	mu       sync.Mutex
-	current  network.Stream // nil while it is replaced; guarded by mu
-	since    time.Time      // when it was opened; guarded by mu
-	deadline time.Time      // for writing; guarded by mu
+	mu      sync.Mutex
+	current network.Stream // guarded by mu
+	since   time.Time      // when it was opened; guarded by mu
+	left    bool           // it is given up for one on another connection; guarded by mu
+	waiting [][]byte       // to be sent; guarded by mu
+	bytes   int64          // of those, and of the one that is being sent; guarded by mu
+	done    bool           // nothing is sent any more; guarded by mu
 }
 
 func (o *outgoing) stream() network.Stream {
@@ -326,47 +346,197 @@ func (o *outgoing) stream() network.Stream {
 	return o.current
 }
 
-// Conn returns the connection of the current stream, or of the last one.
-func (o *outgoing) Conn() network.Conn {
-	if s := o.stream(); s != nil {
-		return s.Conn()
-	}
-	return o.Stream.Conn()
-}
+// Conn returns the connection of the present stream, or of the last one.
+func (o *outgoing) Conn() network.Conn { return o.stream().Conn() }
 
-// Read waits for the end: peers send nothing on this stream.
-func (o *outgoing) Read([]byte) (int, error) {
-	<-o.over
-	return 0, errLinkOver
-}
+// SetWriteDeadline does nothing: a Write does not wait.
+func (o *outgoing) SetWriteDeadline(time.Time) error { return nil }
 
-func (o *outgoing) SetWriteDeadline(t time.Time) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.deadline = t
-	return nil
-}
-
-// Write sends a message. A message that does not arrive is lost and counted;
-// the stream survives.
+// Write has a message sent. One that does not get through is lost, and counted;
+// the stream is not.
 func (o *outgoing) Write(message []byte) (int, error) {
-	select {
-	case o.turn <- struct{}{}:
-	case <-o.over:
+	size := int64(len(message))
+	o.mu.Lock()
+	if o.done {
+		o.mu.Unlock()
 		return 0, errLinkOver
 	}
-	defer func() { <-o.turn }()
-	s := o.stream()
-	o.mu.Lock()
-	deadline := o.deadline
-	o.mu.Unlock()
-	_ = s.SetWriteDeadline(deadline) // it fails if the stream is over, which Write reports
-	if _, err := s.Write(message); err != nil {
-		o.links.lost(o.id, 1)
-		o.links.log.Debug("message not sent", "peer", o.id, "err", err)
-		_ = s.Reset() // half of the message may be sent; keep replaces the stream
+	if full := o.bytes > 0 && o.bytes+size > o.links.queueBytes; full || !o.links.budget.Take(size) {
+		announces, messages := contents(message)
+		if !announces {
+			o.mu.Unlock()
+			o.links.lost(o.id, messages)
+			return len(message), nil
+		}
+		o.links.budget.Force(size) // a change of topics must not get lost, and is small
 	}
+	kept := pool.Get(len(message))
+	copy(kept, message)
+	o.waiting = append(o.waiting, kept)
+	o.bytes += size
+	o.mu.Unlock()
+	nudge(o.news)
 	return len(message), nil
+}
+
+// contents tells whether a message, as it is on the wire, announces topics, and
+// how many published messages it carries.
+func contents(message []byte) (announces bool, published int) {
+	const subscriptions, publish = 1, 2 // fields of an RPC
+	_, n := protowire.ConsumeVarint(message)
+	for rest := message[max(n, 0):]; len(rest) > 0; {
+		field, _, n := protowire.ConsumeField(rest)
+		if n < 0 {
+			break
+		}
+		rest = rest[n:]
+		switch field {
+		case subscriptions:
+			announces = true
+		case publish:
+			published++
+		}
+	}
+	return announces, published
+}
+
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// send sends what is written, and announces the topics again when that is
+// needed.
+func (o *outgoing) send(ctx context.Context) {
+	defer o.end()
+	for {
+		select {
+		case <-o.news:
+			for o.sendNext() {
+			}
+		case <-o.again:
+			o.announceAgain()
+		case <-o.over:
+			o.drop()
+			return
+		case <-ctx.Done():
+			o.goodbye()
+			return
+		}
+	}
+}
+
+// sendNext sends the next message, and reports whether there was one.
+func (o *outgoing) sendNext() bool {
+	o.mu.Lock()
+	if len(o.waiting) == 0 {
+		o.waiting = nil
+		o.mu.Unlock()
+		return false
+	}
+	message := o.waiting[0]
+	o.waiting[0], o.waiting = nil, o.waiting[1:]
+	o.mu.Unlock()
+	size := int64(len(message))
+	err := o.sendOne(message)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errLinkOver) {
+		// The stream had ended: the next one may take it. Peers know what they have
+		// seen already.
+		select {
+		case <-o.fresh:
+			err = o.sendOne(message)
+		case <-time.After(reopenMax):
+		case <-o.over:
+		}
+	}
+	if err != nil && !errors.Is(err, errLinkOver) {
+		_, messages := contents(message)
+		o.links.lost(o.id, messages)
+		o.links.log.Debug("message not sent", "peer", o.id, "err", err)
+	}
+	pool.Put(message)
+	o.links.budget.Give(size)
+	o.mu.Lock()
+	o.bytes -= size
+	o.mu.Unlock()
+	return err == nil || !errors.Is(err, errLinkOver)
+}
+
+// sendOne makes one attempt at sending a message.
+func (o *outgoing) sendOne(message []byte) error {
+	select {
+	case <-o.fresh: // it is the present stream that counts
+	default:
+	}
+	return o.locked(func() error {
+		s := o.stream()
+		_ = s.SetWriteDeadline(time.Now().Add(sendLimit)) // a stream that takes none is over, which Write tells
+		_, err := s.Write(message)
+		if err != nil {
+			_ = s.Reset() // half of the message may be out; Read takes it from here
+		}
+		return err
+	})
+}
+
+// goodbye sends what waits when the router closes: that topics are left, for
+// one.
+func (o *outgoing) goodbye() {
+	s := o.stream()
+	_ = s.SetWriteDeadline(time.Now().Add(goodbyeLimit))
+	o.mu.Lock()
+	list := o.waiting
+	o.mu.Unlock()
+	for _, message := range list {
+		if _, err := s.Write(message); err != nil {
+			break
+		}
+	}
+	_ = s.CloseWrite() // unlike a reset it lets through what was written
+	o.drop()
+}
+
+// drop gives back what waits.
+func (o *outgoing) drop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, message := range o.waiting {
+		o.links.budget.Give(int64(len(message)))
+		pool.Put(message)
+	}
+	o.waiting, o.bytes, o.done = nil, 0, true
+}
+
+// peerOpened is called when the peer has opened a stream, again when that was
+// not the first. It does not wait.
+func (o *outgoing) peerOpened(again bool) {
+	nudge(o.ready)
+	if again {
+		nudge(o.again)
+	}
+}
+
+// announceAgain announces the topics on the present stream, or has it replaced
+// by one on the connection that the peer has now.
+func (o *outgoing) announceAgain() {
+	s := o.stream()
+	o.links.mu.Lock()
+	p := o.links.peers[o.id]
+	elsewhere := p != nil && p.in != nil && p.in.Conn() != s.Conn() && !p.in.Conn().Stat().Limited
+	o.links.mu.Unlock()
+	if elsewhere {
+		o.mu.Lock()
+		o.left = true
+		o.mu.Unlock()
+		_ = s.Reset()
+		return
+	}
+	if err := o.locked(func() error { return o.announce(o.stream()) }); err != nil {
+		o.links.log.Debug("announcing topics again", "peer", o.id, "err", err)
+		_ = s.Reset()
+	}
 }
 
 func (o *outgoing) Close() error { o.end(); return nil }
@@ -378,77 +548,33 @@ func (o *outgoing) ResetWithError(network.StreamErrorCode) error { o.end(); retu
 func (o *outgoing) end() {
 	o.once.Do(func() {
 		close(o.over)
-		if s := o.stream(); s != nil {
-			_ = s.Reset()
-		}
+		_ = o.stream().Reset()
 	})
 }
 
-// announceAgain requests that the topics be announced again. It does not block.
-func (o *outgoing) announceAgain() {
-	select {
-	case o.moved <- struct{}{}:
-	default:
-	}
-}
-
-// keep keeps a stream to the peer while it is connected.
-func (o *outgoing) keep(ctx context.Context) {
+// Read waits for the end, and meanwhile keeps a stream to the peer. Peers send
+// nothing on it.
+func (o *outgoing) Read([]byte) (int, error) {
 	defer o.end()
+	ctx := o.links.group.Context()
 	retry := backoff.Backoff{Min: reopenMin, Max: reopenMax}
 	for {
 		s := o.stream()
-		ended := make(chan struct{})
-		if !o.links.group.Go(func(context.Context) {
-			defer close(ended)
-			_, _ = s.Read(make([]byte, 1)) // whatever it returns, gossipsub would end the stream now
-		}) {
-			return
-		}
-		same := o.watch(ctx, s, ended)
+		_, _ = s.Read(make([]byte, 1)) // whatever it returns, gossipsub would end the stream now
 		_ = s.Reset()
-		<-ended
-		select {
-		case <-o.over:
-			return
+		o.mu.Lock()
+		left, lasted := o.left, time.Since(o.since)
+		o.left = false
+		o.mu.Unlock()
+		switch {
+		case left:
+		case lasted > steady:
+			retry.Reset()
 		default:
-		}
-		if same { // it was ended, not left for another connection
-			if time.Since(o.since) > steady {
-				retry.Reset()
-			} else if o.pause(ctx, retry.Next()); ctx.Err() != nil {
-				return
-			}
+			o.pause(ctx, retry.Next())
 		}
 		if !o.replace(ctx, &retry) {
-			return
-		}
-	}
-}
-
-// watch returns when a stream has ended, with true, or is to be left for
-// another connection.
-func (o *outgoing) watch(ctx context.Context, s network.Stream, ended <-chan struct{}) bool {
-	for {
-		select {
-		case <-ended:
-			return true
-		case <-o.over:
-			return true
-		case <-ctx.Done():
-			return true
-		case <-o.moved:
-			o.links.mu.Lock()
-			p := o.links.peers[o.id]
-			elsewhere := p != nil && p.in != nil && p.in.Conn() != s.Conn() && !p.in.Conn().Stat().Limited
-			o.links.mu.Unlock()
-			if elsewhere {
-				return false
-			}
-			if err := o.locked(func() error { return o.announce(s) }); err != nil {
-				o.links.log.Debug("announcing topics again", "peer", o.id, "err", err)
-				_ = s.Reset()
-			}
+			return 0, errLinkOver
 		}
 	}
 }
@@ -460,7 +586,7 @@ func (o *outgoing) pause(ctx context.Context, d time.Duration) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-o.moved:
+	case <-o.ready:
 	case <-o.over:
 	case <-ctx.Done():
 	}
@@ -470,7 +596,7 @@ func (o *outgoing) pause(ctx context.Context, d time.Duration) {
 // false when there is to be none.
 func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 	for {
-		if !o.links.connected(o.id) {
+		if !o.links.connected(o.id) || ctx.Err() != nil {
 			return false
 		}
 		err := o.locked(func() error {
@@ -483,25 +609,30 @@ func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 				return err
 			}
 			o.mu.Lock()
-			defer o.mu.Unlock()
 			o.current, o.since = s, time.Now()
-			return nil
+			o.mu.Unlock()
+			select {
+			case <-o.over: // whose reset was of the one before
+				_ = s.Reset()
+				return errLinkOver
+			default:
+				return nil
+			}
 		})
 		if err == nil {
 			o.links.log.Debug("pubsub stream replaced", "peer", o.id)
+			nudge(o.fresh)
 			return true
 		}
 		o.links.log.Debug("reopening pubsub stream", "peer", o.id, "err", err)
 		if unsupported := (multistream.ErrNotSupported[protocol.ID]{}); errors.As(err, &unsupported) || errors.Is(err, errLinkOver) {
 			return false
 		}
-		if o.pause(ctx, retry.Next()); ctx.Err() != nil {
-			return false
-		}
+		o.pause(ctx, retry.Next())
 	}
 }
 
-// locked runs f while nobody writes.
+// locked runs f while nobody else writes.
 func (o *outgoing) locked(f func() error) error {
 	select {
 	case o.turn <- struct{}{}:

@@ -39,7 +39,7 @@ func (r *Router) Subscribe(ctx context.Context, name string, buffer int) (*Subsc
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription{router: r, topic: t, queue: ring.New[*pubsub.Message](buffer), done: make(chan struct{})}
+	s := &Subscription{router: r, topic: t, queue: ring.NewSized(buffer, r.cfg.QueueBytes, r.budget, sizeOf), done: make(chan struct{})}
 	if err := r.startFeed(ctx, t, s); err != nil {
 		r.release(t, false)
 		return nil, err
@@ -68,6 +68,12 @@ func (r *Router) startFeed(ctx context.Context, t *topic, s *Subscription) error
 	}
 	t.feed.Store(&feed{f.up, f.pumped, append(slices.Clip(f.subs), s)})
 	return nil
+}
+
+// sizeOf is what a message takes in memory, about.
+func sizeOf(m *pubsub.Message) int64 {
+	const rest = 512 // the structs, author, number, signature
+	return int64(len(m.Data)+len(m.Key)+len(m.GetTopic())) + rest
 }
 
 // drop removes a subscription. The node unsubscribes with its last one.
@@ -117,9 +123,9 @@ func (r *Router) pump(ctx context.Context, t *topic, up *pubsub.Subscription, pu
 		}
 		r.delivered.Add(1)
 		for _, s := range f.subs {
-			if s.queue.Push(m) {
-				s.dropped.Add(1)
-				r.dropped.Add(1)
+			if n := uint64(s.queue.Push(m)); n > 0 {
+				s.dropped.Add(n)
+				r.dropped.Add(n)
 			}
 		}
 	}
@@ -161,6 +167,7 @@ func (s *Subscription) Close() {
 	s.once.Do(func() {
 		close(s.done)
 		s.topic.drop(s)
+		s.queue.Close()
 		s.router.release(s.topic, false)
 	})
 }

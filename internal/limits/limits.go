@@ -20,6 +20,8 @@ type Limits struct {
 	Streams        int
 	StreamsPerPeer int
 	Memory         int64
+	PubSub         int64
+	PubSubQueue    int64
 }
 
 // The range of a limit: below, the node's own parts do not work; above, sums
@@ -28,6 +30,7 @@ const (
 	minStreams        = 128
 	minStreamsPerPeer = 16
 	minMemory         = 16 << 20
+	minPubSub         = 64 << 10
 	Max               = 100_000_000
 )
 
@@ -47,6 +50,8 @@ func (l Limits) Check() error {
 		{"Streams", int64(l.Streams), minStreams, Max},
 		{"StreamsPerPeer", int64(l.StreamsPerPeer), minStreamsPerPeer, Max},
 		{"Memory", l.Memory, minMemory, math.MaxInt64},
+		{"PubSub", l.PubSub, minPubSub, math.MaxInt64},
+		{"PubSubQueue", l.PubSubQueue, minPubSub, math.MaxInt64},
 	} {
 		if f.value != 0 && (f.value < f.min || f.value > f.max) {
 			return fmt.Errorf("%s is %d: it must be 0, for its default, or %d to %d", f.name, f.value, f.min, f.max)
@@ -64,6 +69,8 @@ func (l Limits) Or(m Limits) Limits {
 	setIfZero(&l.Streams, m.Streams)
 	setIfZero(&l.StreamsPerPeer, m.StreamsPerPeer)
 	setIfZero(&l.Memory, m.Memory)
+	setIfZero(&l.PubSub, m.PubSub)
+	setIfZero(&l.PubSubQueue, m.PubSubQueue)
 	return l
 }
 

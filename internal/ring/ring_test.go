@@ -9,7 +9,7 @@ func TestQueueKeepsOrderAcrossGrowth(t *testing.T) {
 	q := New[int](100)
 	next := 0
 	for i := range 70 {
-		if q.Push(i) {
+		if q.Push(i) > 0 {
 			t.Fatalf("element %d dropped another: the queue was not full", i)
 		}
 		if i%3 == 0 { // so that the head moves before the buffer grows
@@ -34,9 +34,7 @@ func TestQueueTellsOnceHowManyWereDropped(t *testing.T) {
 	q := New[int](4)
 	dropped := 0
 	for i := range 10 {
-		if q.Push(i) {
-			dropped++
-		}
+		dropped += q.Push(i)
 	}
 	if dropped != 6 {
 		t.Fatalf("%d drops reported to the writer, want 6", dropped)
@@ -103,7 +101,7 @@ func FuzzQueue(f *testing.F) {
 					lost++
 				}
 				want = append(want, i)
-				if q.Push(i) != full {
+				if q.Push(i) > 0 != full {
 					t.Fatalf("op %d: Push dropped = %t with %d of %d queued", i, !full, len(want), size)
 				}
 				continue
@@ -121,4 +119,38 @@ func FuzzQueue(f *testing.F) {
 			want, lost = want[1:], 0
 		}
 	})
+}
+
+func TestQueueIsBoundedInBytes(t *testing.T) {
+	total := NewBudget(100)
+	size := func(n int) int64 { return int64(n) }
+	a, b := NewSized(10, 60, total, size), NewSized(10, 60, total, size)
+	for range 3 {
+		if n := a.Push(20); n != 0 {
+			t.Fatalf("%d dropped within the limit", n)
+		}
+	}
+	if n := a.Push(25); n != 2 || a.Len() != 2 || total.Used() != 45 {
+		t.Errorf("%d dropped for 25 bytes, %d left, %d bytes in all", n, a.Len(), total.Used())
+	}
+	if n := b.Push(56); n != 1 || b.Len() != 0 || total.Used() != 45 {
+		t.Errorf("beyond the total: %d dropped, %d left, %d bytes in all", n, b.Len(), total.Used())
+	}
+	if n := b.Push(55); n != 0 || total.Used() != 100 {
+		t.Errorf("%d dropped, %d bytes in all", n, total.Used())
+	}
+	if n := b.Push(54); n != 1 || b.Len() != 1 || total.Used() != 99 {
+		t.Errorf("the own oldest makes room: %d dropped, %d left, %d bytes in all", n, b.Len(), total.Used())
+	}
+	if v, lost, ok := b.Pop(); v != 54 || lost != 2 || !ok {
+		t.Errorf("Pop = %d, %d lost, %t", v, lost, ok)
+	}
+	a.Close()
+	if a.Len() != 0 || total.Used() != 0 || a.Push(1) != 0 || a.Len() != 0 {
+		t.Errorf("closed: %d left, %d bytes in all", a.Len(), total.Used())
+	}
+	// An element above the limit alone is taken.
+	if n := NewSized(10, 5, nil, size).Push(50); n != 0 {
+		t.Error("a large element is dropped from an empty queue")
+	}
 }
