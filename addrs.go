@@ -74,15 +74,33 @@ func checkPeer(p peer.AddrInfo) error {
 		return fmt.Errorf("peer %s has no address", p.ID)
 	}
 	for _, a := range p.Addrs {
-		switch {
-		case len(a) == 0:
+		if len(a) == 0 {
 			return fmt.Errorf("an address of peer %s is nil", p.ID)
-		case addrs.IsListenOnly(a):
-			return fmt.Errorf("%s is an address to listen on, not to dial: it means every interface or any port; use one that Addrs returns on the other side", a)
+		}
+		if err := addrs.Undialable(a); err != nil {
+			return fmt.Errorf("%s cannot be dialed: %w; Addrs of the other side returns addresses that can", a, err)
 		}
 	}
 	return nil
 }
+
+// checkID checks the argument of a method that is about one peer.
+func checkID(id peer.ID) error {
+	switch {
+	case id == "":
+		return errNoID{}
+	case !addrs.IsPeerID(id):
+		return notAPeerID(id)
+	default:
+		return nil
+	}
+}
+
+// errNoID is the error of an empty peer ID.
+type errNoID struct{}
+
+func (errNoID) Error() string        { return "no peer ID given" }
+func (errNoID) Is(target error) bool { return target == peer.ErrEmptyPeerID }
 
 func checkIDs(ids []peer.ID) error {
 	if len(ids) == 0 {

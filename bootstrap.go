@@ -13,9 +13,9 @@ import (
 // AddBootstrapPeers adds peers to those of [WithBootstrapPeers], until the node
 // closes, and dials those that are not connected, without waiting for them.
 // Addresses of a peer that is already a bootstrap peer are merged. If any peer
-// lacks an ID or an address, is this node itself, or is banned or not allowed
-// ([ErrBanned]), it adds none and returns an error. It returns [ErrClosed]
-// after Close.
+// lacks an ID or an address that the node can dial, is this node itself, or is
+// banned or not allowed ([ErrBanned]), it adds none and returns an error. It
+// returns [ErrClosed] after Close.
 func (n *Node) AddBootstrapPeers(peers ...peer.AddrInfo) error {
 	return n.addPeers(keeper.Bootstrap, "add bootstrap peers", peers)
 }
@@ -31,9 +31,9 @@ func (n *Node) RemoveBootstrapPeers(ids ...peer.ID) error {
 // AddPersistentPeers keeps peers connected from now on, as
 // [WithPersistentPeers] does from the start, and dials those that are not
 // connected, without waiting for them. Addresses of a peer that is already
-// persistent are merged. If any peer lacks an ID or an address, is this node
-// itself, or is banned or not allowed ([ErrBanned]), it adds none and returns
-// an error. It returns [ErrClosed] after Close.
+// persistent are merged. If any peer lacks an ID or an address that the node
+// can dial, is this node itself, or is banned or not allowed ([ErrBanned]), it
+// adds none and returns an error. It returns [ErrClosed] after Close.
 func (n *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
 	return n.addPeers(keeper.Persistent, "add persistent peers", peers)
 }
@@ -78,9 +78,9 @@ func (n *Node) removePeers(s keeper.Source, what string, ids []peer.ID) error {
 //
 // It returns [ErrDisabled] for a node without [WithAutoRelay], because a node
 // decides at its start whether it is reached through relays. If any peer lacks
-// an ID or an address, is this node itself, or is banned or not allowed
-// ([ErrBanned]), it adds none and returns an error. It returns [ErrClosed]
-// after Close.
+// an ID or an address that the node can dial, is this node itself, or is banned
+// or not allowed ([ErrBanned]), it adds none and returns an error. It returns
+// [ErrClosed] after Close.
 func (n *Node) AddRelays(relays ...peer.AddrInfo) error {
 	if n.closed() {
 		return ErrClosed
@@ -118,6 +118,9 @@ func (n *Node) RemoveRelays(ids ...peer.ID) error {
 // checkWanted checks peers to be added at run time.
 func (n *Node) checkWanted(peers []peer.AddrInfo) error {
 	if err := errors.Join(checkPeers(peers), checkNotSelf(peers, n.id)); err != nil {
+		return err
+	}
+	if err := n.cfg.checkDials(peers); err != nil {
 		return err
 	}
 	for _, p := range peers {

@@ -59,7 +59,7 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 	if err != nil {
 		return peer.AddrInfo{}, err
 	}
-	if err := id.Validate(); err != nil {
+	if err := checkID(id); err != nil {
 		return peer.AddrInfo{}, fmt.Errorf("p2pnode: find peer: %w", err)
 	}
 	if id == n.id {

@@ -30,6 +30,7 @@ var rooms = map[string]map[string]string{
 	"internal/atomicfile": {},
 	"internal/backoff":    {},
 	"internal/errs":       {},
+	"internal/causes":     {},
 	"internal/lifecycle":  {},
 	"internal/ring":       {},
 	"internal/signal":     {},
@@ -48,6 +49,7 @@ var rooms = map[string]map[string]string{
 	"internal/nethost": {
 		"internal/limits":    "the resource manager is one of the host's parts",
 		"internal/addrs":     "transports are chosen by the kind of an address",
+		"internal/causes":    "why a dial or a listener failed, in words",
 		"internal/errs":      "dialing tells who is banned and what is closed",
 		"internal/lifecycle": "the host's goroutines are awaited",
 	},
@@ -94,7 +96,7 @@ var rooms = map[string]map[string]string{
 		"internal/lifecycle": "the draining is awaited",
 		"internal/ring":      "a slow subscriber loses its oldest events",
 	},
-	"internal/diag": {}, // it reads its argument and nothing else
+	"internal/diag": {"internal/causes": "what the error of a dial means; it reads its argument and nothing else"},
 
 	"internal/cli":              {"": "flags and options of the programs in cmd and examples"},
 	"internal/nethost/hosttest": {"internal/nethost": forTests, "internal/limits": forTests, "internal/addrs": forTests},
@@ -110,6 +112,7 @@ var rooms = map[string]map[string]string{
 	"": {
 		"internal/access":          "Ban, Allow",
 		"internal/addrs":           "options check addresses",
+		"internal/causes":          "why an address does not bind, in words",
 		"internal/datadir":         "WithDataDir",
 		"internal/diag":            "Diagnose",
 		"internal/errs":            "the sentinels",

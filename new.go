@@ -174,7 +174,7 @@ func startHost(n *Node) (err error) {
 	n.base, err = nethost.New(nethost.Config{
 		Key: n.key, UserAgent: cfg.userAgent,
 		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
-		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh,
+		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh, Listen: cfg.listen,
 		NewLimits: func() (network.ResourceManager, error) {
 			n.limits, err = limits.New(limits.Config{
 				Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: n.log,
@@ -388,6 +388,8 @@ func startKeeper(n *Node) error {
 	cfg := keeper.Config{
 		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
 		Dial:    n.dialer.Connect,
+		Dials:   n.cfg.dials,
+		Waiting: n.dialer.Waiting,
 		Reached: func(err error) bool { return errors.Is(err, nethost.ErrLostAtOnce) },
 		Allowed: n.access.Allows, BanEnds: n.access.NextEnd,
 		Room:    func() bool { return n.base.PeerCount() < n.cfg.connLow },

@@ -218,8 +218,9 @@ func WithDataDir(dir string) Option {
 // WithListenAddrs sets the multiaddrs to listen on, overriding the default of
 // every enabled transport on a free port of all IPv4 and IPv6 interfaces. If an
 // address does not bind, [New] fails and reports why; [WithPartialListen]
-// relaxes that. Each address needs its transport, see [WithTransports]. It
-// conflicts with [WithoutListening].
+// relaxes that. Each address needs its transport, see [WithTransports]. TCP and
+// WebSocket addresses may name the same port, except with [WithPrivateNetwork].
+// It conflicts with [WithoutListening].
 func WithListenAddrs(addresses ...string) Option {
 	addresses = slices.Clone(addresses)
 	return option{"WithListenAddrs", func(c *config) error {
@@ -250,7 +251,8 @@ func WithPartialListen() Option {
 
 // WithAnnounceAddrs sets the addresses that the node announces, overriding the
 // default of those it listens on: for a node behind a forwarded port or a DNS
-// name. Circuit addresses are announced in addition.
+// name. Others must be able to dial them: 0.0.0.0, port 0 or a missing port is
+// an error. Circuit addresses are announced in addition.
 func WithAnnounceAddrs(addresses ...string) Option {
 	addresses = slices.Clone(addresses)
 	return option{"WithAnnounceAddrs", func(c *config) error {

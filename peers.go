@@ -2,10 +2,13 @@ package p2pnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // Connect makes sure that there is a connection to a peer. It dials the given
@@ -22,8 +25,8 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	if n.closed() {
 		return ErrClosed
 	}
-	if err := p.ID.Validate(); err != nil {
-		return fmt.Errorf("p2pnode: connect: no peer ID given: %w", err)
+	if err := checkID(p.ID); err != nil {
+		return fmt.Errorf("p2pnode: connect: %w", err)
 	}
 	if p.ID == n.id {
 		return fmt.Errorf("p2pnode: connect: %s is this node itself", p.ID)
@@ -44,6 +47,9 @@ func (n *Node) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	if n.closed() {
 		return 0, ErrClosed
 	}
+	if err := checkID(id); err != nil {
+		return 0, fmt.Errorf("p2pnode: ping: %w", err)
+	}
 	if id == n.id {
 		return 0, fmt.Errorf("p2pnode: ping: %s is this node itself", id)
 	}
@@ -51,6 +57,9 @@ func (n *Node) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	defer done()
 	rtt, err := n.dialer.Ping(ctx, id)
 	if err != nil {
+		if _, dialed := errors.AsType[*nethost.ConnectError](err); dialed {
+			return 0, n.fail(fmt.Errorf("ping: %w", err)) // which names the peer
+		}
 		return 0, n.fail(fmt.Errorf("ping %s: %w", id, err))
 	}
 	return rtt, nil
@@ -70,8 +79,8 @@ func (n *Node) Disconnect(ctx context.Context, id peer.ID) error {
 	if n.closed() {
 		return ErrClosed
 	}
-	if err := id.Validate(); err != nil {
-		return fmt.Errorf("p2pnode: disconnect: no peer ID given: %w", err)
+	if err := checkID(id); err != nil {
+		return fmt.Errorf("p2pnode: disconnect: %w", err)
 	}
 	ctx, done := n.bind(ctx)
 	defer done()

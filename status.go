@@ -15,6 +15,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
@@ -135,7 +136,7 @@ func peersOf(h *nethost.Host) []Peer {
 }
 
 // ListenError reports why the node does not listen on an address. It matches
-// syscall.EADDRINUSE if the port is in use.
+// syscall.EADDRINUSE if the port is in use, on every system.
 type ListenError struct {
 	// Addr is the address that did not bind.
 	Addr ma.Multiaddr
@@ -145,10 +146,12 @@ type ListenError struct {
 
 // Error returns the address and the reason.
 func (e *ListenError) Error() string {
-	if errors.Is(e.Err, syscall.EADDRINUSE) {
-		return fmt.Sprintf("cannot listen on %s: the port is in use by another program or node (%v)", e.Addr, e.Err)
-	}
-	return fmt.Sprintf("cannot listen on %s: %v", e.Addr, e.Err)
+	return fmt.Sprintf("cannot listen on %s: %s", e.Addr, causes.Listen(e.Addr, e.Err))
+}
+
+// Is reports whether target is syscall.EADDRINUSE and the port is in use.
+func (e *ListenError) Is(target error) bool {
+	return target == syscall.EADDRINUSE && causes.InUse(e.Err)
 }
 
 // Unwrap returns Err.

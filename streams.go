@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -144,9 +145,13 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 	if len(protos) == 0 {
 		return nil, fmt.Errorf("p2pnode: open stream to %s: no protocol given", p)
 	}
+	if err := checkID(p); err != nil {
+		return nil, fmt.Errorf("p2pnode: open stream: %w", err)
+	}
 	if p == n.id {
 		return nil, fmt.Errorf("p2pnode: open stream: %s is this node itself", p)
 	}
+	begun := time.Now()
 	if !n.base.Connected(p) {
 		bound, done := n.bind(ctx)
 		err := n.dialer.Connect(bound, peer.AddrInfo{ID: p})
@@ -165,7 +170,7 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 	if errors.As(err, &unsupported) {
 		return nil, n.fail(fmt.Errorf("open stream to %s: it speaks none of %v, but %v: %w", p, protos, n.base.Protocols(p), err))
 	}
-	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, limits.Explain(err)))
+	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, limits.Explain(n.dialer.Explain(p, begun, err))))
 }
 
 // Dial opens a stream as [Node.OpenStream] does, with the same errors, and

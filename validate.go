@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -28,6 +29,8 @@ func checkListenAddr(a ma.Multiaddr) error {
 		return fmt.Errorf("%s goes through a relay; use WithAutoRelay to make reservations", a)
 	case addrs.HasPeerID(a):
 		return fmt.Errorf("%s names a peer; leave out the /p2p part, or use WithBootstrapAddrs if this is a peer to connect to", a)
+	case addrs.Misshapen(a) != nil:
+		return fmt.Errorf("%s: %w", a, addrs.Misshapen(a))
 	case kind == addrs.Unknown:
 		return fmt.Errorf("%s has no known transport; use an address like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1", a)
 	}
@@ -36,8 +39,14 @@ func checkListenAddr(a ma.Multiaddr) error {
 
 // checkAnnounceAddr checks an address of WithAnnounceAddrs.
 func checkAnnounceAddr(a ma.Multiaddr) error {
-	if addrs.HasPeerID(a) {
+	switch {
+	case addrs.IsCircuit(a):
+		return fmt.Errorf("%s goes through a relay; WithAutoRelay announces such addresses", a)
+	case addrs.HasPeerID(a):
 		return fmt.Errorf("%s names a peer; leave out the /p2p part, which is added", a)
+	}
+	if err := addrs.Undialable(a); err != nil {
+		return fmt.Errorf("nobody can dial %s: %w", a, err)
 	}
 	return nil
 }
@@ -152,6 +161,15 @@ var relations = slices.Concat(
 			},
 		},
 		{
+			with: []string{"WithPrivateNetwork", "WithListenAddrs"},
+			text: "%s and %s of WithListenAddrs have one port, which TCP and WebSocket cannot share with a pre-shared key; give them two",
+			find: func(c *config, found func(...any)) {
+				if one, other := nethost.SharedTCP(c.listen); c.psk != nil && one != nil {
+					found(one, other)
+				}
+			},
+		},
+		{
 			with: []string{"WithListenAddrs", "WithTransports"},
 			text: "%s needs the transport %s, which is not enabled; add it with WithTransports(%s)",
 			find: func(c *config, found func(...any)) {
@@ -160,7 +178,7 @@ var relations = slices.Concat(
 					if c.psk != nil && !t.canPrivate() {
 						continue // reported by the row above
 					}
-					if !slices.Contains(c.enabledTransports(), t) {
+					if !slices.Contains(c.enabledTransports(), t) && !c.bringsTransports() {
 						found(a, t, t.constant())
 					}
 				}
@@ -297,6 +315,13 @@ func replaced(option, part string, is func(*libp2p.Config) bool) []relation {
 	}}
 }
 
+// What is wrong with the addresses of a peer that this node cannot dial.
+const (
+	noneCarriesKey = "%s has no address that the transports %v can dial, only %v; name a TCP or WebSocket address, because other transports cannot carry the key of WithPrivateNetwork"
+	noneDials      = "%s has no address that the transports %v can dial, only %v; name another address, or add its transport with WithTransports"
+	onlyByRelay    = "%s can be dialed only through a relay, at %v, and WithoutRelay rules that out; name another address, or drop WithoutRelay"
+)
+
 // peersToMeet returns the relations of an option that names peers to dial: each
 // must be allowed, and needs an address that the node can dial.
 func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation {
@@ -325,7 +350,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 		},
 		{
 			with: []string{option, "WithPrivateNetwork"},
-			text: "%s has no address that the transports %v can dial, only %v; name a TCP or WebSocket address, because other transports cannot carry the key of WithPrivateNetwork",
+			text: noneCarriesKey,
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
 					if c.psk != nil && !c.canDial(p) && !c.needsRelay(p) {
@@ -336,7 +361,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 		},
 		{
 			with: []string{option, "WithTransports"},
-			text: "%s has no address that the transports %v can dial, only %v; name another address, or add its transport with WithTransports",
+			text: noneDials,
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
 					if c.psk == nil && !c.canDial(p) && !c.needsRelay(p) {
@@ -347,7 +372,7 @@ func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation 
 		},
 		{
 			with: []string{option, "WithoutRelay"},
-			text: "%s can be dialed only through a relay, at %v, and WithoutRelay rules that out; name another address, or drop WithoutRelay",
+			text: onlyByRelay,
 			find: func(c *config, found func(...any)) {
 				for _, p := range peers(c) {
 					if c.needsRelay(p) {
@@ -377,17 +402,49 @@ func (c *config) validate() []error {
 
 // canDial reports whether an enabled transport can dial one of a peer's
 // addresses.
-func (c *config) canDial(p peer.AddrInfo) bool {
-	return slices.ContainsFunc(p.Addrs, func(a ma.Multiaddr) bool {
-		switch kind := addrs.KindOf(a); kind {
-		case addrs.Unknown: // a DNS name, or an application's own transport
-			return true
-		case addrs.Circuit:
-			return !c.noRelay
+func (c *config) canDial(p peer.AddrInfo) bool { return slices.ContainsFunc(p.Addrs, c.dials) }
+
+// dials reports whether an enabled transport can dial an address. A /dnsaddr is
+// of no kind: it stands for others.
+func (c *config) dials(a ma.Multiaddr) bool {
+	switch kind := addrs.KindOf(a); {
+	case addrs.Undialable(a) != nil:
+		return false
+	case kind == addrs.Circuit:
+		return !c.noRelay
+	case slices.Contains(c.enabledTransports(), Transport(kind)), kind == addrs.Unknown && addrs.IsDNSAddr(a):
+		return true
+	default:
+		return c.bringsTransports()
+	}
+}
+
+// bringsTransports reports whether WithLibp2pOptions brings transports, of which
+// nobody knows what they dial.
+func (c *config) bringsTransports() bool {
+	if len(c.libp2pOptions) == 0 {
+		return false
+	}
+	theirs, err := nethost.Probe(c.libp2pOptions)
+	return err == nil && len(theirs.Transports) > 0
+}
+
+// checkDials reports peers that no transport of the node can dial, as validate
+// does of those that the options name.
+func (c *config) checkDials(peers []peer.AddrInfo) error {
+	var errs []error
+	for _, p := range peers {
+		switch {
+		case c.canDial(p):
+		case c.needsRelay(p):
+			errs = append(errs, fmt.Errorf(onlyByRelay, p.ID, p.Addrs))
+		case c.psk != nil:
+			errs = append(errs, fmt.Errorf(noneCarriesKey, p.ID, c.enabledTransports(), p.Addrs))
 		default:
-			return slices.Contains(c.enabledTransports(), Transport(kind))
+			errs = append(errs, fmt.Errorf(noneDials, p.ID, c.enabledTransports(), p.Addrs))
 		}
-	})
+	}
+	return errors.Join(errs...)
 }
 
 // needsRelay reports whether only the relay client, which is off, could dial a

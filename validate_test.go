@@ -204,6 +204,7 @@ func relationRows(t *testing.T) []relationRow {
 		{"a validator on the public network", "WithValidator", []Option{WithIPFS(), valid}},
 		{"a validator on the network ipfs", "WithValidator", []Option{WithNetwork("ipfs"), valid}},
 		{"pitfall 31: a key and QUIC", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1")}},
+		{"a key and a shared port", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/tcp/1", "/ip4/0.0.0.0/tcp/1/ws")}},
 		{"a key and WebTransport", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1/webtransport")}},
 		{"a key and WebRTC", "WithPrivateNetwork", []Option{psk, WithListenAddrs("/ip4/0.0.0.0/udp/1/webrtc-direct")}},
 		{"a queue smaller than a message", "WithLimits", []Option{WithLimits(Limits{PubSubQueue: 1 << 20}), WithMaxMessageSize(2 << 20)}},
@@ -229,6 +230,7 @@ func relationRows(t *testing.T) []relationRow {
 		"WithAutoRelay":       func(p peer.AddrInfo) Option { return WithAutoRelay(p) },
 	} {
 		overQUIC := with(at("/ip4/192.0.2.1/udp/1/quic-v1"))
+		rows = append(rows, relationRow{option + ": of a kind that no transport dials", option, []Option{with(at("/ip4/192.0.2.1/udp/1/utp"))}})
 		rows = append(rows,
 			relationRow{option + ": banned", option, []Option{with(somePeer("1")), WithBannedPeers(somePeer("1").ID)}},
 			relationRow{option + ": not allowed", option, []Option{with(somePeer("1")), WithAllowedPeers(otherID(t))}},
@@ -265,6 +267,28 @@ func replacedRows(t *testing.T) []relationRow {
 		rows = append(rows, relationRow{r.option + ": brought by WithLibp2pOptions", r.option, []Option{given[r.option], WithLibp2pOptions(r.theirs)}})
 	}
 	return rows
+}
+
+// An address that nobody can dial is refused under the option that has it, with
+// what to write in its place.
+func TestAddressesThatNobodyCanDial(t *testing.T) {
+	for option, with := range map[string]func(peer.AddrInfo) Option{
+		"WithBootstrapPeers":  func(p peer.AddrInfo) Option { return WithBootstrapPeers(p) },
+		"WithBootstrapAddrs":  func(p peer.AddrInfo) Option { return WithBootstrapAddrs(p.Addrs[0].String() + "/p2p/" + p.ID.String()) },
+		"WithPersistentPeers": func(p peer.AddrInfo) Option { return WithPersistentPeers(p) },
+		"WithAutoRelay":       func(p peer.AddrInfo) Option { return WithAutoRelay(p) },
+	} {
+		for addr, want := range map[string]string{
+			"/ip4/192.0.2.1/udp/1/quic": "/quic-v1", "/ip4/192.0.2.1": "no port", "/ip4/192.0.2.1/udp/1": "/quic-v1", "/p2p-circuit": "names no relay",
+			"/ip4/0.0.0.0/tcp/1": "every interface", "/ip4/192.0.2.1/tcp/0": "any port", "/ip6/fe80::1/tcp/1": "link-local",
+		} {
+			p := peer.AddrInfo{ID: somePeer("1").ID, Addrs: []ma.Multiaddr{ma.StringCast(addr)}}
+			list := OptionErrors(ValidateOptions(with(p)))
+			if len(list) != 1 || list[0].Option != option || !strings.Contains(list[0].Error(), want) {
+				t.Errorf("%s with %s: %v, want one error with %q", option, addr, list, want)
+			}
+		}
+	}
 }
 
 // What only looks like a contradiction is accepted.

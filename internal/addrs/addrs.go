@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -40,11 +42,65 @@ func Parse(s string) (ma.Multiaddr, error) {
 	case !strings.HasPrefix(s, "/"):
 		return nil, fmt.Errorf("%q is not a multiaddr: it must start with a slash, like /ip4/127.0.0.1/tcp/4001", s)
 	}
+	if err := checkParts(s); err != nil {
+		return nil, fmt.Errorf("%q is not a multiaddr: %w", s, err)
+	}
 	a, err := ma.NewMultiaddr(s)
 	if err != nil {
 		return nil, fmt.Errorf("%q is not a multiaddr: %w", s, err)
 	}
 	return a, nil
+}
+
+// checkParts finds what is most often wrong with an address, and says it as the
+// parser does not: by the part that somebody wrote.
+func checkParts(s string) error {
+	parts := strings.Split(strings.Trim(s, "/"), "/")
+	for i := 0; i < len(parts); i++ {
+		proto := ma.ProtocolWithName(parts[i])
+		switch {
+		case proto.Code == 0:
+			return fmt.Errorf("%q is not a protocol that addresses are made of", parts[i])
+		case proto.Path:
+			return nil // the rest is its value
+		case proto.Size == 0:
+			continue
+		}
+		i++
+		if i == len(parts) || parts[i] == "" {
+			return fmt.Errorf("/%s needs a value after it", proto.Name)
+		}
+		if err := checkPart(proto.Code, parts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPart(code int, value string) error {
+	switch code {
+	case ma.P_TCP, ma.P_UDP:
+		if _, err := strconv.ParseUint(value, 10, 16); err != nil {
+			return fmt.Errorf("%q is not a port, which is a number up to 65535", value)
+		}
+	case ma.P_IP4, ma.P_IP6:
+		ip, err := netip.ParseAddr(value)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%q is not an IP address; write a name as /dns/<name>", value)
+		case code == ma.P_IP4 && !ip.Is4():
+			return fmt.Errorf("%q is not an IPv4 address; write /ip6/%s", value, value)
+		case code == ma.P_IP6 && ip.Is4():
+			return fmt.Errorf("%q is not an IPv6 address; write /ip4/%s", value, value)
+		case ip.Zone() != "":
+			return fmt.Errorf("%q has a zone, which comes first: /ip6zone/%s/ip6/%s", value, ip.Zone(), ip.WithZone(""))
+		}
+	case ma.P_P2P:
+		if _, err := peer.Decode(value); err != nil {
+			return fmt.Errorf("%q is not a peer ID", value)
+		}
+	}
+	return nil
 }
 
 // ParsePeer reads a multiaddr that ends in the peer's ID.
@@ -103,6 +159,9 @@ func KindOf(a ma.Multiaddr) Kind {
 	return kind
 }
 
+// IsDNSAddr reports whether an address is a name that stands for others.
+func IsDNSAddr(a ma.Multiaddr) bool { return len(a) > 0 && a[0].Protocol().Code == ma.P_DNSADDR }
+
 // IsCircuit reports whether an address goes through a relay.
 func IsCircuit(a ma.Multiaddr) bool { return KindOf(a) == Circuit }
 
@@ -129,6 +188,92 @@ func IsListenOnly(a ma.Multiaddr) bool {
 			if i == 0 && (c.Value() == "0.0.0.0" || c.Value() == "::") {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// Add appends an address to a list that does not have it.
+func Add(list []ma.Multiaddr, a ma.Multiaddr) []ma.Multiaddr {
+	if ma.Contains(list, a) {
+		return list
+	}
+	return append(list, a)
+}
+
+// Undialable says why nobody can dial an address, whatever transports he has;
+// nil when somebody can, or when it is of a kind that is not known here. It is
+// the check of all addresses that are announced, configured or learned.
+func Undialable(a ma.Multiaddr) error {
+	circuit := slices.IndexFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_CIRCUIT })
+	switch {
+	case len(a) == 0:
+		return errors.New("it is empty")
+	case circuit == 0 || circuit > 0 && a[circuit-1].Protocol().Code != ma.P_P2P:
+		return errors.New("it names no relay: write /<address of the relay>/p2p/<its ID>/p2p-circuit")
+	case circuit == 1: // the relay's addresses are looked up
+		return nil
+	case circuit > 0:
+		return Undialable(a[:circuit-1])
+	case IsListenOnly(a):
+		return errors.New("it means every interface or any port, and is for listening alone")
+	case linkLocal(a):
+		return errors.New("link-local IPv6 addresses are not dialed, because they differ between interfaces: use another address of the machine")
+	default:
+		return Misshapen(a)
+	}
+}
+
+// Misshapen says what an address lacks, or has too much, of what its transport
+// needs; nil for one that is complete, or of a kind that is not known here.
+func Misshapen(a ma.Multiaddr) error {
+	if len(a) == 0 {
+		return errors.New("it is empty")
+	}
+	has := make(map[int]bool, len(a))
+	for _, c := range a {
+		has[c.Protocol().Code] = true
+	}
+	switch a[0].Protocol().Code {
+	case ma.P_TCP, ma.P_UDP:
+		return errors.New("it has no IP address or name in front of the port")
+	case ma.P_IP4, ma.P_IP6, ma.P_IP6ZONE, ma.P_DNS, ma.P_DNS4, ma.P_DNS6:
+	default:
+		return nil
+	}
+	tcp, udp := has[ma.P_TCP], has[ma.P_UDP]
+	switch {
+	case !tcp && !udp:
+		return errors.New("it has no port: write /tcp/<port>, or /udp/<port>/quic-v1")
+	case has[ma.P_QUIC]:
+		return errors.New("/quic is QUIC draft-29, which is not spoken any more: write /quic-v1")
+	case tcp && !udp && (has[ma.P_QUIC_V1] || has[ma.P_WEBTRANSPORT] || has[ma.P_WEBRTC_DIRECT]):
+		return errors.New("QUIC, WebTransport and WebRTC need /udp in place of /tcp")
+	case udp && !tcp && (has[ma.P_WS] || has[ma.P_WSS]):
+		return errors.New("WebSocket needs /tcp in place of /udp")
+	case has[ma.P_WEBTRANSPORT] && !has[ma.P_QUIC_V1]:
+		return errors.New("WebTransport needs /quic-v1 in front of it")
+	case udp && !tcp && bare(a):
+		return errors.New("it has no transport on its UDP port: append /quic-v1")
+	}
+	return nil
+}
+
+// bare reports whether an address ends in a port, or in a port and a peer's ID.
+func bare(a ma.Multiaddr) bool {
+	last := a[len(a)-1].Protocol().Code
+	if last == ma.P_P2P && len(a) > 1 {
+		last = a[len(a)-2].Protocol().Code
+	}
+	return last == ma.P_TCP || last == ma.P_UDP
+}
+
+// linkLocal reports whether an address starts with a link-local IPv6 address,
+// with its zone or without.
+func linkLocal(a ma.Multiaddr) bool {
+	for _, c := range a[:min(len(a), 2)] {
+		if ip, err := netip.ParseAddr(c.Value()); c.Protocol().Code == ma.P_IP6 && err == nil {
+			return ip.IsLinkLocalUnicast() || ip.IsLinkLocalMulticast()
 		}
 	}
 	return false

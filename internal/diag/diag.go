@@ -5,12 +5,12 @@
 package diag
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 )
 
 // Kind is what was found.
@@ -384,43 +384,23 @@ func texts(list []Failure) string {
 	return strings.Join(out, "; ")
 }
 
-// garbledTexts are errors of multistream and varint for garbage.
-var garbledTexts = []string{
-	"incoming message was too large", "message did not have trailing newline", "received mismatch in protocol id",
-	"varint not minimally encoded", "varints larger than uint63", "varints malformed",
-}
-
-// broken reports whether dials failed as they do when the two sides have
-// different pre-shared keys: garbage arrives (garbled), or the other side, which
-// receives garbage, hangs up or waits for more (cut). The second has other
-// causes too.
+// broken reports whether dials ended as they do when the two sides have
+// different pre-shared keys.
 func broken(list []Failure) (garbled, cut bool) {
 	for _, f := range list {
-		text := f.Err.Error()
-		in := func(s string) bool { return strings.Contains(text, s) }
-		garbled = garbled || slices.ContainsFunc(garbledTexts, in)
-		cut = cut || errors.Is(f.Err, io.EOF) || in("could not read full nonce") ||
-			in("negotiate security protocol") && (in("connection reset") || in("broken pipe") || in("EOF") || in("forcibly closed") || in("deadline exceeded"))
+		g, c := causes.Handshake(f.Err)
+		garbled, cut = garbled || g, cut || c
 	}
 	return garbled, cut
 }
 
-// notYetValid finds a dial that failed because the peer's certificate, which
-// libp2p backdates by an hour, is not valid yet by this machine's clock.
+// notYetValid finds a dial that failed because the peer's certificate begins to
+// hold later than this machine's clock.
 func notYetValid(list []Failure) (who, from string) {
 	for _, f := range list {
-		_, text, ok := strings.Cut(f.Err.Error(), "is not yet valid: current time ")
-		if !ok {
-			continue
+		if from, ok := causes.NotYetValid(f.Err); ok {
+			return f.Peer, from
 		}
-		if _, text, ok = strings.Cut(text, " is before "); !ok {
-			continue // it has expired, which the same error reports differently
-		}
-		end := strings.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789-:TZ+", r) })
-		if end < 0 {
-			end = len(text)
-		}
-		return f.Peer, strings.TrimRight(text[:end], ":")
 	}
 	return "", ""
 }

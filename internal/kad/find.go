@@ -259,7 +259,7 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	case !answered:
 		return peer.AddrInfo{}, d.ended(ctx, d.unanswered())
 	default:
-		return peer.AddrInfo{}, errs.ErrNotFound
+		return peer.AddrInfo{}, fmt.Errorf("%w: the DHT knows no address of it", errs.ErrNotFound)
 	}
 }
 

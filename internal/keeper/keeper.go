@@ -58,9 +58,15 @@ type Config struct {
 	Conns Conns
 	// Dial connects to a peer now, whatever failed before.
 	Dial func(context.Context, peer.AddrInfo) error
+	// Waiting says what is known so far of a dial that began at a time or before;
+	// nil for nothing.
+	Waiting func(peer.AddrInfo, time.Time) error
 	// Reached reports whether a dial that failed with this error reached the peer,
 	// which then hung up.
 	Reached func(error) bool
+	// Dials reports whether the node can dial such an address; nil means any.
+	// What discovery brings is held against it.
+	Dials   func(ma.Multiaddr) bool
 	Allowed func(peer.ID) bool                    // reports whether a saved peer may be dialed
 	BanEnds func() time.Time                      // when the next ban ends; zero for never
 	Enough  func() bool                           // reports whether the node has the peers it wants
@@ -186,8 +192,12 @@ func (k *Keeper) Infos(s Source) []peer.AddrInfo {
 	return list
 }
 
-// Found adds a discovered peer. Addresses of several reports are merged.
+// Found adds a discovered peer. Addresses of several reports are merged, but
+// for those that the node cannot dial.
 func (k *Keeper) Found(ai peer.AddrInfo, by string) {
+	if k.cfg.Dials != nil {
+		ai.Addrs = slices.DeleteFunc(slices.Clone(ai.Addrs), func(a ma.Multiaddr) bool { return !k.cfg.Dials(a) })
+	}
 	if ai.ID == k.cfg.Self || len(ai.Addrs) == 0 || k.group.Context().Err() != nil {
 		return
 	}

@@ -130,6 +130,7 @@ type plan struct {
 	protect []protection
 	refresh bool
 	report  *Round
+	waiting []peer.AddrInfo // those of the report that are still being dialed
 	log     []func()
 	next    time.Time // when to look again at the latest; zero for never
 }
@@ -462,10 +463,28 @@ func (k *Keeper) carryOut(p *plan) {
 		log()
 	}
 	if p.report != nil {
+		for _, w := range p.waiting {
+			k.tellWaiting(p.report, w)
+		}
+		k.mu.Lock()
+		k.last = p.report
+		k.mu.Unlock()
 		k.cfg.Report(*p.report)
 	}
 	if p.refresh {
 		k.cfg.Refresh()
+	}
+}
+
+// tellWaiting puts into a round what is known so far of a dial that goes on.
+func (k *Keeper) tellWaiting(r *Round, p peer.AddrInfo) {
+	if k.cfg.Waiting == nil {
+		return
+	}
+	for i := range r.Failed {
+		if r.Failed[i].ID == p.ID {
+			r.Failed[i].Err = k.cfg.Waiting(p, r.At)
+		}
 	}
 }
 

@@ -233,6 +233,9 @@ func (k *Keeper) endRoundLocked(v view, p *plan) {
 		err := e.err
 		if e.dialing() {
 			err = fmt.Errorf("connect to %s: no answer yet", id)
+			if !e.up {
+				p.waiting = append(p.waiting, e.info())
+			}
 		}
 		switch {
 		case e.up:
@@ -264,7 +267,6 @@ func (k *Keeper) endRoundLocked(v view, p *plan) {
 	if reached && v.enough {
 		p.refresh = true
 	}
-	k.last = &res
 	p.report = &res
 	p.log = append(p.log, func() {
 		k.cfg.Log.Debug("bootstrap round", "connected", len(res.Connected), "failed", len(res.Failed), "took", res.Took)

@@ -3,9 +3,7 @@ package nethost
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -14,10 +12,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
-	madns "github.com/multiformats/go-multiaddr-dns"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
-	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
 // ErrLostAtOnce is returned for a dial that succeeded, but whose connection was
@@ -34,16 +30,17 @@ type Dialer struct {
 // Connect makes sure that there is a connection to a peer. Every error is a
 // [ConnectError].
 func (d Dialer) Connect(ctx context.Context, p peer.AddrInfo) error {
+	if err := d.Refusal(p.ID); err != nil {
+		return &ConnectError{ID: p.ID, Err: err, why: err.Error()} // the swarm would not say why
+	}
+	begun := time.Now()
 	if err := d.connect(ctx, p); err != nil {
-		return &ConnectError{ID: p.ID, Err: nameless(err, p.Addrs)}
+		return d.explain(p, begun, err)
 	}
 	return nil
 }
 
 func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
-	if err := d.Refusal(p.ID); err != nil {
-		return err // the swarm would not report why
-	}
 	// After a failed dial the swarm refuses the next ones for 5 seconds to 5
 	// minutes, with an error that hides why. Callers here have a reason to dial,
 	// so forget that first.
@@ -81,7 +78,9 @@ func (d Dialer) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	return d.Host.Ping(ctx, id)
+	begun := time.Now()
+	took, err := d.Host.Ping(ctx, id)
+	return took, d.Explain(id, begun, err)
 }
 
 // Ping measures the round-trip time to a connected peer, even over a limited
@@ -97,101 +96,7 @@ func (h *Host) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	return r.RTT, r.Error
 }
 
-// ConnectError is a failed connection attempt. Its text is one line; the
-// swarm's own error has a line for each address.
-type ConnectError struct {
-	ID  peer.ID
-	Err error
-}
-
-// Unwrap returns Err.
-func (e *ConnectError) Unwrap() error { return e.Err }
-
-// Is makes a gater's refusal match errs.ErrBanned: of the peer, or of all of
-// its addresses.
-func (e *ConnectError) Is(target error) bool {
-	var de *swarm.DialError
-	if target != errs.ErrBanned || !errors.As(e.Err, &de) || len(de.DialErrors) == 0 {
-		return false // a refusal matches by itself
-	}
-	for _, te := range de.DialErrors {
-		if !errors.Is(te.Cause, swarm.ErrGaterDisallowedConnection) {
-			return false
-		}
-	}
-	return true
-}
-
-func (e *ConnectError) Error() string {
-	what := "connect to " + e.ID.String() + ": "
-	var de *swarm.DialError
-	if !errors.As(e.Err, &de) {
-		return what + e.Err.Error()
-	}
-	var why []string
-	if de.Cause != nil && (len(de.DialErrors) == 0 || !errors.Is(de.Cause, swarm.ErrAllDialsFailed)) {
-		why = append(why, de.Cause.Error())
-	}
-	for _, te := range de.DialErrors {
-		text := strings.ReplaceAll(te.Cause.Error(), "\n", " ")
-		if errors.Is(te.Cause, swarm.ErrGaterDisallowedConnection) {
-			text = "its subnet is banned (see Bans), or a gater of WithLibp2pOptions refuses it"
-		}
-		text += remoteReason(te.Cause)
-		why = append(why, te.Address.String()+": "+text)
-	}
-	if names, ok := errors.AsType[*namesError](e.Err); ok {
-		why = append(why, names.Error())
-	}
-	return what + strings.Join(why, "; ")
-}
-
-// remoteReason describes the code with which the other side closed a
-// connection; see github.com/libp2p/specs/blob/master/error-codes.
-func remoteReason(err error) string {
-	ce, ok := errors.AsType[*network.ConnError](err)
-	if !ok || !ce.Remote {
-		return ""
-	}
-	switch ce.ErrorCode {
-	case network.ConnGated:
-		return " (the other side has banned this node, or does not allow it)"
-	case network.ConnResourceLimitExceeded, network.ConnRateLimited:
-		return " (the other side reached a limit)"
-	case network.ConnGarbageCollected:
-		return " (the other side had too many connections)"
-	default:
-		return ""
-	}
-}
-
-// namesError reports that DNS names do not resolve, which the swarm reports as
-// having no good address.
-type namesError struct {
-	names []string
-	err   error
-}
-
-func (e *namesError) Unwrap() error { return e.err }
-func (e *namesError) Error() string {
-	return fmt.Sprintf("%s does not resolve to an address that can be dialed; check the name and the DNS", strings.Join(e.names, ", "))
-}
-
-func nameless(err error, list []ma.Multiaddr) error {
-	if !errors.Is(err, swarm.ErrNoGoodAddresses) || len(list) == 0 {
-		return err
-	}
-	var names []string
-	for _, a := range list {
-		if !madns.Matches(a) {
-			return err // it has other addresses
-		}
-		names = append(names, a.String())
-	}
-	return &namesError{names, err}
-}
-
-// ClearBackoff lets the next dial of a peer proceed, whatever failed before.
+// ClearBackoff lets the next dial of a peer happen, whatever failed before.
 func (h *Host) ClearBackoff(id peer.ID) { h.swarm.Backoff().Clear(id) }
 
 // udpCounter is the name of the swarm's counter of dials over UDP.

@@ -26,6 +26,7 @@ import (
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
 
@@ -57,6 +58,7 @@ type Config struct {
 	PSK        pnet.PSK
 	ConnLow    int // of the connection manager
 	ConnHigh   int
+	Listen     []ma.Multiaddr // what Listen is to bind
 	// NewLimits makes the resource manager. It is not called if Options set one.
 	NewLimits func() (network.ResourceManager, error)
 	// AddrsFactory turns the listening addresses into those announced. One of
@@ -77,6 +79,9 @@ type Host struct {
 	swarm      *swarm.Swarm
 	blackHoles []*swarm.BlackHoleSuccessCounter
 	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
+	failures   failures    // of dials, and of names
+	private    bool        // it has the key of a private network
+	sharesTCP  bool        // TCP and WebSocket share ports
 }
 
 // New builds a host that does not listen yet: the parts on top of it register
@@ -102,7 +107,7 @@ func New(cfg Config) (_ *Host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	part := &Host{}
+	part := &Host{private: cfg.PSK != nil}
 	if !theirs.CustomUDPBlackHoleSuccessCounter {
 		part.blackHoles = append(part.blackHoles, &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: udpCounter})
 		opts = append(opts, libp2p.UDPBlackHoleSuccessCounter(part.blackHoles[0]))
@@ -112,9 +117,16 @@ func New(cfg Config) (_ *Host, err error) {
 		part.blackHoles = append(part.blackHoles, counter)
 		opts = append(opts, libp2p.IPv6BlackHoleSuccessCounter(counter))
 	}
+	shared, _ := SharedTCP(cfg.Listen)
+	part.sharesTCP = theirs.ShareTCPListener || shared != nil
+	if part.sharesTCP {
+		// Only where it is asked for: what comes on such a port is read before it
+		// is known what it is for.
+		opts = append(opts, libp2p.ShareTCPListener())
+	}
 	opts = append(opts, cfg.Services...)
 	opts = append(opts, cfg.Options...)
-	opts = append(opts, cfg.compose(theirs))
+	opts = append(opts, cfg.compose(theirs, &part.failures))
 	if len(cfg.Options) > 0 { // without, nothing fails that late, and a host costs 5 % less
 		opts = append(opts, keepTrack(&made))
 	}
@@ -207,13 +219,23 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 }
 
 // compose sets what wraps the application's own part.
-func (cfg Config) compose(theirs *config.Config) libp2p.Option {
+func (cfg Config) compose(theirs *config.Config, f *failures) libp2p.Option {
+	names := theirs.MultiaddrResolver
+	if names == nil {
+		names = swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}
+	}
 	return func(c *config.Config) error {
 		c.ConnectionGater = cfg.Gater(theirs.ConnectionGater)
 		c.AddrsFactory = cfg.AddrsFactory
 		if own := theirs.AddrsFactory; own != nil {
-			c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr { return cfg.AddrsFactory(own(list)) }
+			c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr {
+				// What nobody can dial is not told to others.
+				list = slices.DeleteFunc(slices.Clone(own(list)), func(a ma.Multiaddr) bool { return addrs.Undialable(a) != nil })
+				return cfg.AddrsFactory(list)
+			}
 		}
+		c.MultiaddrResolver = resolver{f, names}
+		c.SwarmOpts = append([]swarm.Option{swarm.WithMetricsTracer(tracer{f})}, theirs.SwarmOpts...)
 		return nil
 	}
 }

@@ -3,12 +3,12 @@ package nethost
 import (
 	"net"
 	"slices"
-	"strings"
 
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 )
 
 // ListenFailure is an address that did not bind, and why.
@@ -27,15 +27,82 @@ func (h *Host) Listen(list []ma.Multiaddr) []ListenFailure {
 	})
 	var failed []ListenFailure
 	for _, a := range list {
-		err := portFree(a)
-		if err == nil {
-			err = h.swarm.AddListenAddr(a)
-		}
-		if err != nil {
+		if err := h.listen(a); err != nil {
 			failed = append(failed, ListenFailure{Addr: a, Err: err})
 		}
 	}
 	return failed
+}
+
+func (h *Host) listen(a ma.Multiaddr) error {
+	p, fixed := portOf(a)
+	var own ma.Multiaddr // a listener of ours on that port
+	for _, b := range h.ListenAddrs() {
+		if q, _ := portOf(b); fixed && own == nil && p.overlaps(q) {
+			own = b
+			if !p.udp && !(h.sharesTCP && p == q && addrs.KindOf(a) != addrs.KindOf(b)) {
+				return &causes.OwnListener{By: own}
+			}
+		}
+	}
+	if fixed && !p.udp && own == nil {
+		if err := portFree(a); err != nil {
+			return err
+		}
+	}
+	err := h.swarm.AddListenAddr(a)
+	if own != nil && causes.InUse(err) {
+		return &causes.OwnListener{By: own, Err: err}
+	}
+	return err
+}
+
+// port is a port of an IP address.
+type port struct {
+	ip     string // or a name; "" for all
+	six    bool
+	udp    bool
+	number string
+}
+
+// portOf is the port that an address is bound to, and whether it is a certain
+// one.
+func portOf(a ma.Multiaddr) (p port, fixed bool) {
+	for _, c := range a {
+		switch c.Protocol().Code {
+		case ma.P_IP4, ma.P_IP6, ma.P_DNS, ma.P_DNS4, ma.P_DNS6:
+			p.ip, p.six = c.Value(), c.Protocol().Code == ma.P_IP6
+		case ma.P_TCP, ma.P_UDP:
+			p.number, p.udp = c.Value(), c.Protocol().Code == ma.P_UDP
+			if manet.IsIPUnspecified(a) {
+				p.ip = ""
+			}
+			return p, p.number != "0"
+		}
+	}
+	return p, false
+}
+
+// overlaps reports whether two ports cannot both be bound.
+func (p port) overlaps(q port) bool {
+	return p.number == q.number && p.udp == q.udp && p.six == q.six && (p.ip == q.ip || p.ip == "" || q.ip == "")
+}
+
+// SharedTCP returns two of the addresses that are of different kinds and have
+// one TCP port; nil when there are none.
+func SharedTCP(list []ma.Multiaddr) (one, other ma.Multiaddr) {
+	for i, a := range list {
+		p, fixed := portOf(a)
+		if !fixed || p.udp {
+			continue
+		}
+		for _, b := range list[:i] {
+			if q, _ := portOf(b); p == q && addrs.KindOf(a) != addrs.KindOf(b) {
+				return b, a
+			}
+		}
+	}
+	return nil, nil
 }
 
 // ListenAddrs returns the bound addresses. It leaves out the relay client,
@@ -54,12 +121,12 @@ var listenOrder = map[addrs.Kind]int{addrs.QUIC: 0, addrs.WebTransport: 1, addrs
 // TCP ports with SO_REUSEPORT, with which two nodes on one port both succeed
 // and each gets a random half of the other's connections.
 func portFree(a ma.Multiaddr) error {
-	if addrs.KindOf(a) != addrs.TCP {
-		return nil
-	}
-	netw, hostport, err := manet.DialArgs(a)
-	if err != nil || strings.HasSuffix(hostport, ":0") {
-		return nil //nolint:nilerr // the transport itself reports what is wrong
+	tcp, _ := ma.SplitFunc(a, func(c ma.Component) bool {
+		return c.Protocol().Code == ma.P_WS || c.Protocol().Code == ma.P_WSS || c.Protocol().Code == ma.P_TLS
+	})
+	netw, hostport, err := manet.DialArgs(tcp)
+	if err != nil {
+		return nil //nolint:nilerr // the transport itself says what is wrong with it
 	}
 	l, err := net.Listen(netw, hostport) //nolint:noctx // it returns at once
 	if err != nil {

@@ -77,39 +77,45 @@ func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
 func TestGoldenReasonsOfTheOtherSide(t *testing.T) {
 	told := make(map[string]bool)
 	var texts []golden.Text
+	a, id := hosttest.New(t), hosttest.New(t).ID()
+	text := func(err error) string {
+		return dialer(a, failing{a, err}).Connect(t.Context(), peer.AddrInfo{ID: id}).Error()
+	}
 	for _, code := range []network.ConnErrorCode{network.ConnGated, network.ConnResourceLimitExceeded, network.ConnGarbageCollected} {
-		text := func(remote bool) string {
+		closed := func(remote bool) string {
 			cause := fmt.Errorf("dial: %w", &network.ConnError{Remote: remote, ErrorCode: code})
-			return (&nethost.ConnectError{ID: peer.ID("x"), Err: &swarm.DialError{DialErrors: []swarm.TransportError{{Address: loopback, Cause: cause}}}}).Error()
+			return text(&swarm.DialError{DialErrors: []swarm.TransportError{{Address: ma.StringCast("/ip4/127.0.0.1/tcp/1"), Cause: cause}}})
 		}
-		if len(text(true)) <= len(text(false)) || told[text(true)] {
-			t.Errorf("%#x: %q", code, text(true))
+		if len(closed(true)) <= len(closed(false)) || told[closed(true)] {
+			t.Errorf("%#x: %q", code, closed(true))
 		}
-		told[text(true)] = true
-		texts = append(texts, golden.Text{Name: fmt.Sprintf("closed with %#x", code), Text: text(true)})
+		told[closed(true)] = true
+		texts = append(texts, golden.Text{Name: fmt.Sprintf("closed with %#x", code), Text: closed(true)})
 	}
 	golden.Check(t, "connections", append(texts,
-		golden.Of("lost at once", &nethost.ConnectError{ID: "x", Err: nethost.ErrLostAtOnce}),
-		golden.Of("no answer", &nethost.ConnectError{ID: "x", Err: nethost.ErrNoAnswer}),
-	))
+		golden.Text{Name: "lost at once", Text: text(nethost.ErrLostAtOnce)},
+		golden.Text{Name: "no address", Text: text(swarm.ErrNoAddresses)},
+		golden.Text{Name: "no time", Text: text(context.DeadlineExceeded)},
+	), id.String(), "ID")
 }
 
 // A name that resolves to nothing is told as such (causes travel).
 func TestGoldenNamesThatResolveToNothing(t *testing.T) {
 	name := ma.StringCast("/dns4/nobody.invalid/tcp/1")
 	a, b := hosttest.New(t), hosttest.New(t)
-	got := dialer(a, failing{a}).Connect(t.Context(), peer.AddrInfo{ID: b.ID(), Addrs: []ma.Multiaddr{name}})
+	got := dialer(a, failing{a, &swarm.DialError{Cause: swarm.ErrNoGoodAddresses}}).Connect(t.Context(), peer.AddrInfo{ID: b.ID(), Addrs: []ma.Multiaddr{name}})
 	if got == nil || !errors.Is(got, swarm.ErrNoGoodAddresses) || !strings.Contains(got.Error(), name.String()) {
 		t.Errorf("%v", got)
 	}
 	golden.Check(t, "names", []golden.Text{golden.Of("resolves to nothing", got)}, b.ID().String(), "ID")
 }
 
-type failing struct{ host.Host }
-
-func (failing) Connect(context.Context, peer.AddrInfo) error {
-	return &swarm.DialError{Cause: swarm.ErrNoGoodAddresses}
+type failing struct {
+	host.Host
+	err error
 }
+
+func (f failing) Connect(context.Context, peer.AddrInfo) error { return f.err }
 
 // A libp2p.New that fails late, or panics in a callback of the application's,
 // leaves nothing running (pitfall 70).

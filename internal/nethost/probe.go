@@ -13,9 +13,6 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 )
 
-// ErrNoAnswer is returned for a dial that ctx ended.
-var ErrNoAnswer = errors.New("no answer in time")
-
 // Probe dials peers, all at once and until ctx ends, and returns why dials
 // failed; each error is a [ConnectError]. A peer counts as reached once it
 // responds, or has been connected for settled: a peer that bans this node hangs
@@ -37,9 +34,6 @@ func (d Dialer) Probe(ctx context.Context, group *lifecycle.Group, peers []peer.
 			err := d.probe(ctx, p)
 			if err == nil {
 				return
-			}
-			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-				err = &ConnectError{ID: p.ID, Err: ErrNoAnswer}
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -64,7 +58,7 @@ func (d Dialer) probe(ctx context.Context, p peer.AddrInfo) error {
 		}
 	}
 	if err == nil {
-		err = &ConnectError{ID: p.ID, Err: ErrLostAtOnce}
+		err = d.explain(p, time.Now(), ErrLostAtOnce)
 	}
 	return err
 }

@@ -1,0 +1,198 @@
+// Package causes puts into plain words why a dial, a look-up of a name or a
+// listener failed: in one line, with the option to change. Every part that
+// tells a user of such a failure has its words from here.
+package causes
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/multiformats/go-multistream"
+)
+
+// Dial says why a dial of one address failed. Private is whether this node has
+// the key of a private network, which is what a broken handshake is judged by.
+func Dial(err error, private bool) string {
+	mismatch, isMismatch := errors.AsType[sec.ErrPeerIDMismatch](err)
+	dns, isDNS := errors.AsType[*net.DNSError](err)
+	var unsupported multistream.ErrNotSupported[protocol.ID]
+	switch {
+	case isMismatch:
+		return fmt.Sprintf("another peer answers there, %s (peer id mismatch)", mismatch.Actual)
+	case isDNS:
+		return name(dns)
+	case errors.Is(err, swarm.ErrGaterDisallowedConnection):
+		return "its subnet is banned (see Bans), or a gater of WithLibp2pOptions refuses it"
+	case errors.Is(err, swarm.ErrNoTransport), errors.Is(err, swarm.ErrQUICDraft29):
+		return "no transport of this node dials such an address; WithTransports adds transports"
+	case says(err, "websocket: bad handshake"):
+		return "what answers there is not the WebSocket of a libp2p node"
+	case errors.Is(err, swarm.ErrDialToSelf):
+		return "it is an address of this node itself"
+	case errors.Is(err, swarm.ErrDialRefusedBlackHole):
+		return "it was not tried: almost all dials over UDP, or over IPv6, have failed lately"
+	case errors.Is(err, swarm.ErrDialBackoff):
+		return "it was not tried: another dial of it failed just before"
+	case says(err, relayText) && errors.As(err, &unsupported):
+		return "the peer in the middle relays for nobody; start it with WithRelayService, or name another relay"
+	case says(err, "NO_RESERVATION"):
+		return "the peer has no reservation at that relay; it needs WithAutoRelay with it"
+	case is(err, refused):
+		return "connection refused: nothing listens there"
+	case is(err, unreachable):
+		return "no route to it from this machine (" + Line(err) + ")"
+	}
+	if from, ok := NotYetValid(err); ok {
+		return "its certificate holds from " + from + " on: the clock of this machine is behind, or the peer's is ahead"
+	}
+	if cert, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "its certificate is signed by an authority that this machine does not know (" + Line(cert) + ")"
+	}
+	garbled, cut := Handshake(err)
+	raw := " (" + Line(err) + ")"
+	switch {
+	case remote(err) != "":
+		return Line(err) + remote(err)
+	case garbled && private, cut && private:
+		return "the handshake breaks off, as when the keys of WithPrivateNetwork differ or the other side has none" + raw
+	case garbled:
+		return "what answers there makes no sense: it is no libp2p node, or it has the key of a private network (WithPrivateNetwork)" + raw
+	case cut:
+		return "the other side hangs up or falls silent in the handshake: it may be no libp2p node, refuse this one, have no room, or be in a private network (WithPrivateNetwork)" + raw
+	case says(err, "negotiate security protocol") && errors.As(err, &unsupported):
+		return "the two sides have no security protocol in common; see WithSecurity" + raw
+	case says(err, "negotiate stream multiplexer") && errors.As(err, &unsupported):
+		return "the two sides have no stream multiplexer in common" + raw
+	case timeout(err):
+		return "no answer" + raw
+	default:
+		return Line(err)
+	}
+}
+
+// relayText is in the error of every dial through a relay that the relay does
+// not serve.
+const relayText = "error opening hop stream to relay"
+
+// name says why a name has no address.
+func name(err *net.DNSError) string {
+	switch {
+	case err.IsNotFound:
+		return "the name " + err.Name + " does not resolve: there is no such name, or it has no address of this kind"
+	case err.IsTimeout:
+		return "the name " + err.Name + " does not resolve: the DNS does not answer"
+	default:
+		return "the name " + err.Name + " does not resolve (" + Line(err) + ")"
+	}
+}
+
+// remote puts into words the code with which the other side closed a
+// connection; see github.com/libp2p/specs/blob/master/error-codes.
+func remote(err error) string {
+	ce, ok := errors.AsType[*network.ConnError](err)
+	if !ok || !ce.Remote {
+		return ""
+	}
+	switch ce.ErrorCode {
+	case network.ConnGated:
+		return " (the other side has banned this node, or does not allow it)"
+	case network.ConnResourceLimitExceeded, network.ConnRateLimited:
+		return " (the other side reached a limit)"
+	case network.ConnGarbageCollected:
+		return " (the other side had too many connections)"
+	default:
+		return ""
+	}
+}
+
+// garbledTexts are what multistream and varint say of bytes that make no sense.
+var garbledTexts = []string{
+	"incoming message was too large", "message did not have trailing newline", "received mismatch in protocol id",
+	"varint not minimally encoded", "varints larger than uint63", "varints malformed",
+}
+
+// cutTexts are what a handshake says that the other side has ended, or in which
+// it is silent.
+var cutTexts = []string{"connection reset", "broken pipe", "EOF", "forcibly closed", "deadline exceeded", "i/o timeout"}
+
+// Handshake reports whether a dial ended as it does when the two sides have
+// different pre-shared keys: what arrives makes no sense (garbled), or the other
+// side, to which it makes none, hangs up or waits for more (cut). The second has
+// other causes too.
+func Handshake(err error) (garbled, cut bool) {
+	visit(err, func(err error) bool {
+		text := err.Error()
+		in := func(s string) bool { return strings.Contains(text, s) }
+		garbled = garbled || slices.ContainsFunc(garbledTexts, in)
+		cut = cut || err == io.EOF || in("could not read full nonce") ||
+			in("negotiate security protocol") && slices.ContainsFunc(cutTexts, in)
+		return false
+	})
+	return garbled, cut
+}
+
+// NotYetValid finds out whether a dial failed because the peer's certificate,
+// which libp2p dates an hour back, begins to hold later than this machine's
+// clock, and from when on it holds.
+func NotYetValid(err error) (from string, ok bool) {
+	ok = visit(err, func(err error) bool {
+		_, text, ok := strings.Cut(err.Error(), "is not yet valid: current time ")
+		if !ok {
+			return false
+		}
+		if _, text, ok = strings.Cut(text, " is before "); !ok {
+			return false // it has expired, which the same error tells otherwise
+		}
+		end := strings.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789-:TZ+", r) })
+		if end < 0 {
+			end = len(text)
+		}
+		from = strings.TrimRight(text[:end], ":")
+		return true
+	})
+	return from, ok
+}
+
+// Line is an error's text in one line.
+func Line(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+
+// timeout reports whether an error is that of a deadline.
+func timeout(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || os.IsTimeout(err) ||
+		says(err, "no recent network activity") || says(err, "handshake did not complete in time")
+}
+
+// says reports whether a text is in that of an error, or of one that it wraps.
+func says(err error, text string) bool {
+	return visit(err, func(err error) bool { return strings.Contains(err.Error(), text) })
+}
+
+// visit calls f with an error and those that it wraps, which may have a text
+// that it hides, until f returns true, and reports whether it did.
+func visit(err error, f func(error) bool) bool {
+	if err == nil {
+		return false
+	}
+	if f(err) {
+		return true
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return visit(e.Unwrap(), f)
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), func(err error) bool { return visit(err, f) })
+	default:
+		return false
+	}
+}
