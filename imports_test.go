@@ -52,6 +52,7 @@ var rooms = map[string]map[string]string{
 		"internal/causes":    "why a dial or a listener failed, in words",
 		"internal/errs":      "dialing tells who is banned and what is closed",
 		"internal/lifecycle": "the host's goroutines are awaited",
+		"internal/backoff":   "the address book is swept from time to time",
 	},
 	"internal/relays": {
 		"internal/nethost":   "reservations stand on the host's connections",

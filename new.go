@@ -325,6 +325,7 @@ func startRecovery(n *Node) error {
 		Alive: func(ctx context.Context, id peer.ID) bool { return alive(ctx, n.base, id) },
 	}
 	n.group.Go(func(ctx context.Context) { check.Run(ctx, &n.watch.moved) })
+	n.group.Go(n.base.KeepTidy)
 	if n.dht == nil {
 		return nil
 	}

@@ -565,3 +565,29 @@ func TestStreamsSurviveAShortCut(t *testing.T) {
 		}
 	})
 }
+
+// Of peers that came once and left, nothing is kept for good (kubo#3532).
+func TestPeersThatLeftAreForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
+		server := sim.Node(t)
+		for range 3 {
+			var list p2ptest.Nodes
+			for range 10 {
+				n := sim.Node(t, p2pnode.WithMinPeers(0))
+				if err := n.Connect(t.Context(), server.AddrInfo()); err != nil {
+					t.Fatal(err)
+				}
+				list = append(list, n)
+			}
+			time.Sleep(time.Minute)
+			sim.Crash(list)
+			time.Sleep(time.Minute)
+		}
+		time.Sleep(3 * time.Hour)
+		if kept := len(server.Host().Peerstore().Peers()) - 1; kept > 0 {
+			t.Errorf("3 hours after 30 peers left, %d are in the peerstore", kept)
+		}
+	})
+}
