@@ -3,6 +3,7 @@ package p2pnode_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sort"
 	"strings"
 	"sync"
@@ -79,18 +80,7 @@ func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unsent := func() (n float64) {
-			families, err := reg.Gather()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range families {
-				if f.GetName() == "p2pnode_pubsub_unsent_total" {
-					n = f.GetMetric()[0].GetCounter().GetValue()
-				}
-			}
-			return n
-		}
+		unsent := func() float64 { return counter(t, reg, "p2pnode_pubsub_unsent_total") }
 		publish := func(n int) {
 			for range n {
 				if err := a.Publish(t.Context(), "news", make([]byte, 2000)); err != nil {
@@ -219,4 +209,61 @@ func TestPublishedMessagesFitWhateverTheIdentity(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A message that cannot be sent in time over a slow link costs itself, and is
+// counted; those after it arrive. Gossipsub alone would lose the subscriber to all
+// topics.
+func TestMessageTooLargeForTheLinkIsLostAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		reg := prometheus.NewRegistry()
+		a := sim.Node(t, p2pnode.WithMetrics(reg))
+		b := sim.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		sub, err := b.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Publish(t.Context(), "news", []byte("first")); err != nil {
+			t.Fatal(err)
+		}
+		sim.Delivered(sub, 1)
+		sim.SetLink(a, p2ptest.Link{Up: p2ptest.Mbit / 8}) // 1 MB takes more than a minute
+		for i := range 3 {
+			if err := a.Publish(t.Context(), "news", make([]byte, 1_000_000)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(40 * time.Second)
+			begun := time.Now()
+			if err := a.Publish(t.Context(), "news", fmt.Append(nil, i)); err != nil {
+				t.Fatal(err)
+			}
+			if m := sim.Within(time.Minute).Delivered(sub, 1)[0]; string(m.Data) != fmt.Sprint(i) {
+				t.Errorf("got %d bytes", len(m.Data))
+			}
+			if took := time.Since(begun); took > 5*time.Second {
+				t.Errorf("a small message takes %v after a large one", took)
+			}
+			if n := counter(t, reg, "p2pnode_pubsub_unsent_total"); n != float64(i+1) {
+				t.Errorf("%v messages count as unsent after %d", n, i+1)
+			}
+		}
+	})
+}
+
+// counter is the value of a counter of the only node on a registry.
+func counter(t *testing.T, reg *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }
