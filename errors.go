@@ -42,9 +42,10 @@ var (
 	// [WithLibp2pOptions].
 	ErrBanned = errs.ErrBanned
 
-	// ErrTooLarge is returned by [Node.Publish] for a message above the limit
-	// of [WithMaxMessageSize], and by [Node.PutValue] for a record that does
-	// not fit into a DHT message.
+	// ErrTooLarge is returned by [Node.Publish] for a message above the limit of
+	// [WithMaxMessageSize], by [Node.PutValue] for a record that does not fit into
+	// a DHT message, and by [Node.Handle] and [Node.Listen] when the IDs of the
+	// node's protocols do not fit into the message that tells peers of them.
 	ErrTooLarge = errs.ErrTooLarge
 
 	// ErrProtocolInUse is returned by [Node.Handle] and [Node.Listen] for a

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -250,8 +251,21 @@ func startPubSub(n *Node) (err error) {
 	return nil
 }
 
+// protocolBytes is how many bytes the IDs of the node's protocols may have
+// together. Identify tells peers all of them in one message, of which others read
+// 4 KiB (rust-libp2p) or 8 KiB; with more they learn none of them. In the same
+// message are the public key, the agent, and a few addresses.
+func protocolBytes(n *Node) int {
+	const message, rest = 4 << 10, 512
+	key, err := crypto.MarshalPublicKey(n.key.GetPublic())
+	if err != nil {
+		return 0 // the host has not started with such a key
+	}
+	return message - rest - len(key) - len(n.cfg.userAgent)
+}
+
 func startStreams(n *Node) error {
-	n.streams = streams.New(n.ctx, streams.Config{Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log})
+	n.streams = streams.New(n.ctx, streams.Config{Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log, ProtocolBytes: protocolBytes(n)})
 	n.stack.Push("stream handlers", closeBudget, n.streams.Close)
 	return nil
 }

@@ -90,7 +90,9 @@ func HandleVersions() HandleOption {
 // Handle returns [ErrProtocolInUse] for a protocol that already has a handler
 // or listener ([Node.Unhandle] removes it), and for one that the node itself
 // serves or may come to serve: those of libp2p, the DHT and pubsub. An invalid
-// option is an [OptionError]. It returns [ErrClosed] after Close.
+// option is an [OptionError]. It returns [ErrTooLarge] when the IDs of all
+// protocols together would exceed about 3.5 KB, which is what the identify
+// message to peers has room for, and [ErrClosed] after Close.
 func (n *Node) Handle(p protocol.ID, h StreamHandler, opts ...HandleOption) error {
 	if n.closed() {
 		return ErrClosed

@@ -300,3 +300,38 @@ func TestListenAndDialCarryHTTP(t *testing.T) {
 		t.Errorf("Accept after Close = %v", err)
 	}
 }
+
+// A handler is refused whose protocol ID peers could not be told: identify has
+// room for a few KiB, and with more they would learn of none (specs#709).
+func TestProtocolsThatPeersAreToldOf(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	handler := func(context.Context, network.Stream) error { return nil }
+	var accepted []protocol.ID
+	for i := range 300 {
+		p := protocol.ID(fmt.Sprintf("/example/chat-room/%032d/1.0.0", i))
+		err := a.Handle(p, handler)
+		if err == nil {
+			accepted = append(accepted, p)
+			continue
+		}
+		if !errors.Is(err, ErrTooLarge) {
+			t.Fatal(err)
+		}
+	}
+	if len(accepted) < 40 || len(accepted) == 300 {
+		t.Fatalf("%d are accepted", len(accepted))
+	}
+	mustNot(t, b.Connect(testContext(t), a.AddrInfo()))
+	mustNot(t, waitFor(t, func() bool { return b.Status().DHT.Peers == 1 }))
+	p, _ := b.Peer(a.ID())
+	for _, want := range accepted {
+		if !slices.Contains(p.Protocols, want) {
+			t.Fatalf("the peer knows %d protocols, and not %s", len(p.Protocols), want)
+		}
+	}
+	if _, err := a.Listen("/one/more" + protocol.ID(strings.Repeat("/more", 100))); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a listener: %v", err)
+	}
+	mustNot(t, a.Unhandle(accepted[0]))
+	mustNot(t, a.Handle(accepted[0], handler)) // there is room again
+}

@@ -44,6 +44,9 @@ type Config struct {
 	Host host.Host
 	Own  []protocol.ID // what the node itself serves or may serve, in addition to libp2p's protocols and those already registered
 	Log  *slog.Logger
+	// ProtocolBytes bounds the IDs of all protocols together: peers are told them
+	// in one message. 0 means no bound.
+	ProtocolBytes int
 }
 
 // Server owns the application's protocols and the running handlers.
@@ -52,7 +55,9 @@ type Server struct {
 	log   *slog.Logger
 	group *lifecycle.Group
 	own   map[protocol.ID]bool // read-only
-	gone  network.Notifiee
+	// idBytes bounds the IDs of all protocols together; 0 for no bound.
+	idBytes int
+	gone    network.Notifiee
 
 	backlog int // of listeners
 
@@ -71,7 +76,7 @@ type service struct {
 // New returns a Server that works until ctx ends or Close is called.
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
-		host: cfg.Host, log: cfg.Log, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
+		host: cfg.Host, log: cfg.Log, idBytes: cfg.ProtocolBytes, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
 		backlog: defaultBacklog, served: make(map[protocol.ID]*service), running: make(map[*stream]struct{}),
 	}
 	for _, p := range slices.Concat(libp2pProtocols, cfg.Own, cfg.Host.Mux().Protocols()) {
@@ -151,7 +156,16 @@ func (s *Server) register(p protocol.ID, svc *service, match func(protocol.ID) b
 	if err != nil {
 		return err
 	}
-	if slices.Contains(s.host.Mux().Protocols(), p) {
+	served := s.host.Mux().Protocols()
+	size := len(p)
+	for _, other := range served {
+		size += len(other)
+	}
+	if s.idBytes > 0 && size > s.idBytes {
+		s.forget(p)
+		return fmt.Errorf("%w: the IDs of the protocols that this node serves would have %d bytes, limit %d, as peers are told them in one message; use fewer or shorter ones, or HandleMatch", errs.ErrTooLarge, size, s.idBytes)
+	}
+	if slices.Contains(served, p) {
 		s.forget(p)
 		return fmt.Errorf("%w: it already has a handler, set through Host", errs.ErrProtocolInUse)
 	}
