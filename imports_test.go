@@ -32,6 +32,7 @@ var rooms = map[string]map[string]string{
 	"internal/errs":       {},
 	"internal/causes":     {},
 	"internal/lifecycle":  {},
+	"internal/occasion":   {},
 	"internal/ring":       {},
 	"internal/signal":     {},
 
@@ -85,11 +86,15 @@ var rooms = map[string]map[string]string{
 		"internal/signal":    "a change of a topic's peers is told",
 		"internal/lifecycle": "readers of topics are awaited",
 		"internal/errs":      "a publish that reached nobody is ErrNoPeers",
+		"internal/occasion":  "losses that strangers bring about do not fill the log",
 		"internal/backoff":   "a stream that ends again and again is opened less and less often",
 	},
 	"internal/streams": {
 		"internal/lifecycle": "handlers are awaited",
 		"internal/errs":      "a protocol that is served already is ErrProtocolInUse",
+		"internal/backoff":   "a stream that finds no room is tried again, less and less often",
+		"internal/limits":    "an error names the limit that refused a stream",
+		"internal/occasion":  "handlers that strangers make fail do not fill the log",
 	},
 	"internal/watch": {
 		"internal/nethost":   "it drains the host's event bus",

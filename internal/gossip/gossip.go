@@ -24,6 +24,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/occasion"
 	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
@@ -101,7 +102,7 @@ type Router struct {
 	news   []news                   // not yet told; guarded by mu
 
 	published, delivered, dropped, unsent, overrun atomic.Uint64
-	unsentLog, overrunLog                          occasion
+	unsentLog, overrunLog                          occasion.Occasion
 }
 
 // Topic describes a joined topic.

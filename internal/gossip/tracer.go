@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"sync/atomic"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -43,7 +42,7 @@ func (d tracer) RejectMessage(m *pubsub.Message, reason string) {
 		return
 	}
 	total := d.r.overrun.Add(1)
-	if d.r.overrunLog.now() {
+	if d.r.overrunLog.Now() {
 		d.r.cfg.Log.Warn("dropped incoming messages: too many at once", "topic", m.GetTopic(), "from", m.ReceivedFrom, "total", total)
 	}
 }
@@ -61,7 +60,7 @@ func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
 // notSent counts messages that a peer does not get.
 func (r *Router) notSent(id peer.ID, n int) {
 	total := r.unsent.Add(uint64(n))
-	if r.unsentLog.now() {
+	if r.unsentLog.Now() {
 		r.cfg.Log.Warn("messages not sent: the peer, or the connection to it, is too slow", "peer", id, "total", total)
 	}
 }
@@ -78,15 +77,3 @@ func (tracer) ThrottlePeer(peer.ID)                                 {}
 func (tracer) RecvRPC(*pubsub.RPC)                                  {}
 func (tracer) SendRPC(*pubsub.RPC, peer.ID)                         {}
 func (tracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
-
-// logEvery is the minimum distance of log lines about what peers can trigger at
-// will.
-const logEvery = 10 * time.Second
-
-// occasion is a log line that is due at most once every logEvery.
-type occasion struct{ last atomic.Pointer[time.Time] }
-
-func (o *occasion) now() bool {
-	now, last := time.Now(), o.last.Load()
-	return (last == nil || now.Sub(*last) >= logEvery) && o.last.CompareAndSwap(last, &now)
-}
