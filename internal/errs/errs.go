@@ -17,6 +17,9 @@ var (
 	ErrBanned              = errors.New("p2pnode: banned")
 	ErrTooLarge            = errors.New("p2pnode: message too large")
 	ErrProtocolInUse       = errors.New("p2pnode: protocol in use")
+	ErrLimit               = errors.New("p2pnode: limit reached")
+
+	ErrProtocolNotSupported = errors.New("p2pnode: protocol not supported")
 )
 
 // closedError is the type of ErrClosed, which also matches net.ErrClosed.

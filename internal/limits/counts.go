@@ -12,6 +12,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
 // tellEvery is how often [Config.Reached] is called for one limit.
@@ -145,17 +147,31 @@ func (c *counter) explain(err error, conn bool) error {
 	if first {
 		c.log.Warn("limit reached; Status counts further refusals", "limit", what, "do", do, "err", err)
 	}
-	return fmt.Errorf("%w (limit of %s; %s)", err, what, do)
+	return &limitError{err, fmt.Sprintf(" (limit of %s; %s)", what, do)}
 }
 
+// limitError is a refusal that names its limit. It matches errs.ErrLimit.
+type limitError struct {
+	err  error
+	note string
+}
+
+func (e *limitError) Error() string        { return e.err.Error() + e.note }
+func (e *limitError) Unwrap() error        { return e.err }
+func (e *limitError) Is(target error) bool { return target == errs.ErrLimit }
+
 // Explain adds the memory limit to an error that came through a transport,
-// which the resource manager's own errors do not. Other errors are returned as
-// they are.
+// which the resource manager's own errors do not. What another resource manager
+// refuses matches errs.ErrLimit too. Other errors are returned as they are.
 func Explain(err error) error {
-	if _, memory := errors.AsType[*rcmgr.ErrMemoryLimitExceeded](err); !memory || strings.Contains(err.Error(), "WithLimits(") {
+	if !errors.Is(err, network.ErrResourceLimitExceeded) || errors.Is(err, errs.ErrLimit) {
 		return err
 	}
-	return fmt.Errorf("%w (limit of memory; WithLimits(Limits{Memory: …}) raises it)", err)
+	note := ""
+	if _, memory := errors.AsType[*rcmgr.ErrMemoryLimitExceeded](err); memory {
+		note = " (limit of memory; WithLimits(Limits{Memory: …}) raises it)"
+	}
+	return &limitError{err, note}
 }
 
 // memoryReporter counts the buffers that the memory limit refuses: the

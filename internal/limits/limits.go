@@ -24,6 +24,15 @@ type Limits struct {
 	PubSubQueue    int64
 }
 
+// DefaultStreamsPerPeer is the default on an application's own network: 1,000
+// requests at once each way, and what the node itself needs. Libp2p's scales
+// with the machine, and begins at 64 of one protocol.
+const DefaultStreamsPerPeer = 2048
+
+// streamWindow is the memory that a stream counts for over TCP and WebSocket:
+// yamux's receive window, which is rarely filled.
+const streamWindow = 256 << 10
+
 // The range of a limit: below, the node's own parts do not work; above, sums
 // would overflow.
 const (
@@ -80,9 +89,17 @@ func setIfZero[T int | int64](dst *T, v T) {
 	}
 }
 
+// PeerStreams is how many streams one peer may have, 0 for libp2p's default.
+func (l Limits) PeerStreams(public bool) int {
+	if l.StreamsPerPeer == 0 && !public {
+		return DefaultStreamsPerPeer
+	}
+	return l.StreamsPerPeer
+}
+
 // applyTo applies the limits to those of the resource manager, which has many
 // more: those that would get in the way of a raised limit are raised too.
-func (l Limits) applyTo(p *rcmgr.PartialLimitConfig) {
+func (l Limits) applyTo(p *rcmgr.PartialLimitConfig, public bool) {
 	set := func(n int, fields ...*rcmgr.LimitVal) {
 		for _, f := range fields {
 			if n > 0 {
@@ -102,10 +119,23 @@ func (l Limits) applyTo(p *rcmgr.PartialLimitConfig) {
 	set(l.Streams, streams(&p.System)...)
 	atLeast(l.Streams/8, streams(&p.Transient)...)
 	atLeast(l.Streams, streams(&p.ProtocolDefault)...)
-	set(l.StreamsPerPeer, streams(&p.PeerDefault)...)
-	atLeast(l.StreamsPerPeer, streams(&p.ProtocolPeerDefault)...)
-	if l.Memory > 0 {
+	// One peer that uses what it may must leave room for others, all of it may
+	// be of one protocol, and be negotiated at once.
+	perPeer := l.PeerStreams(public)
+	set(perPeer, streams(&p.PeerDefault)...)
+	atLeast(perPeer, streams(&p.ProtocolPeerDefault)...)
+	atLeast(perPeer, streams(&p.Transient)...)
+	atLeast(2*perPeer, streams(&p.ProtocolDefault)...)
+	if l.Streams == 0 {
+		atLeast(2*perPeer, streams(&p.System)...)
+	}
+	memory := int64(perPeer) * streamWindow
+	p.PeerDefault.Memory = max(p.PeerDefault.Memory, rcmgr.LimitVal64(memory))
+	switch {
+	case l.Memory > 0:
 		p.System.Memory = rcmgr.LimitVal64(l.Memory)
+	case l.StreamsPerPeer > 0: // not by default: a small machine is to stay within its memory
+		p.System.Memory = max(p.System.Memory, rcmgr.LimitVal64(memory))
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+
 	"github.com/go-p2pnode/p2pnode/internal/golden"
 )
 
@@ -106,6 +108,16 @@ func TestPitfall40EachLimitHoldsAndIsNamed(t *testing.T) {
 		{"StreamsPerPeer", Limits{StreamsPerPeer: 9000, Streams: 100_000}, 9000, func(m network.ResourceManager, dir network.Direction, _ int) error {
 			return stream(m, dir, id)
 		}},
+		{"StreamsPerPeer", Limits{StreamsPerPeer: 9000}, 9000, func(m network.ResourceManager, dir network.Direction, _ int) error {
+			return stream(m, dir, id)
+		}},
+		{"StreamsPerPeer", Limits{}, DefaultStreamsPerPeer, func(m network.ResourceManager, dir network.Direction, _ int) error {
+			return stream(m, dir, id)
+		}},
+		{"StreamsPerPeer", Limits{StreamsPerPeer: 500}, 500, func(m network.ResourceManager, dir network.Direction, _ int) error {
+			_, err := m.OpenStream(id, dir) // all of them negotiate
+			return err
+		}},
 		{"StreamsPerPeer", Limits{StreamsPerPeer: 16}, 16, func(m network.ResourceManager, dir network.Direction, _ int) error {
 			return stream(m, dir, id)
 		}},
@@ -123,7 +135,7 @@ func TestPitfall40EachLimitHoldsAndIsNamed(t *testing.T) {
 				if n != c.want {
 					t.Errorf("%+v, %s: %d are let through", c.limits, dir, n)
 				}
-				if err == nil || !strings.Contains(err.Error(), "WithLimits(Limits{"+c.field+": …})") {
+				if !errors.Is(err, errs.ErrLimit) || !strings.Contains(err.Error(), "WithLimits(Limits{"+c.field+": …})") {
 					t.Errorf("%+v, %s: %v", c.limits, dir, err)
 				}
 				_ = c.open(m, dir, n)
@@ -224,5 +236,53 @@ func TestHandshakesCountByConnection(t *testing.T) {
 	}
 	if h := m.Handshakes(); h.Failed != 3 || h.Last.IsZero() {
 		t.Errorf("%+v, want 3 failed", h)
+	}
+}
+
+// A yamux stream reserves its window: as many as a peer may have must fit into
+// the memory of a peer, and of the node when the field is raised.
+func TestStreamsPerPeerMakesRoomInMemory(t *testing.T) {
+	const raised = 40_000 // whose windows are more than this machine's default
+	for _, c := range []struct {
+		limits Limits
+		want   int
+	}{
+		{Limits{}, 1000},
+		{Limits{StreamsPerPeer: raised}, raised},
+		{Limits{StreamsPerPeer: raised, Memory: 256 << 20}, 1024}, // which is set, and holds
+	} {
+		m, _, _ := limitedFor(t, c.limits)
+		conn, err := m.OpenConnection(network.DirInbound, false, ma.StringCast("/ip4/8.8.8.8/tcp/1"))
+		mustNot(t, err)
+		mustNot(t, conn.SetPeer("somebody"))
+		opened := 0
+		for err == nil && opened < c.want+1 {
+			var span network.ResourceScopeSpan
+			if span, err = conn.PeerScope().BeginSpan(); err == nil {
+				err = span.ReserveMemory(streamWindow, network.ReservationPriorityAlways)
+			}
+			if err == nil {
+				opened++
+			}
+		}
+		if opened < c.want || c.limits.Memory > 0 && opened > c.want {
+			t.Errorf("%+v: %d streams have memory, then %v", c.limits, opened, err)
+		}
+		conn.Done()
+	}
+}
+
+// On the public network the number of streams of a peer stays as libp2p has it.
+func TestStreamsPerPeerOnThePublicNetwork(t *testing.T) {
+	for l, want := range map[Limits]int{{}: 0, {StreamsPerPeer: 300}: 300} {
+		if got := l.PeerStreams(true); got != want {
+			t.Errorf("%+v: %d", l, got)
+		}
+	}
+	partial := rcmgr.PartialLimitConfig{PeerDefault: rcmgr.ResourceLimits{Streams: 512, StreamsInbound: 256}}
+	before := partial
+	(Limits{}).applyTo(&partial, true)
+	if !reflect.DeepEqual(partial, before) {
+		t.Errorf("%+v became %+v", before, partial)
 	}
 }

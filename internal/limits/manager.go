@@ -25,9 +25,10 @@ type Config struct {
 	// ConnHigh is where the connection manager starts trimming. The limits must be
 	// well above it, or new peers are refused instead of old ones trimmed.
 	ConnHigh int
-	// Public makes private addresses, except loopback, subject to the limits per
-	// address. On an application's own network a whole cluster often shares one of
-	// them, and refused peers would only see a broken handshake.
+	// Public is for the public IPFS network. It keeps libp2p's default of streams
+	// per peer, and makes private addresses, except loopback, subject to the limits
+	// per address. On an application's own network a whole cluster often shares one
+	// of them, and refused peers would only see a broken handshake.
 	Public bool
 	// Reached is called for the first refusal by each limit except Memory, and at
 	// most once a minute for further ones, with the field of Limits, "files" or
@@ -56,7 +57,7 @@ func New(cfg Config) (*Manager, error) {
 	limits := scaling.AutoScale()
 	partial := limits.ToPartialLimitConfig()
 	atLeast(2*cfg.ConnHigh, &partial.System.Conns, &partial.System.ConnsInbound, &partial.System.ConnsOutbound)
-	cfg.Limits.applyTo(&partial)
+	cfg.Limits.applyTo(&partial, cfg.Public)
 
 	opts := append(cfg.Limits.perIP(), rcmgr.WithMetricsDisabled(), rcmgr.WithMetrics(memoryReporter{c}))
 	// A lost peer is dialed about once a second for the first minute. Libp2p's

@@ -59,6 +59,9 @@ type Config struct {
 	ConnLow    int // of the connection manager
 	ConnHigh   int
 	Listen     []ma.Multiaddr // what Listen is to bind
+	// PeerStreams is how many streams a peer may open over QUIC, if that is
+	// more than libp2p's 256.
+	PeerStreams int
 	// NewLimits makes the resource manager. It is not called if Options set one.
 	NewLimits func() (network.ResourceManager, error)
 	// AddrsFactory turns the listening addresses into those announced. One of
@@ -195,7 +198,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if len(theirs.Transports)+len(cfg.Transports) == 0 {
 		opts = append(opts, libp2p.NoTransports)
 	}
-	var made transports
+	made := transports{streams: cfg.PeerStreams}
 	for _, kind := range cfg.Transports {
 		opts = append(opts, made.option(kind))
 	}

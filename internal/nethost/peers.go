@@ -167,16 +167,26 @@ func (h *Host) CloseConns(keep func(peer.ID, ma.Multiaddr) bool) (failed map[pee
 	return failed
 }
 
+// Identified returns what is closed when a connection is identified, nil if
+// nobody knows.
+func (h *Host) Identified(c network.Conn) <-chan struct{} {
+	ids, ok := h.Host.(interface{ IDService() identify.IDService })
+	if !ok {
+		return nil
+	}
+	return ids.IDService().IdentifyWait(c)
+}
+
 // AwaitIdentify waits until the connections to a peer are identified: before
 // that its addresses and protocols are not known.
 func (h *Host) AwaitIdentify(ctx context.Context, id peer.ID) {
-	ids, ok := h.Host.(interface{ IDService() identify.IDService })
-	if !ok {
-		return
-	}
 	for _, c := range h.swarm.ConnsToPeer(id) {
+		known := h.Identified(c)
+		if known == nil {
+			return
+		}
 		select {
-		case <-ids.IDService().IdentifyWait(c):
+		case <-known:
 		case <-ctx.Done():
 			return
 		}

@@ -23,7 +23,8 @@ import (
 // transports makes the host's transports and remembers them, so that the
 // application's replace them: the swarm refuses two for one protocol.
 type transports struct {
-	ours []transport.Transport
+	ours    []transport.Transport
+	streams int // that a peer may open; 0 for libp2p's default
 }
 
 // option returns the libp2p option for one of the node's transports.
@@ -35,6 +36,7 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 		})
 	case addrs.QUIC:
 		return libp2p.Transport(func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
+			allowStreams(conns, t.streams)
 			return t.keep(quic.NewTransport(key, conns, psk, gater, rm))
 		})
 	case addrs.WebSocket:
@@ -43,6 +45,7 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 		})
 	case addrs.WebTransport:
 		return libp2p.Transport(func(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnManager, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
+			allowStreams(conns, t.streams)
 			return t.keep(newWebTransport(key, psk, conns, gater, rm))
 		})
 	default: // addrs.WebRTCDirect; there are no others

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/connmgr"
@@ -79,7 +80,7 @@ func (c wtConn) OpenStream(ctx context.Context) (network.MuxedStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wtStream{s}, nil
+	return &wtStream{MuxedStream: s}, nil
 }
 
 func (c wtConn) AcceptStream() (network.MuxedStream, error) {
@@ -87,33 +88,56 @@ func (c wtConn) AcceptStream() (network.MuxedStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wtStream{s}, nil
+	return &wtStream{MuxedStream: s}, nil
 }
 
-type wtStream struct{ network.MuxedStream }
+type wtStream struct {
+	network.MuxedStream
+	reset atomic.Bool
+}
+
+// Read and Write tell a reset from a deadline.
+func (s *wtStream) Read(b []byte) (int, error) {
+	n, err := s.MuxedStream.Read(b)
+	return n, s.ended(err)
+}
+
+func (s *wtStream) Write(b []byte) (int, error) {
+	n, err := s.MuxedStream.Write(b)
+	return n, s.ended(err)
+}
+
+func (s *wtStream) ended(err error) error {
+	if err == nil || err == io.EOF || !s.reset.Load() {
+		return err
+	}
+	return &network.StreamError{TransportError: err}
+}
 
 // past is an expired deadline.
 var past = time.Unix(1, 0)
 
-func (s wtStream) Reset() error {
+func (s *wtStream) Reset() error {
+	s.reset.Store(true)
 	err := s.MuxedStream.Reset()
 	_ = s.SetDeadline(past) // fails if the stream is gone
 	return err
 }
 
-func (s wtStream) ResetWithError(code network.StreamErrorCode) error {
+func (s *wtStream) ResetWithError(code network.StreamErrorCode) error {
+	s.reset.Store(true)
 	err := s.MuxedStream.ResetWithError(code)
 	_ = s.SetDeadline(past)
 	return err
 }
 
-func (s wtStream) Close() error {
+func (s *wtStream) Close() error {
 	err := s.MuxedStream.Close()
 	_ = s.SetReadDeadline(past)
 	return err
 }
 
-func (s wtStream) CloseRead() error {
+func (s *wtStream) CloseRead() error {
 	err := s.MuxedStream.CloseRead()
 	_ = s.SetReadDeadline(past)
 	return err
