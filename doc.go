@@ -49,6 +49,8 @@
 //     per transport: reachable without configuration ([WithListenAddrs])
 //   - connection limits: 160, 192; above the second, trimmed to the first,
 //     as in libp2p ([WithConnLimits])
+//   - streams per peer: 2048; carries 1,000 requests at once each way; with
+//     WithIPFS libp2p's own, some hundreds ([WithLimits])
 //   - pubsub messages that wait: 8 MiB in one queue, a 32nd of the memory in all; a
 //     peer or a subscriber that does not read costs no more ([WithLimits])
 //   - DHT mode: auto-server; serves even where reachability is never

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
+	"github.com/go-p2pnode/p2pnode/internal/limits"
 )
 
 // defaultRow is a line of the table of defaults.
@@ -52,6 +53,7 @@ func codeDefaults() map[string]string {
 		"listen addresses":          listens,
 		"pubsub messages that wait": fmt.Sprintf("%d MiB in one queue, a 32nd of the memory in all", queue>>20),
 		"connection limits":         fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
+		"streams per peer":          fmt.Sprint(limits.Limits(c.limits).PeerStreams(c.ipfs)),
 		"DHT mode":                  string(c.effectiveDHTMode()),
 		"minimum of peers":          fmt.Sprint(withPeers.effectiveMinPeers()),
 		"bootstrap retry":           fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),

@@ -53,6 +53,17 @@ var (
 	// serves, and by [Node.Unhandle] for one that is not served by
 	// [Node.Handle].
 	ErrProtocolInUse = errs.ErrProtocolInUse
+
+	// ErrProtocolNotSupported is returned by [Node.OpenStream] and [Node.Dial]
+	// for a peer that speaks none of the protocols.
+	ErrProtocolNotSupported = errs.ErrProtocolNotSupported
+
+	// ErrLimit is returned for what a limit refuses: by [Node.Connect] for a
+	// connection, by [Node.OpenStream] and [Node.Dial] for a stream, in which
+	// case the limit may also be the peer's, and by calls on a stream that the
+	// peer ended for one. If the limit is this node's, the error that wraps it
+	// names the field of [Limits].
+	ErrLimit = errs.ErrLimit
 )
 
 // OptionError reports an option whose value, or whose combination with other

@@ -93,6 +93,7 @@ var rooms = map[string]map[string]string{
 		"internal/lifecycle": "handlers are awaited",
 		"internal/errs":      "a protocol that is served already is ErrProtocolInUse",
 		"internal/backoff":   "a stream that finds no room is tried again, less and less often",
+		"internal/causes":    "why the other side ended a stream, in words",
 		"internal/limits":    "an error names the limit that refused a stream",
 		"internal/occasion":  "handlers that strangers make fail do not fill the log",
 	},

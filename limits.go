@@ -7,8 +7,11 @@ import (
 // Limits bounds what other peers can make a node do; see [WithLimits]. A zero
 // field keeps its default. Like libp2p's, the default totals scale with the
 // machine's memory and open files. What exceeds a limit is refused at once,
-// with an error on this side. [WithConnLimits], in contrast, is where the node
-// starts closing old connections; keep it well below Conns.
+// with an error on this side that matches [ErrLimit]; [Node.OpenStream] waits for
+// room. Raising one field makes room in libp2p's other limits that would stand
+// in its way, but leaves a field alone that is set. [WithConnLimits], in
+// contrast, is where the node starts closing old connections; keep it well below
+// Conns.
 type Limits struct {
 	// Conns is how many connections there may be in all; at least twice the
 	// upper limit of [WithConnLimits]. Half as many may be in their handshakes.
@@ -22,14 +25,20 @@ type Limits struct {
 	// /56 may open, after a burst of 64 (or four times the rate, if that is
 	// more); default 1.
 	ConnRatePerIP int `json:"connRatePerIP,omitempty"`
-	// Streams is how many streams there may be in all; at least 128. An eighth
-	// of them may be negotiating their protocol.
+	// Streams is how many streams there may be in all; at least 128. The default
+	// is at least 4096, or twice StreamsPerPeer. An eighth of them, and at least
+	// those of one peer, may be negotiating their protocol.
 	Streams int `json:"streams,omitempty"`
 	// StreamsPerPeer is how many streams one peer may have, of one protocol or
-	// of several; at least 16, because the node itself needs some.
+	// of several, counting those of both directions; at least 16, because the
+	// node itself needs some. The default is 2048, enough for 1,000 requests at
+	// once each way; with [WithIPFS] it is libp2p's, some hundreds, and 64 to
+	// 128 of one protocol. Over QUIC a peer may open at least 256.
 	StreamsPerPeer int `json:"streamsPerPeer,omitempty"`
 	// Memory is how many bytes the buffers of connections and streams may take
-	// in all; at least 16 MiB.
+	// in all; at least 16 MiB. Over TCP and WebSocket each stream counts 256
+	// KiB, used or not, so 1,000 take 250 MiB: more than the default of machines
+	// with less than 2 GiB. Raising StreamsPerPeer raises the default too.
 	Memory int64 `json:"memory,omitempty"`
 	// PubSub is how many bytes of pubsub messages may wait in all: for peers that
 	// read too slowly, and in subscriptions that are read too slowly; default a

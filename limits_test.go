@@ -34,7 +34,7 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 		opened := 0
 		for range 30 {
 			var s network.Stream
-			if s, err = n.OpenStream(t.Context(), a.ID(), "/hold"); err != nil {
+			if s, err = n.OpenStream(p2pnode.OpenNow(t.Context()), a.ID(), "/hold"); err != nil {
 				break
 			}
 			if _, err := s.Write([]byte("x")); err != nil {
@@ -42,7 +42,7 @@ func TestStreamsBeyondTheLimitAreRefusedByName(t *testing.T) {
 			}
 			opened++
 		}
-		if err == nil || opened != 16 || !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), "WithLimits(Limits{StreamsPerPeer: …})") {
+		if err == nil || opened != 16 || !errors.Is(err, p2pnode.ErrLimit) || !errors.Is(err, network.ErrResourceLimitExceeded) || !strings.Contains(err.Error(), "WithLimits(Limits{StreamsPerPeer: …})") {
 			t.Errorf("%d streams, then %v", opened, err)
 		}
 		if got := n.Status().Refused; got != (p2pnode.Refused{StreamsPerPeer: 1}) {
@@ -91,9 +91,9 @@ func TestMemoryBeyondTheLimitIsRefusedByName(t *testing.T) {
 	}
 	opened := 0
 	for ; err == nil && opened < 200; opened++ {
-		_, err = n.OpenStream(t.Context(), a.ID(), "/hold")
+		_, err = n.OpenStream(p2pnode.OpenNow(t.Context()), a.ID(), "/hold")
 	}
-	if err == nil || opened < 10 || !strings.Contains(err.Error(), "WithLimits(Limits{Memory: …})") {
+	if opened < 10 || !errors.Is(err, p2pnode.ErrLimit) || !strings.Contains(err.Error(), "WithLimits(Limits{Memory: …})") {
 		t.Errorf("%d streams, then %v", opened, err)
 	}
 	if n.Status().Refused.Memory == 0 {

@@ -26,6 +26,7 @@ var nodeMetrics = []metric{
 	{"connections", "Open connections; a peer may have several.", prometheus.GaugeValue, func(n *Node) float64 { return float64(n.base.ConnCount()) }},
 	{"connections_refused_total", "Connections and streams refused by a limit.", prometheus.CounterValue, func(n *Node) float64 { return float64(refusedOf(n).Total()) }},
 	{"handshakes_failed_total", "Incoming connections that failed in their handshake.", prometheus.CounterValue, func(n *Node) float64 { return float64(handshakesFailed(n)) }},
+	{"stream_handlers_failed_total", "Stream handlers that returned an error or panicked, of streams that their peer had not ended.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.streams.Failures()) }},
 	{"received_bytes_total", "Bytes received in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalIn) }},
 	{"sent_bytes_total", "Bytes sent in streams.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.bandwidth.GetBandwidthTotals().TotalOut) }},
 	{"dht_routing_table_peers", "Peers in the DHT's routing table.", prometheus.GaugeValue, func(n *Node) float64 {

@@ -176,6 +176,7 @@ func startHost(n *Node) (err error) {
 		Key: n.key, UserAgent: cfg.userAgent,
 		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
 		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh, Listen: cfg.listen,
+		PeerStreams: limits.Limits(cfg.limits).PeerStreams(cfg.ipfs),
 		NewLimits: func() (network.ResourceManager, error) {
 			n.limits, err = limits.New(limits.Config{
 				Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: n.log,
@@ -265,7 +266,17 @@ func protocolBytes(n *Node) int {
 }
 
 func startStreams(n *Node) error {
-	n.streams = streams.New(n.ctx, streams.Config{Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log, ProtocolBytes: protocolBytes(n)})
+	n.streams = streams.New(n.ctx, streams.Config{
+		Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log, ProtocolBytes: protocolBytes(n), Identified: n.base.Identified,
+		Connect: func(ctx context.Context, id peer.ID) error {
+			if n.base.Connected(id) {
+				return nil
+			}
+			bound, done := n.bind(ctx)
+			defer done()
+			return n.dialer.Connect(bound, peer.AddrInfo{ID: id})
+		},
+	})
 	n.stack.Push("stream handlers", closeBudget, n.streams.Close)
 	return nil
 }

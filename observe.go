@@ -39,6 +39,7 @@ func (n *Node) Status() Status {
 	s.Bans = bansOf(n.access)
 	s.Allowed = n.access.Allowed()
 	s.Refused, s.HandshakesFailed = refusedOf(n), handshakesFailed(n)
+	s.HandlersFailed = n.streams.Failures()
 	s.Relays = relayStatus(n.relay)
 	return s
 }

@@ -64,6 +64,9 @@ type Status struct {
 	// handshake: from programs that do not speak libp2p, port scanners, or
 	// peers without the key of [WithPrivateNetwork].
 	HandshakesFailed uint64 `json:"handshakesFailed,omitempty"`
+	// HandlersFailed is how many handlers of [Node.Handle] have returned an error
+	// or panicked, of streams that their peer had not ended.
+	HandlersFailed uint64 `json:"handlersFailed,omitempty"`
 	// Warnings are about files of [WithDataDir] that were damaged and set
 	// aside, or that could not be read and were left alone.
 	Warnings []string `json:"warnings,omitempty"`

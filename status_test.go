@@ -32,7 +32,7 @@ func TestStatusRoundTripsThroughJSON(t *testing.T) {
 		Persistent:     []PersistentStatus{{ID: p.ID, Connected: true, Failures: 3, LastError: "why", NextDial: at}},
 		PrivateNetwork: "fingerprint",
 		Bans:           []Ban{{Peer: p.ID, Until: at, Reason: "spam"}, {Subnet: netip.MustParsePrefix("192.0.2.0/24")}},
-		Allowed:        []peer.ID{p.ID}, Refused: Refused{Conns: 1, Services: 2}, HandshakesFailed: 9, Warnings: []string{"damaged"}, Closed: true,
+		Allowed:        []peer.ID{p.ID}, Refused: Refused{Conns: 1, Services: 2}, HandshakesFailed: 9, HandlersFailed: 10, Warnings: []string{"damaged"}, Closed: true,
 	}
 	v := reflect.ValueOf(s)
 	for i := range v.NumField() {

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/multiformats/go-multistream"
 
-	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/streams"
 )
 
@@ -70,9 +68,11 @@ func HandleVersions() HandleOption {
 
 // Handle serves a protocol: h runs in its own goroutine for each incoming
 // stream, and the stream is closed when h returns nil. When h returns an error
-// or panics, only that stream is reset, and the failure is logged: as a
-// warning, or at Debug if the stream had already ended. A handler without
-// deadlines waits as long as its peer lets it.
+// or panics, only that stream is reset, and the failure is counted in [Status]
+// and logged: as a warning at most once in 10 seconds, otherwise at Debug, as is
+// the end of a stream that its peer has reset, which does not count. A handler
+// without deadlines waits as long as its peer lets it. The stream has the errors
+// of [Node.OpenStream].
 //
 // The ctx of h ends when
 //   - the stream's connection closes or is lost,
@@ -137,58 +137,90 @@ func (n *Node) Unhandle(p protocol.ID) error {
 // works within the relay's limits, by default 128 KiB and 2 minutes; see
 // [RelayLimits].
 //
-// If the peer speaks none of the protocols, the error lists those it speaks.
-// OpenStream also returns the errors of [Node.Connect], and [ErrClosed] after
-// Close.
+// OpenStream returns when the peer has accepted the stream, which takes one
+// round trip. Until then nothing of the application's is written, so a
+// connection that turns out to be lost, as when its peer has restarted, is
+// replaced at once. When a limit of this node or of the peer leaves no room,
+// OpenStream waits for some until ctx ends; the error then matches ctx's and
+// [ErrLimit]. With the ctx of [OpenNow] it fails at once.
+//
+// If the peer speaks none of the protocols, the error matches
+// [ErrProtocolNotSupported] and lists those it speaks. If it does not answer,
+// OpenStream gives up when ctx ends, or after 10 seconds if ctx has no deadline.
+// It also returns the errors of [Node.Connect], and [ErrClosed] after Close.
+//
+// The stream behaves alike over every transport: after a deadline calls return
+// [os.ErrDeadlineExceeded], after its own Close or Reset, and when the node
+// closes, [ErrClosed]. An error that matches [network.ErrReset] and not
+// ErrClosed means that the peer, or the loss of the connection, ended it; that
+// is no error of Close and CloseWrite. An open stream protects its peer from
+// being trimmed by [WithConnLimits], on both sides: end each with Close or
+// Reset.
 func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID) (network.Stream, error) {
-	if n.closed() {
-		return nil, ErrClosed
+	if err := n.canOpen(p, len(protos)); err != nil {
+		return nil, err
 	}
-	if len(protos) == 0 {
-		return nil, fmt.Errorf("p2pnode: open stream to %s: no protocol given", p)
+	s, err := n.streams.Open(ctx, p, opensNow(ctx), protos...)
+	if err != nil {
+		return nil, n.failOpen(p, err)
 	}
-	if err := checkID(p); err != nil {
-		return nil, fmt.Errorf("p2pnode: open stream: %w", err)
-	}
-	if p == n.id {
-		return nil, fmt.Errorf("p2pnode: open stream: %s is this node itself", p)
-	}
-	begun := time.Now()
-	if !n.base.Connected(p) {
-		bound, done := n.bind(ctx)
-		err := n.dialer.Connect(bound, peer.AddrInfo{ID: p})
-		done()
-		if err != nil {
-			return nil, n.fail(err)
-		}
-	}
-	// The host itself waits for identify. Closing it unblocks the call, so ctx
-	// need not be bound to the node here.
-	s, err := n.base.NewStream(network.WithAllowLimitedConn(ctx, "p2pnode"), p, protos...)
-	if err == nil {
-		return s, nil
-	}
-	var unsupported multistream.ErrNotSupported[protocol.ID]
-	if errors.As(err, &unsupported) {
-		return nil, n.fail(fmt.Errorf("open stream to %s: it speaks none of %v, but %v: %w", p, protos, n.base.Protocols(p), err))
-	}
-	return nil, n.fail(fmt.Errorf("open stream to %s: %w", p, limits.Explain(n.dialer.Explain(p, begun, err))))
+	return s, nil
 }
 
 // Dial opens a stream as [Node.OpenStream] does, with the same errors, and
 // returns it as a [net.Conn] whose addresses are peer IDs, for code that does
-// not know libp2p.
+// not know libp2p. It also has the CloseRead and CloseWrite of a [net.TCPConn].
 func (n *Node) Dial(ctx context.Context, p peer.ID, proto protocol.ID) (net.Conn, error) {
-	s, err := n.OpenStream(ctx, p, proto)
-	if err != nil {
+	if err := n.canOpen(p, 1); err != nil {
 		return nil, err
 	}
-	return streams.Conn(s), nil
+	c, err := n.streams.Dial(ctx, p, opensNow(ctx), proto)
+	if err != nil {
+		return nil, n.failOpen(p, err)
+	}
+	return c, nil
 }
 
+// canOpen reports what is wrong with a call before anybody is asked.
+func (n *Node) canOpen(p peer.ID, protos int) error {
+	switch {
+	case n.closed():
+		return ErrClosed
+	case protos == 0:
+		return fmt.Errorf("p2pnode: open stream to %s: no protocol given", p)
+	}
+	if err := checkID(p); err != nil {
+		return fmt.Errorf("p2pnode: open stream: %w", err)
+	}
+	if p == n.id {
+		return fmt.Errorf("p2pnode: open stream: %s is this node itself", p)
+	}
+	return nil
+}
+
+// failOpen tells that a stream could not be opened; an error of connecting tells
+// it all.
+func (n *Node) failOpen(p peer.ID, err error) error {
+	if _, ok := errors.AsType[*nethost.ConnectError](err); ok {
+		return n.fail(err)
+	}
+	return n.fail(fmt.Errorf("open stream to %s: %w", p, err))
+}
+
+type openNowKey struct{}
+
+// OpenNow returns a ctx with which [Node.OpenStream] and [Node.Dial] fail at
+// once with [ErrLimit] when a limit leaves no room, instead of waiting. It is a
+// property of the ctx because the last parameter of OpenStream is a list of
+// protocols, and code that dials through [net.Conn], such as the DialContext of
+// an http.Transport, passes on a ctx alone.
+func OpenNow(ctx context.Context) context.Context { return context.WithValue(ctx, openNowKey{}, true) }
+
+func opensNow(ctx context.Context) bool { return ctx.Value(openNowKey{}) != nil }
+
 // Listen serves a protocol as a [net.Listener], for servers that do not know
-// libp2p, such as http.Server. Up to 128 streams wait for Accept; further ones
-// are reset, which is logged. The listener's Close stops serving the protocol
+// libp2p, such as http.Server. Up to 1,024 streams wait for Accept; further ones
+// are reset with [ErrLimit], which is logged. The listener's Close stops serving the protocol
 // and resets waiting streams; accepted streams stay open. Accept returns
 // [ErrClosed] after the listener's Close or the node's. Listen returns
 // [ErrProtocolInUse] as [Node.Handle] does, and [ErrClosed] after Close.

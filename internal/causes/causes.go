@@ -97,23 +97,56 @@ func name(err *net.DNSError) string {
 	}
 }
 
-// remote puts into words the code with which the other side closed a
-// connection; see github.com/libp2p/specs/blob/master/error-codes.
-func remote(err error) string {
+// Remote puts into words the code with which the other side ended a connection
+// or a stream, and reports whether that was for a limit; see
+// github.com/libp2p/specs/blob/master/error-codes.
+func Remote(err error) (words string, limit bool) {
+	if se, ok := errors.AsType[*network.StreamError](err); ok {
+		if !se.Remote {
+			return "", false
+		}
+		switch se.ErrorCode {
+		case network.StreamProtocolNegotiationFailed:
+			return " (the other side gave up the negotiation of the protocol)", false
+		case network.StreamResourceLimitExceeded, network.StreamRateLimited:
+			return limitWords, true
+		case network.StreamProtocolViolation:
+			return " (the other side says that this one violated the protocol)", false
+		case network.StreamShutdown:
+			return closingWords, false
+		case network.StreamGated:
+			return gatedWords, false
+		default:
+			return "", false
+		}
+	}
 	ce, ok := errors.AsType[*network.ConnError](err)
 	if !ok || !ce.Remote {
-		return ""
+		return "", false
 	}
 	switch ce.ErrorCode {
 	case network.ConnGated:
-		return " (the other side has banned this node, or does not allow it)"
+		return gatedWords, false
 	case network.ConnResourceLimitExceeded, network.ConnRateLimited:
-		return " (the other side reached a limit)"
+		return limitWords, true
 	case network.ConnGarbageCollected:
-		return " (the other side had too many connections)"
+		return " (the other side had too many connections)", false
+	case network.ConnShutdown:
+		return closingWords, false
 	default:
-		return ""
+		return "", false
 	}
+}
+
+const (
+	limitWords   = " (the other side reached a limit)"
+	gatedWords   = " (the other side has banned this node, or does not allow it)"
+	closingWords = " (the other side is closing)"
+)
+
+func remote(err error) string {
+	words, _ := Remote(err)
+	return words
 }
 
 // garbledTexts are what multistream and varint say of bytes that make no sense.

@@ -3,17 +3,18 @@ package streams
 import (
 	"net"
 	"sync"
-	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/occasion"
 )
 
-// defaultBacklog is how many streams wait for Accept; more are reset.
-const defaultBacklog = 128
+// defaultBacklog is how many streams wait for Accept; more are reset. A thousand
+// requests that come at once wait.
+const defaultBacklog = 1024
 
 // addr is a peer as a net.Addr.
 type addr peer.ID
@@ -22,19 +23,16 @@ func (addr) Network() string  { return "libp2p" }
 func (a addr) String() string { return peer.ID(a).String() }
 
 // conn is a stream as a net.Conn: the addresses are peer IDs.
-type conn struct{ network.Stream }
+type conn struct{ *live }
 
 func (c conn) LocalAddr() net.Addr  { return addr(c.Conn().LocalPeer()) }
 func (c conn) RemoteAddr() net.Addr { return addr(c.Conn().RemotePeer()) }
-
-// Conn returns a stream as a net.Conn whose addresses are peer IDs.
-func Conn(s network.Stream) net.Conn { return conn{s} }
 
 type listener struct {
 	server *Server
 	proto  protocol.ID
 	queue  chan conn
-	full   atomic.Bool // the last stream did not fit
+	full   occasion.Occasion // of the log line that streams find no room
 	once   sync.Once
 	done   chan struct{}
 }
@@ -56,19 +54,19 @@ func (l *listener) incoming(s network.Stream) {
 		return
 	default:
 	}
+	c := conn{l.server.newLive(s)}
 	select {
-	case l.queue <- conn{s}:
-		l.full.Store(false)
+	case l.queue <- c:
 		select {
 		case <-l.done: // Close may have emptied the queue before
 			l.reset()
 		default:
 		}
 	default:
-		if !l.full.Swap(true) {
+		if l.full.Now() {
 			l.server.log.Warn("resetting streams: the listener's backlog is full", "protocol", l.proto, "peer", s.Conn().RemotePeer())
 		}
-		_ = s.Reset()
+		_ = c.ResetWithError(network.StreamResourceLimitExceeded)
 	}
 }
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -23,8 +23,8 @@ const (
 )
 
 var (
-	errConnClosed = errors.New("connection closed")
-	errOwnReset   = fmt.Errorf("by the handler: %w", network.ErrReset)
+	errConnClosed   = errors.New("connection closed")
+	errHandlerReset = fmt.Errorf("by the handler: %w", network.ErrReset)
 )
 
 // streamContext is the ctx of a handler. Only the stream of a handler that asks
@@ -57,7 +57,7 @@ func (c *streamContext) Value(key any) any { return c.st.context().Value(key) }
 // bytes ahead, without the handler's deadline. Nothing that blocks is called
 // under mu.
 type stream struct {
-	network.Stream
+	*live
 	group   *lifecycle.Group
 	handler streamContext
 
@@ -78,8 +78,8 @@ type stream struct {
 	idle        *time.Timer             // begins to read ahead; guarded by mu
 }
 
-func newStream(ctx context.Context, raw network.Stream, group *lifecycle.Group) *stream {
-	s := &stream{Stream: raw, group: group}
+func newStream(ctx context.Context, l *live, group *lifecycle.Group) *stream {
+	s := &stream{live: l, group: group}
 	s.handler = streamContext{ctx, s}
 	return s
 }
@@ -117,7 +117,7 @@ func (s *stream) gone() bool {
 	if s.ended == nil {
 		return s.handler.Context.Err() != nil
 	}
-	return s.ended != errOwnReset
+	return s.ended != errHandlerReset
 }
 
 func (s *stream) watch() {
@@ -151,7 +151,7 @@ func (s *stream) applyLocked() error {
 		return nil
 	}
 	s.applied = want
-	return s.Stream.SetReadDeadline(want)
+	return s.live.SetReadDeadline(want)
 }
 
 // readAhead reads until the buffer is full, reading ends, or a Read of the
@@ -168,7 +168,7 @@ func (s *stream) readAhead(ahead chan struct{}) {
 			return
 		}
 		s.mu.Unlock()
-		n, err := s.Stream.Read(room)
+		n, err := s.live.Read(room)
 		s.mu.Lock()
 		s.buf = append(s.buf, room[:n]...)
 		if err == nil {
@@ -204,6 +204,11 @@ func (s *stream) Read(p []byte) (int, error) {
 		<-ahead
 		s.mu.Lock()
 	}
+	if !s.deadline.IsZero() && !time.Now().Before(s.deadline) {
+		s.readDoneLocked(os.ErrDeadlineExceeded)
+		s.mu.Unlock()
+		return 0, os.ErrDeadlineExceeded
+	}
 	if len(s.buf) > 0 {
 		n := copy(p, s.buf)
 		s.buf = s.buf[n:]
@@ -219,7 +224,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	_ = s.applyLocked()
 	s.mu.Unlock()
 
-	n, err := s.Stream.Read(p)
+	n, err := s.live.Read(p)
 
 	s.mu.Lock()
 	reset := err != nil && err != io.EOF && !timedOut(err) && !s.readClosed
@@ -252,7 +257,7 @@ func (s *stream) readDoneLocked(err error) {
 }
 
 func (s *stream) Write(p []byte) (int, error) {
-	n, err := s.Stream.Write(p)
+	n, err := s.live.Write(p)
 	if err != nil && !timedOut(err) {
 		s.mu.Lock()
 		reset := !s.writeClosed
@@ -265,7 +270,7 @@ func (s *stream) Write(p []byte) (int, error) {
 }
 
 func (s *stream) SetDeadline(t time.Time) error {
-	return errors.Join(s.SetReadDeadline(t), s.Stream.SetWriteDeadline(t))
+	return errors.Join(s.SetReadDeadline(t), s.live.SetWriteDeadline(t))
 }
 
 func (s *stream) SetReadDeadline(t time.Time) error {
@@ -277,29 +282,29 @@ func (s *stream) SetReadDeadline(t time.Time) error {
 
 func (s *stream) CloseRead() error {
 	s.closing(true, false)
-	return s.Stream.CloseRead()
+	return s.live.CloseRead()
 }
 
 func (s *stream) CloseWrite() error {
 	s.closing(false, true)
-	return s.Stream.CloseWrite()
+	return s.live.CloseWrite()
 }
 
 func (s *stream) Close() error {
 	s.closing(true, true)
-	return s.Stream.Close()
+	return s.live.Close()
 }
 
 func (s *stream) Reset() error {
 	s.closing(true, true)
-	s.end(errOwnReset)
-	return s.Stream.Reset()
+	s.end(errHandlerReset)
+	return s.live.Reset()
 }
 
 func (s *stream) ResetWithError(code network.StreamErrorCode) error {
 	s.closing(true, true)
-	s.end(errOwnReset)
-	return s.Stream.ResetWithError(code)
+	s.end(errHandlerReset)
+	return s.live.ResetWithError(code)
 }
 
 // closing records that errors from now on are the handler's own doing.
@@ -324,13 +329,7 @@ func (s *stream) finish() {
 	s.mu.Unlock()
 	s.end(context.Canceled)
 	if ahead != nil {
-		_ = s.Stream.SetReadDeadline(time.Unix(1, 0)) // wakes it
+		_ = s.live.SetReadDeadline(past) // wakes it
 		<-ahead
 	}
-}
-
-// timedOut reports whether an error is an expired deadline.
-func timedOut(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
 }

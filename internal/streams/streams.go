@@ -13,9 +13,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/autonat"
 	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
@@ -26,6 +28,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
+	"github.com/go-p2pnode/p2pnode/internal/occasion"
 )
 
 // libp2pProtocols are libp2p's own. Which of them a host serves depends on its
@@ -42,8 +45,13 @@ type Handler = func(context.Context, network.Stream) error
 // Config configures a [Server].
 type Config struct {
 	Host host.Host
-	Own  []protocol.ID // what the node itself serves or may serve, in addition to libp2p's protocols and those already registered
-	Log  *slog.Logger
+	// Connect connects to a peer unless it is connected.
+	Connect func(context.Context, peer.ID) error
+	// Identified returns a channel that is closed once a connection is identified.
+	// It may be nil.
+	Identified func(network.Conn) <-chan struct{}
+	Own        []protocol.ID // what the node itself serves or may serve, in addition to libp2p's protocols and those already registered
+	Log        *slog.Logger
 	// ProtocolBytes bounds the IDs of all protocols together: peers are told them
 	// in one message. 0 means no bound.
 	ProtocolBytes int
@@ -58,8 +66,16 @@ type Server struct {
 	// idBytes bounds the IDs of all protocols together; 0 for no bound.
 	idBytes int
 	gone    network.Notifiee
+	holds   holds
+
+	connect    func(context.Context, peer.ID) error
+	identified func(network.Conn) <-chan struct{}
 
 	backlog int // of listeners
+
+	failures   atomic.Uint64     // of handlers
+	failureLog occasion.Occasion // and panics have one of their own
+	panicLog   occasion.Occasion
 
 	mu      sync.Mutex
 	closed  bool                     // guarded by mu
@@ -77,7 +93,23 @@ type service struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		host: cfg.Host, log: cfg.Log, idBytes: cfg.ProtocolBytes, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
+		connect: cfg.Connect, identified: cfg.Identified,
 		backlog: defaultBacklog, served: make(map[protocol.ID]*service), running: make(map[*stream]struct{}),
+	}
+	s.holds = holds{
+		group: s.group, conns: make(map[network.Conn]*hold), queues: make(map[peer.ID]*queue),
+		protect: func(id peer.ID, tag string, on bool) {
+			if on {
+				cfg.Host.ConnManager().Protect(id, tag)
+			} else {
+				cfg.Host.ConnManager().Unprotect(id, tag)
+			}
+		},
+	}
+	if s.identified == nil {
+		known := make(chan struct{})
+		close(known)
+		s.identified = func(network.Conn) <-chan struct{} { return known }
 	}
 	for _, p := range slices.Concat(libp2pProtocols, cfg.Own, cfg.Host.Mux().Protocols()) {
 		s.own[p] = true
@@ -96,9 +128,10 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	for _, st := range list {
 		st.end(errs.ErrClosed)
-		_ = st.Stream.Reset() // the handler notices at its next read or write
+		_ = st.live.Reset() // the handler notices at its next read or write
 	}
 	s.host.Network().StopNotify(s.gone)
+	s.holds.close()
 	return s.group.Close()
 }
 
@@ -241,9 +274,9 @@ func (s *Server) serve(raw network.Stream, h Handler) {
 }
 
 func (s *Server) run(ctx context.Context, raw network.Stream, h Handler) {
-	st := newStream(ctx, raw, s.group)
+	st := newStream(ctx, s.newLive(raw), s.group)
 	if !s.enter(st) {
-		_ = raw.Reset()
+		_ = st.live.Reset()
 		return
 	}
 	panicked, err := guard(&st.handler, st, h)
@@ -251,20 +284,28 @@ func (s *Server) run(ctx context.Context, raw network.Stream, h Handler) {
 	gone := st.gone()
 	st.finish()
 	if err == nil {
-		if err := raw.Close(); err != nil {
-			s.log.Debug("closing handled stream", "protocol", raw.Protocol(), "err", err)
-		}
+		_ = st.live.Close() // which returns nil
 		return
 	}
-	log := s.log.With("protocol", raw.Protocol(), "peer", raw.Conn().RemotePeer())
-	switch {
-	case gone && !panicked: // by the peer, or because the node closes
-		log.Debug("stream ended before its handler", "err", err)
-	default:
-		log.Warn("stream handler failed", "err", err)
+	_ = st.live.Reset()    // an error would not change anything
+	if gone && !panicked { // by the peer, or because the node closes
+		s.log.Debug("stream ended before its handler", "protocol", raw.Protocol(), "peer", raw.Conn().RemotePeer(), "err", err)
+		return
 	}
-	_ = raw.Reset() // an error would not change anything
+	// Any peer can make a handler fail as often as it likes.
+	total := s.failures.Add(1)
+	level, due := slog.LevelDebug, &s.failureLog
+	if panicked {
+		due = &s.panicLog
+	}
+	if due.Now() {
+		level = slog.LevelWarn
+	}
+	s.log.Log(ctx, level, "stream handler failed", "protocol", raw.Protocol(), "peer", raw.Conn().RemotePeer(), "total", total, "err", err)
 }
+
+// Failures returns how many handlers have failed or panicked.
+func (s *Server) Failures() uint64 { return s.failures.Load() }
 
 // guard calls a handler and turns a panic into an error.
 func guard(ctx context.Context, st network.Stream, h Handler) (panicked bool, err error) {
@@ -302,6 +343,7 @@ func (s *Server) leave(st *stream) {
 
 // disconnected ends the handlers of a closed connection.
 func (s *Server) disconnected(_ network.Network, conn network.Conn) {
+	s.holds.lose(conn)
 	s.mu.Lock()
 	var list []*stream
 	for st := range s.running {

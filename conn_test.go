@@ -1,0 +1,428 @@
+package p2pnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"golang.org/x/net/nettest"
+)
+
+const connID = protocol.ID("/test/conn")
+
+// route makes two nodes that are connected in one way.
+type route struct {
+	name string
+	each func(tb testing.TB, a, b []Option) (*Node, *Node)
+}
+
+// pair is with the same options for both.
+func (r route) pair(tb testing.TB, opts ...Option) (a, b *Node) { return r.each(tb, opts, opts) }
+
+// routes are the transports of the defaults, WebTransport, and a relay. A test of
+// streams holds over all of them.
+func routes() []route {
+	listening := func(addr string, transport Transport) func(tb testing.TB, a, b []Option) (*Node, *Node) {
+		return func(tb testing.TB, a, b []Option) (*Node, *Node) {
+			start := func(opts []Option) *Node {
+				return newNode(tb, append([]Option{WithTransports(transport), WithListenAddrs(addr), WithoutDHT(), WithoutPubSub()}, opts...)...)
+			}
+			near, far := start(a), start(b)
+			mustNot(tb, near.Connect(testContext(tb), far.AddrInfo()))
+			return near, far
+		}
+	}
+	return []route{
+		{"tcp", listening("/ip4/127.0.0.1/tcp/0", TransportTCP)},
+		{"quic", listening("/ip4/127.0.0.1/udp/0/quic-v1", TransportQUIC)},
+		{"websocket", listening("/ip4/127.0.0.1/tcp/0/ws", TransportWebSocket)},
+		{"webtransport", listening("/ip4/127.0.0.1/udp/0/quic-v1/webtransport", TransportWebTransport)},
+		{"relay", func(tb testing.TB, a, _ []Option) (*Node, *Node) {
+			relay := newNode(tb, WithRelayLimits(RelayLimits{Unlimited: true}), WithoutDHT(), WithoutPubSub())
+			near, far := newNode(tb, append(a, WithoutDHT(), WithoutPubSub())...), hiddenNode(tb, relay)
+			reachable(tb, far, true)
+			mustNot(tb, near.Connect(testContext(tb), far.AddrInfo()))
+			if p, ok := near.Peer(far.ID()); !ok || !p.Relayed {
+				tb.Fatalf("connected by %v", p.Addr)
+			}
+			return near, far
+		}},
+	}
+}
+
+// overRoutes runs a test over each.
+func overRoutes(t *testing.T, test func(t *testing.T, r route)) {
+	t.Helper()
+	for _, r := range routes() {
+		t.Run(r.name, func(t *testing.T) { test(t, r) })
+	}
+}
+
+// conns are the two ends of new streams between two nodes.
+func conns(tb testing.TB, a, b *Node) (dial func() (near, far net.Conn, err error)) {
+	tb.Helper()
+	l, err := b.Listen(connID)
+	mustNot(tb, err)
+	tb.Cleanup(func() { mustClose(tb, l) })
+	return func() (near, far net.Conn, err error) {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		if near, err = a.Dial(ctx, b.ID(), connID); err != nil {
+			return nil, nil, err
+		}
+		far, err = l.Accept()
+		return near, far, err
+	}
+}
+
+// A stream is a net.Conn by the test suite that Go's own packages have for it,
+// from either end.
+func TestConnsPassTheSuiteOfGo(t *testing.T) {
+	overRoutes(t, func(t *testing.T, r route) {
+		a, b := r.pair(t)
+		dial := conns(t, a, b)
+		for name, swap := range map[string]bool{"dialed": false, "accepted": true} {
+			t.Run(name, func(t *testing.T) {
+				nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+					c1, c2, err = dial()
+					if err != nil {
+						return nil, nil, nil, err
+					}
+					if swap {
+						c1, c2 = c2, c1
+					}
+					return c1, c2, func() { _, _ = c1.Close(), c2.Close() }, nil
+				})
+			})
+		}
+	})
+}
+
+// halfCloser is what net.TCPConn has beside net.Conn.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+	CloseRead() error
+}
+
+// want checks the error of a call by what it must and must not match.
+func want(t *testing.T, what string, got error, matches error, not ...error) {
+	t.Helper()
+	if !errors.Is(got, matches) {
+		t.Errorf("%s: %v, want %v", what, got, matches)
+	}
+	for _, n := range not {
+		if errors.Is(got, n) {
+			t.Errorf("%s: %v, which must not be %v", what, got, n)
+		}
+	}
+}
+
+// What a call on a stream returns in each situation, whatever the transport.
+func TestConnErrors(t *testing.T) {
+	lost := []error{net.ErrClosed, io.EOF, os.ErrDeadlineExceeded}
+	for name, test := range map[string]func(t *testing.T, dial func() (halfCloser, halfCloser)){
+		"a deadline that has passed, with data waiting": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, far := dial()
+			_, err := far.Write([]byte("xy"))
+			mustNot(t, err)
+			_, err = io.ReadFull(near, make([]byte, 1)) // the other byte has arrived, too
+			mustNot(t, err)
+			mustNot(t, near.SetDeadline(time.Unix(1, 0)))
+			_, err = near.Read(make([]byte, 1))
+			want(t, "read", err, os.ErrDeadlineExceeded)
+			_, err = near.Write([]byte("x"))
+			want(t, "write", err, os.ErrDeadlineExceeded)
+			mustNot(t, near.SetDeadline(time.Time{}))
+			_, err = io.ReadFull(near, make([]byte, 1))
+			mustNot(t, err)
+			_, err = near.Write([]byte("x"))
+			mustNot(t, err)
+		},
+		"its own close": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, _ := dial()
+			ended := make(chan error, 4)
+			for range 2 { // muxers wake one
+				go func() {
+					_, err := near.Read(make([]byte, 1))
+					ended <- err
+				}()
+				go func() {
+					var err error
+					for err == nil { // until the windows are full
+						_, err = near.Write(make([]byte, 1<<16))
+					}
+					ended <- err
+				}()
+			}
+			_, err := near.Write([]byte("x")) // they have had a turn
+			mustNot(t, err)
+			mustNot(t, near.Close())
+			for range 4 {
+				want(t, "a call that waits", <-ended, net.ErrClosed, network.ErrReset)
+			}
+			_, err = near.Read(make([]byte, 1))
+			want(t, "read", err, ErrClosed)
+			_, err = near.Write([]byte("x"))
+			want(t, "write", err, ErrClosed)
+			want(t, "deadline", near.SetDeadline(time.Now()), ErrClosed)
+			mustNot(t, errors.Join(near.CloseWrite(), near.CloseRead(), near.Close()))
+		},
+		"its own half": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, far := dial()
+			mustNot(t, near.CloseWrite())
+			_, err := near.Write([]byte("x"))
+			want(t, "write", err, ErrClosed)
+			if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("the other side reads %v, want EOF", err)
+			}
+			_, err = far.Write([]byte("x"))
+			mustNot(t, err)
+			_, err = io.ReadFull(near, make([]byte, 1))
+			mustNot(t, err)
+			mustNot(t, near.CloseRead())
+			_, err = near.Read(make([]byte, 1))
+			want(t, "read", err, ErrClosed)
+			mustNot(t, errors.Join(far.Close(), near.Close()))
+		},
+		"the other side closes first": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, far := dial()
+			_, err := far.Write([]byte("bye"))
+			mustNot(t, errors.Join(err, far.Close()))
+			if got, err := io.ReadAll(near); string(got) != "bye" || err != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+			mustNot(t, errors.Join(near.CloseWrite(), near.Close()))
+		},
+		"the other side resets": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, far := dial()
+			mustNot(t, far.(interface{ Reset() error }).Reset())
+			_, err := near.Read(make([]byte, 1))
+			want(t, "read", err, network.ErrReset, lost...)
+			_, err = near.Write([]byte("x"))
+			want(t, "write", err, network.ErrReset, lost...)
+			mustNot(t, errors.Join(near.CloseWrite(), near.Close()))
+			_, err = far.Read(make([]byte, 1))
+			want(t, "read of the other side", err, net.ErrClosed)
+			want(t, "read of the other side", err, network.ErrReset)
+		},
+		"the other side has no room": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, far := dial()
+			s := far.(network.Stream)
+			mustNot(t, s.ResetWithError(network.StreamResourceLimitExceeded))
+			_, err := near.Read(make([]byte, 1))
+			if s.Conn().ConnState().Transport == "webtransport" {
+				want(t, "read", err, network.ErrReset, lost...) // it carries no codes
+				return
+			}
+			want(t, "read", err, ErrLimit, lost...)
+		},
+		"a handler that is gone": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, far := dial()
+			_, err := near.Write(make([]byte, 100))
+			mustNot(t, errors.Join(err, far.Close())) // with data that nobody has read
+			_, err = near.Read(make([]byte, 1))
+			if err != io.EOF && !errors.Is(err, network.ErrReset) {
+				t.Errorf("read: %v", err)
+			}
+			mustNot(t, errors.Join(near.CloseWrite(), near.Close()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			overRoutes(t, func(t *testing.T, r route) {
+				a, b := r.pair(t)
+				dial := conns(t, a, b)
+				test(t, func() (halfCloser, halfCloser) {
+					near, far, err := dial()
+					mustNot(t, err)
+					t.Cleanup(func() { _, _ = near.Close(), far.Close() })
+					return near.(halfCloser), far.(halfCloser)
+				})
+			})
+		})
+	}
+}
+
+// When a node closes, calls on its streams that wait return net.ErrClosed, and
+// those of the other side a reset: never an EOF, which would be the end of what
+// it wanted to say.
+func TestConnsWhenTheNodeCloses(t *testing.T) {
+	overRoutes(t, func(t *testing.T, r route) {
+		a, b := r.pair(t)
+		dial := conns(t, a, b)
+		near, far, err := dial()
+		mustNot(t, err)
+		var wg sync.WaitGroup
+		read := func(c net.Conn, err *error) { wg.Go(func() { _, *err = c.Read(make([]byte, 1)) }) }
+		var own, other error
+		read(near, &own)
+		read(far, &other)
+		mustNot(t, a.Close())
+		wg.Wait()
+		want(t, "own read", own, net.ErrClosed)
+		want(t, "read of the other side", other, network.ErrReset, net.ErrClosed, io.EOF, os.ErrDeadlineExceeded)
+		_, err = near.Write([]byte("x"))
+		want(t, "own write", err, net.ErrClosed)
+		_, err = far.Write([]byte("x"))
+		want(t, "write of the other side", err, network.ErrReset, net.ErrClosed)
+		mustNot(t, errors.Join(near.Close(), far.Close()))
+	})
+}
+
+// meet makes a node serve a protocol whose handlers all wait for each other, n
+// of them, before they answer.
+func meet(tb testing.TB, n *Node, all int) {
+	tb.Helper()
+	var mu sync.Mutex
+	left, met := all, make(chan struct{})
+	mustNot(tb, n.Handle(connID, func(ctx context.Context, s network.Stream) error {
+		mu.Lock()
+		if left--; left == 0 {
+			close(met)
+		}
+		mu.Unlock()
+		select {
+		case <-met:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		_, err := io.Copy(s, s)
+		return err
+	}))
+}
+
+// request sends something on a stream of its own, and wants it back.
+func request(ctx context.Context, from, to *Node, p protocol.ID) error {
+	s, err := from.OpenStream(ctx, to.ID(), p)
+	if err != nil {
+		return err
+	}
+	defer s.Reset()
+	if _, err = s.Write([]byte("request")); err == nil {
+		err = s.CloseWrite()
+	}
+	if err != nil {
+		return err
+	}
+	got, err := io.ReadAll(s)
+	if err == nil && string(got) != "request" {
+		err = fmt.Errorf("%q came back", got)
+	}
+	return err
+}
+
+// requests are sent by so many clients at once, each of which sends so many. It
+// returns how many failed, and why the first did.
+func requests(ctx context.Context, from, to *Node, p protocol.ID, clients, each int) (failed int, first error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for range each {
+				if err := request(ctx, from, to, p); err != nil {
+					mu.Lock()
+					failed++
+					if first == nil {
+						first = err
+					}
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return failed, first
+}
+
+// A thousand streams of one peer are open at the same time with the defaults, and
+// as many as StreamsPerPeer says when that is raised, whatever else has limits:
+// the resource manager's scopes, yamux's windows, QUIC's streams.
+func TestStreamsAtOnce(t *testing.T) {
+	for _, r := range routes()[:3] {
+		for _, c := range []struct {
+			clients int
+			opts    []Option
+		}{
+			{80, nil},
+			{1000, nil},
+			{4000, []Option{WithLimits(Limits{StreamsPerPeer: 4096})}},
+		} {
+			t.Run(fmt.Sprint(r.name, c.clients), func(t *testing.T) {
+				a, b := r.pair(t, c.opts...)
+				meet(t, b, c.clients)
+				if failed, err := requests(testContext(t), a, b, connID, c.clients, 1); failed > 0 {
+					t.Errorf("%d failed: %v", failed, err)
+				}
+				if n := a.Status().Refused.Total() + b.Status().Refused.Total(); n > 0 {
+					t.Errorf("%d are counted as refused", n)
+				}
+			})
+		}
+	}
+}
+
+// A thousand clients send ten requests each.
+func TestManyRequests(t *testing.T) {
+	for _, r := range routes()[:2] {
+		t.Run(r.name, func(t *testing.T) {
+			a, b := r.pair(t, WithLimits(Limits{StreamsPerPeer: 4096}))
+			serveEcho(b)
+			if failed, err := requests(testContext(t), a, b, echoID, 1000, 10); failed > 0 {
+				t.Errorf("%d of 10,000 failed: %v", failed, err)
+			}
+		})
+	}
+}
+
+// Where a limit of either side leaves no room, requests wait for each other.
+// Those that are not to wait fail at once, and those whose ctx ends say why they
+// waited.
+func TestStreamsWaitForRoom(t *testing.T) {
+	few := WithLimits(Limits{StreamsPerPeer: 20})
+	for _, r := range routes()[:3] {
+		for side, opts := range map[string][2][]Option{
+			"near": {{few}, nil},
+			"far":  {nil, {few}},
+		} {
+			t.Run(r.name+" "+side, func(t *testing.T) {
+				a, b := r.each(t, opts[0], opts[1])
+				serveEcho(b)
+				if failed, err := requests(testContext(t), a, b, echoID, 100, 3); failed > 0 {
+					t.Errorf("%d of 300 failed: %v", failed, err)
+				}
+				var open []network.Stream
+				var err error
+				for err == nil && len(open) < 30 {
+					var s network.Stream
+					if s, err = a.OpenStream(OpenNow(testContext(t)), b.ID(), echoID); err == nil {
+						open = append(open, s)
+					}
+				}
+				if !errors.Is(err, ErrLimit) || len(open) < 10 {
+					t.Errorf("%d streams, then %v", len(open), err)
+				}
+				ctx, cancel := context.WithCancel(testContext(t))
+				waits := make(chan error)
+				go func() { waits <- result(a.OpenStream(ctx, b.ID(), echoID)) }()
+				cancel()
+				if err := <-waits; !errors.Is(err, context.Canceled) {
+					t.Errorf("with its ctx canceled: %v", err)
+				}
+				go func() { waits <- request(testContext(t), a, b, echoID) }()
+				mustNot(t, open[0].Close())
+				mustNot(t, <-waits)
+				for _, s := range open {
+					mustNot(t, s.Close())
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,255 @@
+package streams
+
+import (
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+)
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// live is a stream of the application's, whichever side opened it. It behaves
+// alike over every transport, as a net.Conn does over TCP:
+//
+//   - a deadline that has passed fails every call, with os.ErrDeadlineExceeded,
+//     until another is set;
+//   - after its own end, and when the node closes, calls return errs.ErrClosed,
+//     also those that were waiting;
+//   - one Read and one Write are in the muxer at a time: several Writes overrun
+//     yamux's window, for which the other side closes the connection, and of
+//     several Reads it wakes one;
+//   - what the other side, or the loss of the connection, ended is an endError,
+//     and no matter for Close and CloseWrite, which return nil.
+//
+// While it is open, its peer is protected from trimming.
+type live struct {
+	network.Stream
+	server *Server
+
+	mu    sync.Mutex
+	held  *hold // nil once released; guarded by mu
+	read  half  // guarded by mu
+	write half  // guarded by mu
+	reset bool  // by this side; guarded by mu
+}
+
+// newLive is a stream that has just been accepted, on either side.
+func (s *Server) newLive(raw network.Stream) *live {
+	return &live{Stream: raw, server: s, held: s.holds.take(raw.Conn())}
+}
+
+// half is one direction of a stream.
+type half struct {
+	busy     bool          // a call is in the muxer
+	turn     chan struct{} // closed when that call returns, nil if nobody waits
+	closed   bool          // by this side
+	ended    bool          // by any side
+	deadline time.Time     // zero for none
+}
+
+// enter begins a call.
+func (s *live) enter(h *half) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		switch {
+		case h.closed:
+			return s.closedLocked()
+		case !h.deadline.IsZero() && !time.Now().Before(h.deadline):
+			return os.ErrDeadlineExceeded
+		case !h.busy:
+			h.busy = true
+			return nil
+		}
+		// What ends that call, a deadline or this side, ends this one after it.
+		if h.turn == nil {
+			h.turn = make(chan struct{})
+		}
+		turn := h.turn
+		s.mu.Unlock()
+		<-turn
+		s.mu.Lock()
+	}
+}
+
+// closedLocked is the error after this side's end.
+func (s *live) closedLocked() error {
+	if s.reset {
+		return errOwnReset
+	}
+	return errs.ErrClosed
+}
+
+// leave ends a call and gives its error the form that it has over every
+// transport.
+func (s *live) leave(h *half, n int, err error) error {
+	s.mu.Lock()
+	h.busy = false
+	if h.turn != nil {
+		close(h.turn)
+		h.turn = nil
+	}
+	if err == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	var held *hold
+	switch {
+	case h.closed:
+		err = s.closedLocked()
+	case timedOut(err):
+		err = os.ErrDeadlineExceeded
+		if n > 0 && h == &s.read {
+			err = nil
+		}
+	default:
+		h.ended = true
+		if err != io.EOF {
+			err = s.server.ended(err)
+			s.write.ended = s.write.ended || h == &s.read // a reset ends both
+		}
+		held = s.releaseLocked()
+	}
+	s.mu.Unlock()
+	s.server.holds.release(held)
+	return err
+}
+
+// ended is the error of a stream that this side did not end.
+func (s *Server) ended(err error) error {
+	if s.group.Context().Err() != nil {
+		return errs.ErrClosed
+	}
+	return ended(err)
+}
+
+// releaseLocked returns what is to be released now that a direction has ended.
+func (s *live) releaseLocked() (held *hold) {
+	if s.read.ended && s.write.ended {
+		held, s.held = s.held, nil
+	}
+	return held
+}
+
+func (s *live) Read(p []byte) (int, error) {
+	if err := s.enter(&s.read); err != nil {
+		return 0, err
+	}
+	n, err := s.Stream.Read(p)
+	return n, s.leave(&s.read, n, err)
+}
+
+func (s *live) Write(p []byte) (int, error) {
+	if err := s.enter(&s.write); err != nil {
+		return 0, err
+	}
+	n, err := s.Stream.Write(p)
+	return n, s.leave(&s.write, n, err)
+}
+
+// shut notes that this side ends directions, and wakes the calls in them, which
+// QUIC's Close would not do for a Write. It returns what to wait for before the
+// muxer is told, nil for nothing.
+func (s *live) shut(read, write bool) (writing <-chan struct{}) {
+	s.mu.Lock()
+	if read {
+		s.read.closed, s.read.ended = true, true
+		if s.read.busy {
+			_ = s.Stream.SetReadDeadline(past)
+		}
+	}
+	if write {
+		s.write.closed, s.write.ended = true, true
+		if s.write.busy {
+			_ = s.Stream.SetWriteDeadline(past)
+			if s.write.turn == nil {
+				s.write.turn = make(chan struct{})
+			}
+			writing = s.write.turn
+		}
+	}
+	held := s.releaseLocked()
+	s.mu.Unlock()
+	s.server.holds.release(held)
+	return writing
+}
+
+func wait(writing <-chan struct{}) {
+	if writing != nil {
+		<-writing
+	}
+}
+
+func (s *live) Close() error {
+	wait(s.shut(true, true))
+	_ = s.Stream.Close()
+	return nil
+}
+
+func (s *live) CloseWrite() error {
+	wait(s.shut(false, true))
+	_ = s.Stream.CloseWrite()
+	return nil
+}
+
+func (s *live) CloseRead() error {
+	s.shut(true, false)
+	_ = s.Stream.CloseRead()
+	return nil
+}
+
+func (s *live) Reset() error { return s.ResetWithError(network.StreamNoError) }
+
+func (s *live) ResetWithError(code network.StreamErrorCode) error {
+	s.mu.Lock()
+	s.reset = true
+	s.mu.Unlock()
+	s.shut(true, true)
+	return s.Stream.ResetWithError(code)
+}
+
+func (s *live) SetDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.read.closed && s.write.closed {
+		return s.closedLocked()
+	}
+	if err := s.setLocked(&s.read, t, s.Stream.SetReadDeadline); err != nil {
+		return err
+	}
+	return s.setLocked(&s.write, t, s.Stream.SetWriteDeadline)
+}
+
+func (s *live) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.read.closed {
+		return s.closedLocked()
+	}
+	return s.setLocked(&s.read, t, s.Stream.SetReadDeadline)
+}
+
+func (s *live) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.write.closed {
+		return s.closedLocked()
+	}
+	return s.setLocked(&s.write, t, s.Stream.SetWriteDeadline)
+}
+
+// setLocked sets the deadline of a direction. Under mu, or one that was set
+// later could reach the muxer earlier, also the one with which shut wakes.
+func (s *live) setLocked(h *half, t time.Time, set func(time.Time) error) error {
+	if h.closed {
+		return nil
+	}
+	h.deadline = t
+	return set(t)
+}
