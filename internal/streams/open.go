@@ -32,9 +32,6 @@ const (
 	maxLost = 3
 )
 
-// errNoAnswer is a peer that accepts a stream and says nothing.
-var errNoAnswer = errors.New("no answer")
-
 // Open opens a stream for the first of protos that the peer speaks, and returns
 // it when the peer has accepted it: until then nothing is written but the name
 // of the protocol, and a connection that turns out to be lost is replaced. When
@@ -129,14 +126,14 @@ func (s *Server) try(ctx context.Context, id peer.ID, now bool, protos []protoco
 	bound := ctx
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
-		bound, cancel = context.WithTimeoutCause(ctx, answerPatience, errNoAnswer)
+		bound, cancel = context.WithTimeout(ctx, answerPatience)
 		defer cancel()
 	}
 	raw, err := s.openRaw(bound, id, now)
 	switch {
 	case err == nil:
 	case errors.Is(err, network.ErrNoConn):
-		return nil, lost, fmt.Errorf("the connection was lost: %w", network.ErrReset)
+		return nil, lost, fmt.Errorf("the connection was lost meanwhile: %w", network.ErrReset)
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return nil, full, &fullError{err}
 	case isLoss(err):
@@ -156,7 +153,10 @@ func (s *Server) try(ctx context.Context, id peer.ID, now bool, protos []protoco
 	var unsupported multistream.ErrNotSupported[protocol.ID]
 	switch {
 	case bound.Err() != nil:
-		return nil, other, context.Cause(bound)
+		if err = context.Cause(bound); errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("no answer in time: %w", err)
+		}
+		return nil, other, err
 	case errors.As(err, &unsupported):
 		return nil, other, s.unsupported(id, protos, err)
 	case isLoss(err) || raw.Conn().IsClosed():
