@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/ipfs/go-datastore"
 	"github.com/libp2p/go-libp2p"
@@ -87,7 +88,8 @@ type config struct {
 	persistent []peer.AddrInfo
 	allowed    []peer.ID // nil: all
 	banned     []peer.ID
-	minPeers   int // -1: derived
+	minPeers   int           // -1: derived
+	keepAlive  time.Duration // 0: off
 
 	mdns        bool
 	mdnsService string // "": from the network's name

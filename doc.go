@@ -59,6 +59,8 @@
 //     bootstrap peers, persistent peers or mDNS ([WithMinPeers])
 //   - bootstrap retry: 800ms for 1m, then 1s to 30s; a peer that comes back
 //     is found soon, one that does not costs little ([WithBootstrapPeers])
+//   - keep-alive: off; costs traffic; crashes show by themselves within 45
+//     seconds ([WithKeepAlive])
 //   - LAN discovery: off; announcing a node to the LAN is a decision
 //     ([WithMDNS])
 //   - relay client: on; peers behind relays can be dialed ([WithoutRelay])

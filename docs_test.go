@@ -57,6 +57,7 @@ func codeDefaults() map[string]string {
 		"DHT mode":                  string(c.effectiveDHTMode()),
 		"minimum of peers":          fmt.Sprint(withPeers.effectiveMinPeers()),
 		"bootstrap retry":           fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),
+		"keep-alive":                onOff(c.keepAlive > 0),
 		"LAN discovery":             onOff(c.mdns),
 		"relay client":              onOff(!c.noRelay),
 		"relay reservations":        noneIf(len(c.autoRelays) == 0),

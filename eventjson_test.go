@@ -51,7 +51,7 @@ func someEvents(t testing.TB) []Event {
 func filledPeer(id peer.ID) Peer {
 	return Peer{
 		ID: id, Addr: ma.StringCast("/ip4/192.0.2.1/tcp/1"), Transport: "tcp", Relayed: true, Direction: "inbound",
-		Latency: time.Millisecond, Since: someTime, Agent: "b", Protocols: []protocol.ID{"/x"},
+		Latency: time.Millisecond, Since: someTime, LastSeen: someTime, Agent: "b", Protocols: []protocol.ID{"/x"},
 	}
 }
 

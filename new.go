@@ -350,6 +350,9 @@ func startRecovery(n *Node) error {
 		Alive: func(ctx context.Context, id peer.ID) bool { return alive(ctx, n.base, id) },
 	}
 	n.group.Go(func(ctx context.Context) { check.Run(ctx, &n.watch.moved) })
+	if every := n.cfg.keepAlive; every > 0 {
+		n.group.Go(func(ctx context.Context) { check.Every(ctx, every) })
+	}
 	n.group.Go(n.base.KeepTidy)
 	if n.dht == nil {
 		return nil

@@ -141,6 +141,8 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithBootstrapPeers", opt: WithBootstrapPeers()},
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(somePeer("1")), check: func(c *config) bool { return len(c.persistent) == 1 }},
 		{name: "WithPersistentPeers", opt: WithPersistentPeers()},
+		{name: "WithKeepAlive", opt: WithKeepAlive(time.Second), check: func(c *config) bool { return c.keepAlive == time.Second }},
+		{name: "WithKeepAlive", opt: WithKeepAlive(time.Millisecond)},
 		{name: "WithLimits", opt: WithLimits(Limits{ConnsPerIP: 3}), check: func(c *config) bool { return c.limits.ConnsPerIP == 3 }},
 		{name: "WithLimits", opt: WithLimits(Limits{Streams: -1})},
 		{name: "WithLimits", opt: WithLimits(Limits{Streams: 100})},

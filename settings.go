@@ -3,6 +3,7 @@ package p2pnode
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -78,6 +79,9 @@ type Settings struct {
 	// Bootstrap holds the peers of [WithBootstrapPeers] and
 	// [WithBootstrapAddrs], or the public network's with [WithIPFS] alone.
 	Bootstrap []peer.AddrInfo `json:"bootstrap,omitempty"`
+	// KeepAlive is the interval of [WithKeepAlive], in nanoseconds in JSON; 0 if
+	// off.
+	KeepAlive time.Duration `json:"keepAlive,omitempty"`
 	// Persistent holds those of [WithPersistentPeers].
 	Persistent []peer.AddrInfo `json:"persistent,omitempty"`
 	// Allowed holds those of [WithAllowedPeers]; nil if all peers are.
@@ -155,6 +159,7 @@ func (c *config) settings() Settings {
 		Validators:     slices.Sorted(maps.Keys(c.validators)),
 		Datastore:      c.datastore != nil,
 		MinPeers:       c.effectiveMinPeers(),
+		KeepAlive:      c.keepAlive,
 		Bootstrap:      addrs.Merge(c.bootstrapPeers()...),
 		Persistent:     addrs.Merge(c.persistent...),
 		Allowed:        slices.Clone(c.allowed),

@@ -591,3 +591,36 @@ func TestPeersThatLeftAreForgotten(t *testing.T) {
 		}
 	})
 }
+
+// With a keep-alive a peer that crashed is noticed within the interval and the 5
+// seconds that it has to answer; without, QUIC needs 15 to 45 seconds.
+func TestKeepAliveNoticesACrash(t *testing.T) {
+	t.Parallel()
+	for _, alive := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			sim := p2ptest.NewNetwork(t)
+			var opts []p2pnode.Option
+			if alive {
+				opts = append(opts, p2pnode.WithKeepAlive(5*time.Second))
+			}
+			n := sim.Node(t, opts...)
+			other := sim.Node(t, p2pnode.WithBootstrapPeers(n.AddrInfo()))
+			sim.Connected(n, other)
+			conn := n.Host().Network().ConnsToPeer(other.ID())[0]
+			time.Sleep(10 * time.Minute)
+			if conn.IsClosed() {
+				t.Error("the connection of a living peer is closed")
+			}
+			p, _ := n.Peer(other.ID())
+			if age := time.Since(p.LastSeen); alive && age > 6*time.Second || !alive && age < 9*time.Minute {
+				t.Errorf("keep-alive %t: last seen %v ago", alive, age)
+			}
+			sim.Crash(other)
+			begun := time.Now()
+			sim.Disconnected(n, other)
+			if took := time.Since(begun); alive && took > 10*time.Second || !alive && took < 14*time.Second || took > 46*time.Second {
+				t.Errorf("keep-alive %t: noticed after %v", alive, took)
+			}
+		})
+	}
+}

@@ -113,6 +113,9 @@ type Peer struct {
 	Latency time.Duration `json:"latency,omitempty"`
 	// Since is when the best connection was opened.
 	Since time.Time `json:"since"`
+	// LastSeen is when the peer last proved that it is there: it opened that
+	// connection, or answered a ping, of [WithKeepAlive] or [Node.Ping].
+	LastSeen time.Time `json:"lastSeen"`
 	// Agent is the peer's user agent.
 	Agent string `json:"agent,omitempty"`
 	// Protocols are those that the peer says it speaks, sorted; empty until it
@@ -125,7 +128,7 @@ func peerOf(p nethost.Peer) Peer {
 	return Peer{
 		ID: p.ID, Addr: p.Addr, Transport: p.Transport, Relayed: p.Relayed,
 		Direction: strings.ToLower(p.Direction.String()), Latency: p.Latency,
-		Since: p.Since, Agent: p.Agent, Protocols: p.Protocols,
+		Since: p.Since, LastSeen: p.LastSeen, Agent: p.Agent, Protocols: p.Protocols,
 	}
 }
 

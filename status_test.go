@@ -24,7 +24,7 @@ func TestStatusRoundTripsThroughJSON(t *testing.T) {
 		ListenErrors: []*ListenError{{Addr: p.Addrs[0], Err: failed}}, Reachability: ReachabilityPrivate,
 		Peers: []Peer{{
 			ID: p.ID, Addr: p.Addrs[0], Transport: "tcp", Relayed: true, Direction: "inbound", Latency: time.Second,
-			Since: at, Agent: "x", Protocols: []protocol.ID{"/x"},
+			Since: at, LastSeen: at, Agent: "x", Protocols: []protocol.ID{"/x"},
 		}},
 		DHT: &DHTStatus{Mode: DHTModeAuto, Server: true, Peers: 7}, Topics: []TopicStatus{{Name: "t", Peers: []peer.ID{p.ID}, Subscriptions: 2}},
 		Bootstrap:      &BootstrapRound{At: at, Took: time.Second, Connected: []peer.ID{p.ID}, Failed: []DialFailure{{p.ID, failed}}, Peers: 1},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-datastore"
 	dssync "github.com/ipfs/go-datastore/sync"
@@ -57,6 +58,7 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithBootstrapAddrs":  WithBootstrapAddrs(someAddr),
 		"WithPersistentPeers": WithPersistentPeers(somePeer("1")),
 		"WithMinPeers":        WithMinPeers(c.effectiveMinPeers()),
+		"WithKeepAlive":       WithKeepAlive(time.Minute),
 		"WithMDNS":            WithMDNS(),
 		"WithMDNSService":     WithMDNSService(c.mdnsServiceName()),
 		"WithoutRelay":        WithoutRelay(),

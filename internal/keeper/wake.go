@@ -78,6 +78,13 @@ func (c *Checker) Run(ctx context.Context, moved *signal.Signal) {
 	}
 }
 
+// Every checks the connections at an interval, until ctx ends.
+func (c *Checker) Every(ctx context.Context, interval time.Duration) {
+	for backoff.Sleep(ctx, interval) {
+		c.check(ctx)
+	}
+}
+
 // check closes the connections of peers that do not respond.
 func (c *Checker) check(ctx context.Context) {
 	slots := make(chan struct{}, checkAtOnce)

@@ -93,8 +93,14 @@ func (h *Host) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	if !ok {
 		return 0, context.Cause(ctx)
 	}
+	if r.Error == nil {
+		_ = h.Peerstore().Put(id, answered, time.Now()) // a store that refuses it costs Peer.LastSeen
+	}
 	return r.RTT, r.Error
 }
+
+// answered is the key under which the peerstore has when a peer answered a ping.
+const answered = "p2pnode: answered"
 
 // ClearBackoff lets the next dial of a peer happen, whatever failed before.
 func (h *Host) ClearBackoff(id peer.ID) { h.swarm.Backoff().Clear(id) }

@@ -26,6 +26,7 @@ type Peer struct {
 	Direction network.Direction
 	Latency   time.Duration
 	Since     time.Time
+	LastSeen  time.Time // when the connection opened, or the last ping was answered
 	Agent     string
 	Protocols []protocol.ID
 }
@@ -68,6 +69,12 @@ func (h *Host) Peer(id peer.ID) (Peer, bool) {
 		Relayed:   addrs.IsCircuit(best.RemoteMultiaddr()),
 		Direction: best.Stat().Direction,
 		Latency:   h.Peerstore().LatencyEWMA(id),
+	}
+	p.LastSeen = p.Since
+	if v, err := h.Peerstore().Get(id, answered); err == nil {
+		if at, _ := v.(time.Time); at.After(p.Since) {
+			p.LastSeen = at
+		}
 	}
 	if v, err := h.Peerstore().Get(id, "AgentVersion"); err == nil {
 		p.Agent, _ = v.(string)
