@@ -84,12 +84,13 @@ type config struct {
 	validators map[string]record.Validator
 	datastore  datastore.Batching
 
-	bootstrap  []peer.AddrInfo
-	persistent []peer.AddrInfo
-	allowed    []peer.ID // nil: all
-	banned     []peer.ID
-	minPeers   int           // -1: derived
-	keepAlive  time.Duration // 0: off
+	bootstrap    []peer.AddrInfo
+	persistent   []peer.AddrInfo
+	allowed      []peer.ID // nil: all
+	banned       []peer.ID
+	minPeers     int           // -1: derived
+	keepAlive    time.Duration // 0: off
+	bootstrapDNS []ma.Multiaddr
 
 	mdns        bool
 	mdnsService string // "": from the network's name
@@ -277,12 +278,12 @@ func (c *config) effectiveReachability() network.Reachability {
 
 // looksForPeers reports whether the options say where to find peers.
 func (c *config) looksForPeers() bool {
-	return len(c.bootstrapPeers()) > 0 || len(c.persistent) > 0 || c.mdns
+	return len(c.bootstrapPeers())+len(c.bootstrapDNS) > 0 || len(c.persistent) > 0 || c.mdns
 }
 
 // bootstrapPeers are the configured ones, or on the public network its own.
 func (c *config) bootstrapPeers() []peer.AddrInfo {
-	if len(c.bootstrap) == 0 && c.ipfs {
+	if len(c.bootstrap)+len(c.bootstrapDNS) == 0 && c.ipfs {
 		return dht.GetDefaultBootstrapPeerAddrInfos()
 	}
 	return c.bootstrap

@@ -144,7 +144,7 @@ func companyOf(n *Node) diag.Company {
 		Peers: n.base.PeerCount(), Want: minPeers(n),
 		Server:    n.cfg.dhtMode == DHTModeServer,
 		Bootstrap: len(n.keeper.Infos(keeper.Bootstrap)), Private: n.cfg.psk != nil,
-		Looking: n.keeper.Looks(),
+		Looking: n.keeper.Looks(), Names: len(n.cfg.bootstrapDNS) > 0,
 	}
 	friends := n.keeper.Persistent()
 	c.Told = looksForPeers(n) || c.Looking

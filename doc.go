@@ -61,6 +61,8 @@
 //     is found soon, one that does not costs little ([WithBootstrapPeers])
 //   - keep-alive: off; costs traffic; crashes show by themselves within 45
 //     seconds ([WithKeepAlive])
+//   - bootstrap by name: none; whoever answers at a name is trusted: a decision
+//     ([WithBootstrapDNS])
 //   - LAN discovery: off; announcing a node to the LAN is a decision
 //     ([WithMDNS])
 //   - relay client: on; peers behind relays can be dialed ([WithoutRelay])

@@ -60,6 +60,7 @@ func codeDefaults() map[string]string {
 		"keep-alive":                onOff(c.keepAlive > 0),
 		"LAN discovery":             onOff(c.mdns),
 		"relay client":              onOff(!c.noRelay),
+		"bootstrap by name":         noneIf(len(c.bootstrapDNS) == 0),
 		"relay reservations":        noneIf(len(c.autoRelays) == 0),
 		"relay service":             onOff(c.relayService),
 		"hole punching":             onOff(c.holePunching),

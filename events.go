@@ -57,6 +57,7 @@ type EventPeerDisconnected struct {
 //     again while the node remembers it.
 //   - "saved": it was connected when the node last ran with its [WithDataDir],
 //     and the node has reached it again.
+//   - "dns": it answered at a name of [WithBootstrapDNS], and the node dials it.
 //   - "rendezvous": [Node.FindPeers] yielded it, and it is not connected.
 //     Dialing it is up to the caller.
 type EventPeerFound struct {

@@ -440,6 +440,10 @@ func startKeeper(n *Node) error {
 	if n.dht != nil {
 		cfg.Refresh = n.dht.Refresh
 	}
+	if len(n.cfg.bootstrapDNS) > 0 {
+		names := &nethost.Names{Dialer: n.dialer, Addrs: n.cfg.bootstrapDNS}
+		cfg.Names = names.Ask
+	}
 	if n.data != nil {
 		cfg.Store = peerStore{n.data}
 	}

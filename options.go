@@ -446,6 +446,34 @@ func WithBootstrapAddrs(addresses ...string) Option {
 	}}
 }
 
+// WithBootstrapDNS adds names behind which bootstrap peers are, without their
+// IDs: /dns4/<name>/tcp/4001, with dns, dns4 or dns6, for TCP, QUIC (quic-v1) or
+// WebSocket. It is for a cluster's name of many hosts that come and go, such as
+// a headless service of Kubernetes. In each round of dialing, the node resolves
+// the names, dials up to 32 addresses of each, and takes whoever answers for a
+// bootstrap peer, as with [Node.AddBootstrapPeers]; [EventPeerFound] reports
+// them with the source "dns". It forgets those that are no longer found and not
+// connected, and knows up to 64 at a time.
+//
+// Whoever controls the name, or the way to its addresses, chooses the peers, as
+// nothing checks their IDs: use it with [WithPrivateNetwork], so that only
+// holders of the key can answer, or with [WithAllowedPeers], of whose peers
+// others are left out. Where the IDs are known, [WithBootstrapAddrs] takes names
+// too.
+func WithBootstrapDNS(names ...string) Option {
+	names = slices.Clone(names)
+	return option{"WithBootstrapDNS", func(c *config) error {
+		list, err := parseAddrs(names, "name one like /dns4/<name>/tcp/4001", checkNameAddr)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			c.bootstrapDNS = addrs.Add(c.bootstrapDNS, a)
+		}
+		return nil
+	}}
+}
+
 // WithPersistentPeers adds peers that the node keeps connected for their own
 // sake, however many others it has. It dials each at start and whenever it is
 // lost: for a minute every 400 to 800 milliseconds, then with jittered delays

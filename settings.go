@@ -82,6 +82,8 @@ type Settings struct {
 	// KeepAlive is the interval of [WithKeepAlive], in nanoseconds in JSON; 0 if
 	// off.
 	KeepAlive time.Duration `json:"keepAlive,omitempty"`
+	// BootstrapDNS holds the names of [WithBootstrapDNS].
+	BootstrapDNS []ma.Multiaddr `json:"bootstrapDNS,omitempty"`
 	// Persistent holds those of [WithPersistentPeers].
 	Persistent []peer.AddrInfo `json:"persistent,omitempty"`
 	// Allowed holds those of [WithAllowedPeers]; nil if all peers are.
@@ -161,6 +163,7 @@ func (c *config) settings() Settings {
 		MinPeers:       c.effectiveMinPeers(),
 		KeepAlive:      c.keepAlive,
 		Bootstrap:      addrs.Merge(c.bootstrapPeers()...),
+		BootstrapDNS:   slices.Clone(c.bootstrapDNS),
 		Persistent:     addrs.Merge(c.persistent...),
 		Allowed:        slices.Clone(c.allowed),
 		Banned:         slices.Clone(c.banned),

@@ -212,14 +212,15 @@ func newBootstrapRound(r *keeper.Round) *BootstrapRound {
 // DialFailure is a peer that could not be reached. Its JSON form holds the
 // error's text, so an Err read from JSON matches no other.
 type DialFailure struct {
-	// ID is the peer that was dialed.
+	// ID is the peer that was dialed; empty for a name of [WithBootstrapDNS], which
+	// Err tells.
 	ID peer.ID
 	// Err is why it was not reached.
 	Err error
 }
 
 type dialFailureJSON struct {
-	ID  peer.ID `json:"id"`
+	ID  peer.ID `json:"id,omitempty"`
 	Err string  `json:"err,omitempty"`
 }
 

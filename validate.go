@@ -51,6 +51,23 @@ func checkAnnounceAddr(a ma.Multiaddr) error {
 	return nil
 }
 
+// checkNameAddr checks an address of WithBootstrapDNS.
+func checkNameAddr(a ma.Multiaddr) error {
+	switch kind := addrs.KindOf(a); {
+	case addrs.HasPeerID(a):
+		return fmt.Errorf("%s names a peer: use WithBootstrapAddrs, which checks that it is the one who answers", a)
+	case addrs.IsDNSAddr(a):
+		return fmt.Errorf("%s stands for addresses that name peers: append /p2p/<peer ID> and use WithBootstrapAddrs", a)
+	case !addrs.IsName(a):
+		return fmt.Errorf("%s does not begin with a name: write /dns/<name>, /dns4/<name> or /dns6/<name>", a)
+	case addrs.Undialable(a) != nil:
+		return fmt.Errorf("%s cannot be dialed: %w", a, addrs.Undialable(a))
+	case kind != addrs.TCP && kind != addrs.QUIC && kind != addrs.WebSocket:
+		return fmt.Errorf("%s is for a transport that does not tell who answers; use /tcp/<port>, /udp/<port>/quic-v1 or /tcp/<port>/ws", a)
+	}
+	return nil
+}
+
 // checkNoneNil checks options of an underlying library, which would panic on a
 // nil one when half of the node is up.
 func checkNoneNil[F ~func(A) error, A any](opts []F) error {
@@ -289,6 +306,30 @@ var relations = slices.Concat(
 	}),
 	peersToMeet("WithPersistentPeers", func(c *config) []peer.AddrInfo { return c.persistent }),
 	peersToMeet("WithAutoRelay", func(c *config) []peer.AddrInfo { return c.autoRelays }),
+	[]relation{
+		{
+			with: []string{"WithBootstrapDNS", "WithPrivateNetwork"},
+			text: "%s needs the transport %s, which cannot carry the key of WithPrivateNetwork; name a TCP or WebSocket port",
+			find: func(c *config, found func(...any)) {
+				for _, a := range c.bootstrapDNS {
+					if t := Transport(addrs.KindOf(a)); c.psk != nil && !t.canPrivate() {
+						found(a, t)
+					}
+				}
+			},
+		},
+		{
+			with: []string{"WithBootstrapDNS", "WithTransports"},
+			text: "%s needs the transport %s, which is not enabled; add it with WithTransports(%s)",
+			find: func(c *config, found func(...any)) {
+				for _, a := range c.bootstrapDNS {
+					if t := Transport(addrs.KindOf(a)); !c.dials(a) && (c.psk == nil || t.canPrivate()) {
+						found(a, t, t.constant())
+					}
+				}
+			},
+		},
+	},
 	replaced("WithLimits", "resource manager", func(l *libp2p.Config) bool { return l.ResourceManager != nil }),
 	replaced("WithConnLimits", "connection manager", func(l *libp2p.Config) bool { return l.ConnManager != nil }),
 	replaced("WithSecurity", "security protocols", func(l *libp2p.Config) bool { return len(l.SecurityTransports) > 0 || l.Insecure }),

@@ -56,6 +56,7 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithBannedPeers":     WithBannedPeers(otherID(t)),
 		"WithBootstrapPeers":  WithBootstrapPeers(somePeer("1")),
 		"WithBootstrapAddrs":  WithBootstrapAddrs(someAddr),
+		"WithBootstrapDNS":    WithBootstrapDNS("/dns4/boot.test/tcp/4001"),
 		"WithPersistentPeers": WithPersistentPeers(somePeer("1")),
 		"WithMinPeers":        WithMinPeers(c.effectiveMinPeers()),
 		"WithKeepAlive":       WithKeepAlive(time.Minute),
@@ -223,6 +224,8 @@ func relationRows(t *testing.T) []relationRow {
 		{"reservations of a public node", "WithAutoRelay", []Option{WithAutoRelay(somePeer("1")), public}},
 		{"fewer connections than stay untrimmed", "WithLimits", []Option{WithLimits(Limits{Conns: 19}), WithConnLimits(5, 10)}},
 		{"more peers than connections", "WithMinPeers", []Option{WithMinPeers(11), WithConnLimits(5, 10)}},
+		{"a name for QUIC with a key", "WithBootstrapDNS", []Option{psk, WithBootstrapDNS("/dns4/boot.test/udp/4001/quic-v1")}},
+		{"a name for QUIC without QUIC", "WithBootstrapDNS", []Option{tcp, WithBootstrapDNS("/dns4/boot.test/udp/4001/quic-v1")}},
 		{"banned and allowed", "WithBannedPeers", []Option{WithAllowedPeers(somePeer("1").ID), WithBannedPeers(somePeer("1").ID)}},
 	}
 	for option, with := range map[string]func(peer.AddrInfo) Option{

@@ -162,6 +162,16 @@ func KindOf(a ma.Multiaddr) Kind {
 // IsDNSAddr reports whether an address is a name that stands for others.
 func IsDNSAddr(a ma.Multiaddr) bool { return len(a) > 0 && a[0].Protocol().Code == ma.P_DNSADDR }
 
+// IsName reports whether an address begins with a name that stands for IP
+// addresses.
+func IsName(a ma.Multiaddr) bool {
+	if len(a) == 0 {
+		return false
+	}
+	code := a[0].Protocol().Code
+	return code == ma.P_DNS || code == ma.P_DNS4 || code == ma.P_DNS6
+}
+
 // IsCircuit reports whether an address goes through a relay.
 func IsCircuit(a ma.Multiaddr) bool { return KindOf(a) == Circuit }
 

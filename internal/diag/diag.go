@@ -57,6 +57,7 @@ type Company struct {
 	Told      bool // something says where to find peers
 	Server    bool // other peers dial it: having none is no fault
 	Bootstrap int  // bootstrap peers given
+	Names     bool // names were given that lead to bootstrap peers
 	Private   bool // it has the key of a private network
 	// Deaf are connected peers that have closed their stream of pubsub messages.
 	Deaf []string
@@ -197,6 +198,9 @@ func (j *judge) company(c Company) {
 			do += "; a peer that hangs up or falls silent in the handshake may refuse this node, be full, or be in a private network (WithPrivateNetwork)"
 		}
 		j.add(NoBootstrapPeer, do, "none of %d bootstrap peers can be reached: %s", c.Bootstrap, texts(c.BootstrapFailed))
+	case c.Names && c.Bootstrap == 0 && c.Peers == 0 && c.Last != nil && len(c.Last.Failed) > 0:
+		j.add(NoBootstrapPeer, "check the names and ports, that somebody runs there, and that this machine has a network and a DNS",
+			"no name of WithBootstrapDNS led to a peer: %s", texts(c.Last.Failed))
 	case c.Bootstrap == 0 && c.Peers == 0 && c.Last != nil && len(c.Last.Failed) > 0:
 		j.add(NoBootstrapPeer, "give WithBootstrapPeers: the node knows only the peers saved in WithDataDir, and they may be gone",
 			"none of the last saved peers dialed (%d) can be reached: %s", len(c.Last.Failed), texts(c.Last.Failed))

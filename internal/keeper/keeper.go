@@ -58,6 +58,9 @@ type Config struct {
 	Conns Conns
 	// Dial connects to a peer now, whatever failed before.
 	Dial func(context.Context, peer.AddrInfo) error
+	// Names finds bootstrap peers by name: it calls found for each as soon as it is
+	// known, and returns what went wrong. Nil without names.
+	Names func(ctx context.Context, found func(peer.AddrInfo)) []error
 	// Waiting says what is known so far of a dial that began at a time or before;
 	// nil for nothing.
 	Waiting func(peer.AddrInfo, time.Time) error
@@ -98,6 +101,7 @@ type Keeper struct {
 	busy     [numSources]int    // dials under way that take a place of a source; guarded by mu
 	ignored  uint64             // discovered peers turned away; guarded by mu
 	rounds   rounds             // guarded by mu
+	named    named              // guarded by mu
 	last     *Round             // replaced, never changed; guarded by mu
 
 	saving   sync.Mutex
@@ -346,7 +350,7 @@ func (k *Keeper) Persistent() []State {
 func (k *Keeper) Told() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.boots) > 0 {
+	if len(k.boots) > 0 || k.cfg.Names != nil {
 		return true
 	}
 	for _, e := range k.peers {
@@ -362,7 +366,7 @@ func (k *Keeper) Told() bool {
 func (k *Keeper) Looks() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.boots)+len(k.saved) > 0
+	return len(k.boots)+len(k.saved) > 0 || k.cfg.Names != nil
 }
 
 // Last returns the result of the last round, nil before the first. Do not

@@ -129,6 +129,7 @@ type plan struct {
 	dials   []dial
 	protect []protection
 	refresh bool
+	ask     bool // whom the names lead to
 	report  *Round
 	waiting []peer.AddrInfo // those of the report that are still being dialed
 	log     []func()
@@ -455,6 +456,9 @@ func (k *Keeper) dialLocked(e *entry, slot Source, limit time.Duration, p *plan)
 func (k *Keeper) carryOut(p *plan) {
 	for _, d := range p.dials {
 		k.group.Go(func(context.Context) { k.dial(d) })
+	}
+	if p.ask && !k.group.Go(k.ask) {
+		return // it is closing
 	}
 	for _, c := range p.protect {
 		k.cfg.Conns.Protect(c.id, c.tag, c.on)

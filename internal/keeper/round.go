@@ -19,9 +19,9 @@ type Round struct {
 	Peers     int       // how many peers of any kind are connected after it
 }
 
-// Failure is a peer that was not reached.
+// Failure is a peer that was not reached, or a name that led to none.
 type Failure struct {
-	ID  peer.ID
+	ID  peer.ID // empty for a name
 	Err error
 }
 
@@ -67,7 +67,7 @@ func (k *Keeper) roundsLocked(v view, p *plan) {
 		k.roundWithEnoughLocked(v, p)
 		return
 	}
-	if len(k.boots)+len(k.saved) == 0 {
+	if len(k.boots)+len(k.saved) == 0 && k.cfg.Names == nil {
 		return
 	}
 	if !r.outage {
@@ -180,6 +180,7 @@ func (k *Keeper) candidatesLocked(v view) []peer.ID {
 func (k *Keeper) beginRoundLocked(list, due []peer.ID, v view, p *plan) {
 	r := &k.rounds
 	r.on, r.begun, r.list, r.fresh = true, v.now, list, make(map[peer.ID]bool)
+	k.askLocked(p)
 	for _, id := range list {
 		e := k.peers[id]
 		if e.up || e.dialing() || due != nil && !slices.Contains(due, id) {
@@ -247,6 +248,9 @@ func (k *Keeper) endRoundLocked(v view, p *plan) {
 		case err != nil:
 			res.Failed = append(res.Failed, Failure{id, err})
 		}
+	}
+	for _, err := range k.named.failed {
+		res.Failed = append(res.Failed, Failure{Err: err})
 	}
 	if reached {
 		r.retry.Reset()

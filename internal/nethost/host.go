@@ -83,8 +83,9 @@ type Host struct {
 	blackHoles []*swarm.BlackHoleSuccessCounter
 	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
 	failures   failures    // of dials, and of names
-	private    bool        // it has the key of a private network
-	sharesTCP  bool        // TCP and WebSocket share ports
+	names      resolver
+	private    bool // it has the key of a private network
+	sharesTCP  bool // TCP and WebSocket share ports
 }
 
 // New builds a host that does not listen yet: the parts on top of it register
@@ -129,7 +130,7 @@ func New(cfg Config) (_ *Host, err error) {
 	}
 	opts = append(opts, cfg.Services...)
 	opts = append(opts, cfg.Options...)
-	opts = append(opts, cfg.compose(theirs, &part.failures))
+	opts = append(opts, cfg.compose(theirs, part))
 	if len(cfg.Options) > 0 { // without, nothing fails that late, and a host costs 5 % less
 		opts = append(opts, keepTrack(&made))
 	}
@@ -222,10 +223,10 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 }
 
 // compose sets what wraps the application's own part.
-func (cfg Config) compose(theirs *config.Config, f *failures) libp2p.Option {
-	names := theirs.MultiaddrResolver
-	if names == nil {
-		names = swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}
+func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
+	h.names = resolver{&h.failures, theirs.MultiaddrResolver}
+	if theirs.MultiaddrResolver == nil {
+		h.names.MultiaddrDNSResolver = swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}
 	}
 	return func(c *config.Config) error {
 		c.ConnectionGater = cfg.Gater(theirs.ConnectionGater)
@@ -237,8 +238,8 @@ func (cfg Config) compose(theirs *config.Config, f *failures) libp2p.Option {
 				return cfg.AddrsFactory(list)
 			}
 		}
-		c.MultiaddrResolver = resolver{f, names}
-		c.SwarmOpts = append([]swarm.Option{swarm.WithMetricsTracer(tracer{f})}, theirs.SwarmOpts...)
+		c.MultiaddrResolver = h.names
+		c.SwarmOpts = append([]swarm.Option{swarm.WithMetricsTracer(tracer{&h.failures})}, theirs.SwarmOpts...)
 		return nil
 	}
 }
