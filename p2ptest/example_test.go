@@ -15,8 +15,8 @@ import (
 
 // Counter is the application under test: a counter that every node can
 // increment, replicated over pubsub. Each node counts its own increments and
-// publishes what it knows of everybody's; the larger number of two is the
-// newer one (a grow-only counter: a CRDT).
+// publishes all counts that it knows; of two counts the larger one is newer (a
+// grow-only counter: a CRDT).
 type Counter struct {
 	node *p2pnode.Node
 
@@ -50,7 +50,7 @@ func (c *Counter) Value() (sum int) {
 	return sum
 }
 
-// listen merges what others know, until the node closes.
+// listen merges the counts of other nodes until the node closes.
 func (c *Counter) listen(sub *p2pnode.Subscription) {
 	for m := range sub.Messages(context.Background()) {
 		var theirs map[string]int
@@ -65,8 +65,8 @@ func (c *Counter) listen(sub *p2pnode.Subscription) {
 	}
 }
 
-// repeat publishes what this node knows, again and again: messages get lost
-// when the network is cut. It ends with ctx, as a test in virtual time needs.
+// repeat publishes the counts every 5 seconds, because messages get lost when
+// the network is cut. It ends with ctx, as tests in virtual time require.
 func (c *Counter) repeat(ctx context.Context) {
 	for {
 		c.mu.Lock()
@@ -87,8 +87,8 @@ func (c *Counter) repeat(ctx context.Context) {
 	}
 }
 
-// Testing an application of one's own: a replicated counter that has to
-// survive a partition. In a test, synctest.Test takes the place of Run.
+// Testing an application: a replicated counter must survive a partition. In a
+// test, use synctest.Test instead of Run.
 func Example() {
 	p2ptest.Run("counter", func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Regions()))
@@ -116,26 +116,26 @@ func Example() {
 		counters[0].Add(1)
 		counters[7].Add(2)
 		values(counters, 3)
-		fmt.Println("together: everybody is at 3")
+		fmt.Println("connected: all counters are at 3")
 
 		sim.Partition(nodes[:4], nodes[4:])
 		counters[1].Add(10)
 		counters[6].Add(100)
 		values(counters[:4], 13)
 		values(counters[4:], 103)
-		fmt.Println("cut in two: one half is at 13, the other at 103")
+		fmt.Println("partitioned: one half is at 13, the other at 103")
 
 		sim.Heal()
 		values(counters, 113)
-		fmt.Println("healed: everybody is at 113")
+		fmt.Println("healed: all counters are at 113")
 	})
 	// Output:
-	// together: everybody is at 3
-	// cut in two: one half is at 13, the other at 103
-	// healed: everybody is at 113
+	// connected: all counters are at 3
+	// partitioned: one half is at 13, the other at 103
+	// healed: all counters are at 113
 }
 
-// Delivery times are exact: two nodes, 40 ms apart, and one message.
+// Delivery times are exact: a message between two nodes that are 40 ms apart.
 func ExampleNetwork_Node() {
 	p2ptest.Run("delivery", func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(40*time.Millisecond)))
@@ -164,8 +164,7 @@ func ExampleNetwork_Node() {
 	// hello after 40ms
 }
 
-// A laptop sleeps for an hour and comes back by itself, which takes no time to
-// test.
+// A laptop sleeps for an hour and reconnects by itself. The test takes no time.
 func ExampleNetwork_Suspend() {
 	p2ptest.Run("suspend", func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -178,24 +177,24 @@ func ExampleNetwork_Suspend() {
 		fmt.Println("peers after an hour:", len(laptop.Peers()))
 		sim.Until("peers again", func() error {
 			if len(laptop.Peers()) == 0 {
-				return fmt.Errorf("there are none")
+				return fmt.Errorf("there are no peers")
 			}
 			return nil
 		})
-		fmt.Println("then it is connected again")
+		fmt.Println("connected again")
 	})
 	// Output:
 	// peers after an hour: 0
-	// then it is connected again
+	// connected again
 }
 
-// Content is found after its provider's neighbor has crashed.
+// A search finds content after a neighbor of its provider has crashed.
 func ExampleNetwork_Crash() {
 	p2ptest.Run("crash", func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		nodes := sim.Nodes(t, 10)
 		for _, n := range nodes {
-			sim.RoutingTable(n, 5) // not the first node alone, which will crash
+			sim.RoutingTable(n, 5) // more than the first node, which will crash
 		}
 		c := cidOf(t, "a file")
 		if err := nodes[1].Provide(t.Context(), c); err != nil {
@@ -211,8 +210,7 @@ func ExampleNetwork_Crash() {
 	// true <nil>
 }
 
-// Two laptops behind home routers meet through a relay and then connect
-// directly.
+// Two laptops behind home routers connect through a relay and then directly.
 func ExampleNetwork_NAT() {
 	p2ptest.Run("nat", func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -226,11 +224,11 @@ func ExampleNetwork_NAT() {
 		b := sim.NAT(p2ptest.PortRestricted).Node(t, behind...)
 		sim.Until("a reservation", func() error {
 			if !b.Status().Relays[0].Reserved {
-				return fmt.Errorf("there is none")
+				return fmt.Errorf("there is no reservation")
 			}
 			return nil
 		})
-		time.Sleep(time.Second) // for its outside address to become known
+		time.Sleep(time.Second) // until its public address is known
 		if err := a.Connect(t.Context(), b.AddrInfo()); err != nil {
 			t.Fatal(err)
 		}

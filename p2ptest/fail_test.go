@@ -25,8 +25,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// recorder is a test that may fail: it keeps what it was told, and runs its
-// cleanups when it is done.
+// recorder is a test that may fail: it records its messages, and runs its
+// cleanups at its end.
 type recorder struct {
 	testing.TB
 	text     bytes.Buffer
@@ -50,7 +50,7 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// failing runs f as a test that has to fail, and returns what it said.
+// failing runs f as a test that must fail, and returns its messages.
 func failing(t *testing.T, f func(tb testing.TB)) string {
 	t.Helper()
 	r := &recorder{TB: t}
@@ -104,9 +104,9 @@ func TestWaitsFailWithWhatIsMissingAndTheStatusOfAll(t *testing.T) {
 		{"Meshed", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
 			subscribeAll(tb, "news", p2ptest.Nodes{a, b})
 			w.Meshed("news")
-		}, []string{`mesh of topic "news"`, "one has 1 of the 2 peers"}},
+		}, []string{`mesh of topic "news"`, "one part has 1 of the 2 peers"}},
 		{"Meshed without members", func(_ testing.TB, w p2ptest.Waiter, _, _ *p2ptest.Node) { w.Meshed("news") },
-			[]string{"0 peers have joined it"}},
+			[]string{"0 peers have joined the topic"}},
 		{"Delivered", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
 			sub := subscribeAll(tb, "news", p2ptest.Nodes{a})[0]
 			if err := a.Publish(tb.Context(), "news", []byte("one"), p2pnode.PublishNow()); err != nil {
@@ -116,7 +116,7 @@ func TestWaitsFailWithWhatIsMissingAndTheStatusOfAll(t *testing.T) {
 		}, []string{`2 messages of "news"`, "there were 1"}},
 		{"Provided", func(tb testing.TB, w p2ptest.Waiter, _, _ *p2ptest.Node) {
 			w.Provided(cidOf(tb, "nobody has it"))
-		}, []string{"provider record of bafk", "nobody holds one"}},
+		}, []string{"provider record of bafk", "no peer holds one"}},
 		{"Found", func(tb testing.TB, w p2ptest.Waiter, a, b *p2ptest.Node) {
 			w.Found(a, cidOf(tb, "nobody has it"), b)
 		}, []string{"found by node 0", "did not find node 1"}},
@@ -207,7 +207,7 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 		{"Nodes: -1 nodes", nodes(-1)},
 		{"Random: each of 4 nodes cannot know 4 others", nodes(4, p2ptest.Random(4))},
 		{"Random: each of 4 nodes cannot know 0 others", nodes(4, p2ptest.Random(0))},
-		{"Clusters: 3 nodes make no 4 clusters", nodes(3, p2ptest.Clusters(4, 1))},
+		{"Clusters: cannot divide 3 nodes into 4 clusters", nodes(3, p2ptest.Clusters(4, 1))},
 		{"Clusters: 9 bridges", nodes(6, p2ptest.Clusters(2, 9))},
 		{"Stagger: -1s", nodes(2, p2ptest.Stagger(-time.Second))},
 
@@ -236,7 +236,7 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 		{"SetPath: latency", within(func(tb testing.TB, sim *p2ptest.Network) {
 			sim.SetPath(sim.Node(tb), sim.Node(tb), p2ptest.Path{Latency: -1})
 		})},
-		{"SetRegion: \"Atlantis\" is none", within(func(tb testing.TB, sim *p2ptest.Network) { sim.SetRegion(sim.Node(tb), "Atlantis") })},
+		{"SetRegion: \"Atlantis\" is not one of the regions", within(func(tb testing.TB, sim *p2ptest.Network) { sim.SetRegion(sim.Node(tb), "Atlantis") })},
 		{"SetDNS: \"example\" is neither", within(func(_ testing.TB, sim *p2ptest.Network) { sim.SetDNS("x.test", "example") })},
 		{"Suspend: 0s", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Suspend(sim.Node(tb), 0) })},
 		{"Partition: no groups", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Partition() })},
@@ -244,27 +244,27 @@ func TestBadInputFailsNamingTheOption(t *testing.T) {
 			n := sim.Node(tb)
 			sim.Partition(n, p2ptest.Peers(n))
 		})},
-		{"is no peer of this network", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.NewNetwork(tb).Node(tb)) })},
+		{"is not a peer of this network, but of another", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.NewNetwork(tb).Node(tb)) })},
 		{"a nil Selector", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(nil) })},
 		{"a nil *Node", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate((*p2ptest.Node)(nil)) })},
 		{"a nil *RawNode", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate((*p2ptest.RawNode)(nil)) })},
 		{"a nil *Hostile", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate((*p2ptest.Hostile)(nil)) })},
-		{"is no peer of this network", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.IDs("who")) })},
-		{"Isolate: the selector names nobody", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.All()) })},
+		{"is not a peer of this network", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.IDs("who")) })},
+		{"Isolate: the selector selects no peers", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Isolate(p2ptest.All()) })},
 		{"Crash: raw 0 is not a node of the library", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Crash(sim.Raw(tb)) })},
-		{"Addr: the selector names 2 peers", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Addr(sim.Nodes(tb, 2)) })},
-		{"Connected: both selectors name the same peer", within(func(tb testing.TB, sim *p2ptest.Network) {
+		{"Addr: the selector selects 2 peers", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Addr(sim.Nodes(tb, 2)) })},
+		{"Connected: both selectors select only the same peer", within(func(tb testing.TB, sim *p2ptest.Network) {
 			n := sim.Node(tb)
 			sim.Connected(n, n)
 		})},
-		{"does not run any more", within(func(tb testing.TB, sim *p2ptest.Network) {
+		{"Crash: node 0 has already crashed", within(func(tb testing.TB, sim *p2ptest.Network) {
 			n := sim.Node(tb)
 			sim.Crash(n)
 			sim.Crash(n)
 		})},
 		{"Churn: a crash every 0s", within(func(tb testing.TB, sim *p2ptest.Network) { sim.Churn(sim.Node(tb), 0, 1, nil) })},
-		{"Churn: the selector names nobody", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Churn(p2ptest.Nodes{}, 1, 1, nil) })},
-		{"NAT: there is no kind 17", within(func(_ testing.TB, sim *p2ptest.Network) { sim.NAT(17) })},
+		{"Churn: the selector selects no peers", within(func(_ testing.TB, sim *p2ptest.Network) { sim.Churn(p2ptest.Nodes{}, 1, 1, nil) })},
+		{"NAT: invalid kind 17", within(func(_ testing.TB, sim *p2ptest.Network) { sim.NAT(17) })},
 		{"NAT: WithMemoryTransport", func(tb testing.TB) {
 			p2ptest.NewNetwork(tb, p2ptest.WithMemoryTransport()).NAT(p2ptest.FullCone)
 		}},
@@ -306,7 +306,7 @@ func TestOptionsOfANodeComeAfterTheNetworks(t *testing.T) {
 }
 
 func TestMetricsWorkInVirtualTime(t *testing.T) {
-	for range 2 { // what the first bubble starts must not be in the way of the second
+	for range 2 { // goroutines of the first bubble must not affect the second
 		synctest.Test(t, func(t *testing.T) {
 			sim := p2ptest.NewNetwork(t)
 			reg := prometheus.NewRegistry()
@@ -332,7 +332,7 @@ func TestLeakedGoroutinesFailTheTest(t *testing.T) {
 			}))
 		})
 		close(release)
-		wants(t, text, "goroutines of closed nodes are left", "TestLeakedGoroutinesFailTheTest")
+		wants(t, text, "goroutines of closed nodes are still running", "TestLeakedGoroutinesFailTheTest")
 	})
 }
 
@@ -344,7 +344,7 @@ func TestErrorOfCloseFailsTheTest(t *testing.T) {
 			n := sim.Node(tb)
 			block := make(chan struct{})
 			err := n.Handle("/stuck", func(_ context.Context, _ network.Stream) error {
-				<-block // in spite of its context: Close gives it up after 5 seconds
+				<-block // ignores its context: Close stops waiting after 5 seconds
 				return nil
 			})
 			if err != nil {
@@ -410,7 +410,7 @@ func TestShapesSayWhoKnowsWhom(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sim := p2ptest.NewNetwork(t)
-				// Without a DHT nobody finds more than he was told.
+				// Without a DHT nodes find no other peers.
 				nodes := sim.Nodes(t, c.n, c.shape, p2ptest.Use(p2pnode.WithoutDHT()))
 				time.Sleep(5 * time.Second)
 				if got := edges(nodes); got != c.want {
@@ -441,7 +441,7 @@ func TestShapesSayWhoKnowsWhom(t *testing.T) {
 	})
 }
 
-// edges lists who is connected with whom, by index.
+// edges lists the connected pairs by index.
 func edges(nodes p2ptest.Nodes) string {
 	var list []string
 	for i, a := range nodes {

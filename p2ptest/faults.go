@@ -7,23 +7,24 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/simhost"
 )
 
-// Partition divides the network: peers of different groups cannot reach one
-// another, and nobody is told. Peers in no group form one more. It replaces an
-// earlier partition; Heal ends it. A peer in two groups fails the test.
+// Partition divides the network: peers of different groups cannot reach each
+// other. Peers in none of the groups form another one. It replaces an earlier
+// partition; [Network.Heal] ends it. A peer in two groups fails the test.
 //
-// A cut is silent, as in reality: connections across it stand until they time
-// out, which QUIC's do after 30 to 45 seconds. SetOneWay cuts one direction.
+// A cut is silent, as in reality: connections across it stay open until they
+// time out, which takes QUIC 30 to 45 seconds. [Network.SetOneWay] cuts one
+// direction.
 func (n *Network) Partition(groups ...Selector) {
 	n.tb.Helper()
 	if len(groups) == 0 {
-		n.tb.Fatalf("p2ptest: Partition: no groups given; use Heal to end a partition")
+		n.tb.Fatalf("p2ptest: Partition: no groups; use Heal to end a partition")
 	}
 	lists := make([][]*simhost.Machine, len(groups))
 	seen := make(map[*member]int)
 	for i, g := range groups {
 		for _, m := range n.pick("Partition", everybody, g) {
 			if first, ok := seen[m]; ok {
-				n.tb.Fatalf("p2ptest: Partition: %s is in group %d and in group %d; a peer is on one side only", m.name, first, i)
+				n.tb.Fatalf("p2ptest: Partition: %s is in group %d and in group %d; put each peer into one group", m.name, first, i)
 			}
 			seen[m] = i
 			lists[i] = append(lists[i], m.at())
@@ -32,8 +33,8 @@ func (n *Network) Partition(groups ...Selector) {
 	n.sim.Partition(lists...)
 }
 
-// Heal ends the partition and every Isolate. What crashed or is suspended
-// stays so, and so do paths and links.
+// Heal ends the partition and every [Network.Isolate]. It does not change
+// crashed and suspended nodes, paths and links.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	list := n.isolated
@@ -45,7 +46,7 @@ func (n *Network) Heal() {
 	n.sim.Heal()
 }
 
-// Isolate cuts peers off from everybody, silently, until Heal.
+// Isolate cuts peers off from all others, silently, until [Network.Heal].
 func (n *Network) Isolate(who ...Selector) {
 	n.tb.Helper()
 	for _, m := range n.pick("Isolate", everybody, who...) {
@@ -59,14 +60,13 @@ func (n *Network) Isolate(who ...Selector) {
 	}
 }
 
-// Suspend cuts peers off for some time, as closing a laptop does: nothing gets
-// in or out. It returns at once. What it does not do is stop a node's clock:
-// its timers go on, so unlike after a real suspension the node has noticed the
-// silence when it ends.
+// Suspend cuts peers off for d, like a closed laptop: no packets get in or out.
+// It returns immediately. Unlike a real suspension it does not stop a node's
+// timers, so the node notices the silence while it lasts.
 func (n *Network) Suspend(who Selector, d time.Duration) {
 	n.tb.Helper()
 	if d <= 0 {
-		n.tb.Fatalf("p2ptest: Suspend: %v is no time", d)
+		n.tb.Fatalf("p2ptest: Suspend: %v is not positive", d)
 	}
 	for _, m := range n.pick("Suspend", everybody, who) {
 		machine := m.at()
@@ -75,10 +75,10 @@ func (n *Network) Suspend(who Selector, d time.Duration) {
 	}
 }
 
-// Crash ends nodes at once, all at the same moment, without a goodbye on the
-// wire: to the others they fall silent, and connections to them time out after
-// 30 to 45 seconds. The nodes' methods return ErrClosed until Restart brings them
-// back.
+// Crash ends nodes, all at the same moment, without closing their connections:
+// for other peers they fall silent, and connections to them time out after 30 to
+// 45 seconds. The nodes' methods return [p2pnode.ErrClosed] until
+// [Network.Restart].
 func (n *Network) Crash(who ...Selector) {
 	n.tb.Helper()
 	list := n.pick("Crash", runningNodes, who...)
@@ -88,7 +88,7 @@ func (n *Network) Crash(who ...Selector) {
 		m.gone = true
 		n.mu.Unlock()
 		if gone {
-			n.tb.Fatalf("p2ptest: Crash: %s does not run any more", m.name)
+			n.tb.Fatalf("p2ptest: Crash: %s has already crashed", m.name)
 		}
 		m.at().Down()
 	}
@@ -96,15 +96,14 @@ func (n *Network) Crash(who ...Selector) {
 	n.notify()
 }
 
-// Churn makes nodes come and go until stop is called, or the test ends: every
-// interval one that runs crashes, drawn by chance, and comes back after the
-// downtime. Nodes that the test itself crashed are left alone. The function,
-// unless nil, is called with each node that is back, to subscribe it again for
-// instance, in a goroutine of its own.
+// Churn crashes a random node every interval and restarts it after the downtime,
+// until stop is called or the test ends. It skips nodes that are crashed
+// already, including by the test. It calls restarted, unless nil, with each node
+// that runs again, for instance to subscribe; calls may run concurrently.
 func (n *Network) Churn(who Selector, interval, downtime time.Duration, restarted func(*Node)) (stop func()) {
 	n.tb.Helper()
 	if interval <= 0 || downtime < 0 {
-		n.tb.Fatalf("p2ptest: Churn: a crash every %v for %v: there must be an interval, and no negative downtime", interval, downtime)
+		n.tb.Fatalf("p2ptest: Churn: a crash every %v for %v: the interval must be positive, and the downtime not negative", interval, downtime)
 	}
 	list := n.pick("Churn", libraryNodes, who)
 	chance := n.Rand("churn")

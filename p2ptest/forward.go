@@ -1,7 +1,7 @@
 //go:build ignore
 
 // Command forward writes node_methods.go: the methods of p2pnode.Node for
-// p2ptest.Node, read from the sources of the library.
+// p2ptest.Node, from the source of the library.
 package main
 
 import (
@@ -96,7 +96,7 @@ func ofNode(f *ast.FuncDecl) bool {
 	return ok && id.Name == "Node"
 }
 
-// forward makes the method that calls f. It qualifies f's types.
+// forward returns the method that calls f, and qualifies f's types.
 func forward(fset *token.FileSet, f *ast.FuncDecl) string {
 	var args []string
 	for _, p := range f.Type.Params.List {
@@ -120,7 +120,7 @@ func forward(fset *token.FileSet, f *ast.FuncDecl) string {
 	if f.Type.Results != nil {
 		call = "return " + call
 	}
-	return fmt.Sprintf("\n// %[1]s is [p2pnode.Node.%[1]s] of the node that runs now.\nfunc (node *Node) %[1]s%[2]s {\n\t%[3]s\n}\n",
+	return fmt.Sprintf("\n// %[1]s calls [p2pnode.Node.%[1]s] of the current run.\nfunc (node *Node) %[1]s%[2]s {\n\t%[3]s\n}\n",
 		f.Name.Name, strings.TrimPrefix(sig.String(), "func"), call)
 }
 
@@ -145,7 +145,7 @@ func qualify(t *ast.FuncType) {
 	})
 }
 
-// addImport notes the import that a file knows by a name.
+// addImport adds the import to which a name refers in a file.
 func addImport(imports map[string]bool, file *ast.File, name string) {
 	for _, s := range file.Imports {
 		p, err := strconv.Unquote(s.Path.Value)

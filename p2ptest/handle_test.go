@@ -15,7 +15,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// A handle has all of the methods of the node that it stands for.
+// A handle has all methods of its node.
 func TestNodeHasEveryMethodOfTheLibrarys(t *testing.T) {
 	theirs, ours := reflect.TypeFor[*p2pnode.Node](), reflect.TypeFor[*p2ptest.Node]()
 	for i := range theirs.NumMethod() {
@@ -55,7 +55,7 @@ func TestOneSelectorForEverybody(t *testing.T) {
 		sim.Disconnected(p2ptest.Peers(raw, hostile), nodes)
 		sim.Heal()
 
-		// All of the library, and nobody else.
+		// Only nodes of the library, and all of them.
 		sim.Crash(p2ptest.All())
 		for _, n := range nodes {
 			if !n.Status().Closed {
@@ -98,7 +98,7 @@ func TestRestartLosesDataAndMoves(t *testing.T) {
 		before := sim.AddrInfo(a)
 		sim.Isolate(a)
 		sim.Restart(a, p2ptest.NewAddress())
-		sim.Heal() // of an address where it is no more
+		sim.Heal() // of its former address
 		if a.ID() != id || sim.Addr(a) == addr {
 			t.Errorf("it is %s at %s after its move, and was %s at %s", a.ID(), sim.Addr(a), id, addr)
 		}
@@ -142,13 +142,13 @@ func TestCrashIsSilent(t *testing.T) {
 			}
 		}
 		sim.Disconnected(gone, left)
-		if took := time.Since(crashed); took < 14*time.Second || took > 46*time.Second { // a keep-alive that is sent into the silence prolongs it
+		if took := time.Since(crashed); took < 14*time.Second || took > 46*time.Second { // an unanswered keep-alive prolongs it
 			t.Errorf("the crash shows after %v", took)
 		}
 	})
 }
 
-// peerOf returns what a node says about a connected peer.
+// peerOf returns a node's entry for a connected peer.
 func peerOf(n *p2ptest.Node, id peer.ID) (p2pnode.Peer, bool) {
 	list := n.Peers()
 	i := slices.IndexFunc(list, func(p p2pnode.Peer) bool { return p.ID == id })
@@ -233,7 +233,7 @@ func TestFoundWaitsUntilASearchFinds(t *testing.T) {
 		if took := time.Since(begun); took < 30*time.Second || took > 40*time.Second {
 			t.Errorf("found after %v, provided after 30s", took)
 		}
-		mustNot(t, <-provided) // which may be sending its last copies still
+		mustNot(t, <-provided) // it may still be sending its last copies
 	})
 }
 

@@ -21,16 +21,16 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// gossipProtocol is spoken by every gossipsub router.
+// gossipProtocol is a protocol that every gossipsub router supports.
 const gossipProtocol = protocol.ID("/meshsub/1.1.0")
 
 // attackTimeout bounds the writes of one attack: a victim may stop reading.
 const attackTimeout = 10 * time.Second
 
-// Hostile is a peer that attacks. It speaks just enough of the protocols to
-// break their rules. Its methods connect to the victim first if needed, and
-// return an error only when the attack could not be carried out in full, which
-// may well be the victim's defense.
+// Hostile is a peer that attacks. It implements just enough of the protocols to
+// break their rules. Its methods connect to the victim if needed. They return an
+// error if they could not complete the attack, perhaps because the victim
+// defends itself.
 type Hostile struct {
 	host.Host
 	key     crypto.PrivKey
@@ -41,9 +41,8 @@ type Hostile struct {
 	seqs uint64 // guarded by mu
 }
 
-// Hostile adds an attacker to the network, who knows the name of the network
-// that is attacked: "p2pnode" unless RawNetwork says otherwise. It is closed
-// with tb.
+// Hostile adds an attacker to the network. It attacks nodes of the network
+// "p2pnode" unless [RawNetwork] sets another name. It closes when tb ends.
 func (n *Network) Hostile(tb testing.TB, opts ...RawOption) *Hostile {
 	tb.Helper()
 	cfg := rawConfig{network: "p2pnode"}
@@ -77,7 +76,7 @@ func (a *Hostile) open(ctx context.Context, victim peer.AddrInfo, p protocol.ID)
 	return s, s.SetDeadline(time.Now().Add(attackTimeout))
 }
 
-// send writes length-prefixed messages on a stream of their own.
+// send writes length-prefixed messages on a new stream.
 func (a *Hostile) send(ctx context.Context, victim peer.AddrInfo, p protocol.ID, messages [][]byte) error {
 	s, err := a.open(ctx, victim, p)
 	if err != nil {
@@ -92,8 +91,8 @@ func (a *Hostile) send(ctx context.Context, victim peer.AddrInfo, p protocol.ID,
 	return s.CloseWrite()
 }
 
-// FloodPublish sends n messages of some bytes to a topic, each well formed and
-// signed, as fast as the connection takes them.
+// FloodPublish sends n valid, signed messages of size random bytes on a topic,
+// as fast as the connection takes them.
 func (a *Hostile) FloodPublish(ctx context.Context, victim peer.AddrInfo, topic string, n, size int) error {
 	var list [][]byte
 	for range n {
@@ -108,7 +107,7 @@ func (a *Hostile) FloodPublish(ctx context.Context, victim peer.AddrInfo, topic 
 	return a.send(ctx, victim, gossipProtocol, list)
 }
 
-// InvalidSignatures sends n messages to a topic whose signatures are wrong.
+// InvalidSignatures sends n messages with invalid signatures on a topic.
 func (a *Hostile) InvalidSignatures(ctx context.Context, victim peer.AddrInfo, topic string, n int) error {
 	var list [][]byte
 	for range n {
@@ -121,9 +120,9 @@ func (a *Hostile) InvalidSignatures(ctx context.Context, victim peer.AddrInfo, t
 	return a.send(ctx, victim, gossipProtocol, list)
 }
 
-// MalformedRPC sends what is no gossipsub RPC, in n streams: random bytes,
-// a length without a message, a message longer than announced, an absurd
-// length, control messages about nothing.
+// MalformedRPC sends malformed gossipsub RPCs on n streams: random bytes, a
+// length without a message, a message longer than its length, an absurd length,
+// and empty control messages.
 func (a *Hostile) MalformedRPC(ctx context.Context, victim peer.AddrInfo, n int) error {
 	noise := make([]byte, 300)
 	a.fill(noise)
@@ -150,16 +149,15 @@ func (a *Hostile) MalformedRPC(ctx context.Context, victim peer.AddrInfo, n int)
 		if err != nil {
 			return fmt.Errorf("stream %d of %d: %w", i+1, n, err)
 		}
-		// The victim may reset the stream before all is written.
+		// The victim may reset the stream before everything is written.
 		_, _ = s.Write(kinds[i%len(kinds)])
 		_ = s.CloseWrite()
 	}
 	return nil
 }
 
-// ProviderSpam sends provider records for n random CIDs, and one for each in
-// the name of another peer, which is not the sender's to announce. It returns
-// the CIDs.
+// ProviderSpam sends provider records for n random CIDs, and for each CID a
+// forged one in the name of another peer. It returns the CIDs.
 func (a *Hostile) ProviderSpam(ctx context.Context, victim peer.AddrInfo, n int, other peer.ID) ([]cid.Cid, error) {
 	kad := protocol.ID("/" + a.network + "/kad/1.0.0")
 	var own, forged [][]byte
@@ -197,16 +195,15 @@ func (a *Hostile) ProviderSpam(ctx context.Context, victim peer.AddrInfo, n int,
 	return cids, nil
 }
 
-// HalfOpen opens n streams for a protocol and never sends a byte on them, nor
-// closes them.
+// HalfOpen opens n streams for a protocol, sends the length of a message that
+// never comes, and leaves them open.
 func (a *Hostile) HalfOpen(ctx context.Context, victim peer.AddrInfo, p protocol.ID, n int) error {
 	for i := range n {
 		s, err := a.open(ctx, victim, p)
 		if err != nil {
 			return fmt.Errorf("stream %d of %d: %w", i+1, n, err)
 		}
-		// The first byte makes the victim start a handler; it is the length of
-		// a message that never comes.
+		// The first byte makes the victim start a handler.
 		if _, err := s.Write([]byte{100}); err != nil {
 			return fmt.Errorf("stream %d of %d: %w", i+1, n, err)
 		}
@@ -214,8 +211,8 @@ func (a *Hostile) HalfOpen(ctx context.Context, victim peer.AddrInfo, p protocol
 	return nil
 }
 
-// Subscribe makes the victim believe that the attacker is subscribed to a
-// topic, so that messages of the topic come its way.
+// Subscribe announces to the victim that the attacker is subscribed to a topic,
+// to receive its messages.
 func (a *Hostile) Subscribe(ctx context.Context, victim peer.AddrInfo, topic string) error {
 	rpc, err := proto.Marshal(&pubsubpb.RPC{Subscriptions: []*pubsubpb.RPC_SubOpts{{Subscribe: proto.Bool(true), Topicid: &topic}}})
 	if err != nil {
@@ -224,7 +221,7 @@ func (a *Hostile) Subscribe(ctx context.Context, victim peer.AddrInfo, topic str
 	return a.send(ctx, victim, gossipProtocol, [][]byte{rpc})
 }
 
-// publish makes an RPC with one message, signed as gossipsub does it.
+// publish returns an RPC with one message, signed as gossipsub does it.
 func (a *Hostile) publish(topic string, data []byte, valid bool) ([]byte, error) {
 	a.mu.Lock()
 	a.seqs++

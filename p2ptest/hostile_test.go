@@ -8,8 +8,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// attack runs an attack on one of three nodes, and checks that they go on
-// serving one another.
+// attack runs an attack on one of three nodes, and checks that they keep serving
+// each other.
 func attack(t *testing.T, f func(t *testing.T, sim *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node)) {
 	bothTransports(t, func(t *testing.T, opts ...p2ptest.Option) {
 		sim := p2ptest.NewNetwork(t, opts...)
@@ -103,7 +103,7 @@ func TestHalfOpenStreamsEnd(t *testing.T) {
 		if got := streams(); got < 50 {
 			t.Fatalf("%d streams are open, want 50: the test shows nothing", got)
 		}
-		time.Sleep(2 * time.Minute) // the DHT resets a stream that is idle for one
+		time.Sleep(2 * time.Minute) // the DHT resets a stream after an idle minute
 		if got := streams(); got != 0 {
 			t.Errorf("%d of 50 half-open streams are still open", got)
 		}

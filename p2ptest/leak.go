@@ -11,21 +11,20 @@ import (
 )
 
 // leakLabel is the profiler label that the goroutines of a network's nodes
-// inherit from the one that started them.
+// inherit from the goroutine that started them.
 const leakLabel = "p2ptest"
 
-// leakWait is how long goroutines get to end after their node is closed.
+// leakWait is how long goroutines may run after their node has closed.
 const leakWait = 5 * time.Second
 
-// forever are goroutines that a library starts once a process, whichever node
-// happens to be the first.
+// forever lists goroutines that a library starts once per process, for the first
+// node that needs them.
 var forever = []string{
 	"go-flow-metrics.(*sweeper)", // the first bandwidth counter (WithMetrics)
 	"go-log/v2",                  // on first use of libp2p's logger
 }
 
-// leaked describes the goroutines that closed nodes of the network have left
-// behind.
+// leaked describes the goroutines of closed nodes that are still running.
 func (n *Network) leaked() string {
 	for begun := time.Now(); ; time.Sleep(leakWait / 100) {
 		left := labeled(n.label)
@@ -61,10 +60,10 @@ func known(entry string) bool {
 	return false
 }
 
-// The sweeper of go-flow-metrics is started by the first bandwidth counter of
-// the process. Were that one in a synctest bubble, the sweeper would belong to
-// the bubble, which could then never end, and block every later one. So it is
-// started here, before there is any.
+// The first bandwidth counter of the process starts the sweeper of
+// go-flow-metrics. If that happened in a synctest bubble, the sweeper would
+// belong to the bubble, which could then never end, and block all later ones. So
+// start it here, before there is a bubble.
 var _ = func() bool {
 	new(flow.Meter).Mark(1)
 	return true

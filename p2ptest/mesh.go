@@ -11,23 +11,23 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// meshTracer mirrors the mesh of a gossipsub router, which tells of it in no
-// other way. It runs in the router's loop and must not wait.
+// meshTracer mirrors the mesh of a gossipsub router, which reports it in no
+// other way. It runs in the router's loop and must not block.
 type meshTracer struct {
 	changed func()
 
 	mu     sync.Mutex
-	topics map[string]map[peer.ID]bool // those joined; guarded by mu
+	topics map[string]map[peer.ID]bool // the joined ones; guarded by mu
 }
 
-// reset forgets everything: the router was restarted.
+// reset forgets all topics when the router restarts.
 func (t *meshTracer) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.topics = nil
 }
 
-// peers are those in the mesh of a topic, and whether it is joined.
+// peers returns the peers in the mesh of a topic, and whether it is joined.
 func (t *meshTracer) peers(topic string) ([]peer.ID, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,8 +68,8 @@ func (t *meshTracer) Prune(p peer.ID, topic string) {
 	t.changed()
 }
 
-// OnClosedOutboundStream: the router drops a peer that is gone from its meshes
-// without a Prune.
+// OnClosedOutboundStream removes a disconnected peer from the meshes: the router
+// does so without a Prune.
 func (t *meshTracer) OnClosedOutboundStream(p peer.ID) {
 	t.mu.Lock()
 	for _, m := range t.topics {

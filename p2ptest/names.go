@@ -13,8 +13,8 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 )
 
-// names is the DNS of a network: what SetDNS said, and nothing else, so that
-// no node asks the real one.
+// names is the DNS of a network. It has only the records of SetDNS, so that no
+// node asks the real DNS.
 type names struct {
 	network.MultiaddrDNSResolver
 

@@ -8,32 +8,31 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/simhost"
 )
 
-// NATKind is how a NAT maps ports and filters packets, in the terms of RFC
-// 3489.
+// NATKind is how a NAT maps ports and filters packets. The names are those of
+// RFC 3489.
 type NATKind = simhost.NATKind
 
-// The kinds of NATs, with the behavior in the terms of RFC 4787.
+// The kinds of NATs, with their behavior in the terms of RFC 4787.
 const (
-	// Firewall translates nothing and lets in what answers: packets from an
-	// address and port that were sent to.
+	// Firewall does not translate, and lets in only replies: packets from an
+	// address and port to which a node behind it has sent.
 	Firewall = simhost.Firewall
-	// FullCone maps endpoint-independently and lets everything in.
+	// FullCone maps endpoint-independently and does not filter.
 	FullCone = simhost.FullCone
 	// RestrictedCone maps endpoint-independently and filters by address.
 	RestrictedCone = simhost.RestrictedCone
 	// PortRestricted maps endpoint-independently and filters by address and
 	// port, as most home routers do.
 	PortRestricted = simhost.PortRestricted
-	// Symmetric shows every destination another port, and filters by address
-	// and port. Hole punching fails between two of them.
+	// Symmetric maps each destination to another port, and filters by address and
+	// port. Hole punching fails between two of them.
 	Symmetric = simhost.Symmetric
 )
 
-// NAT is a network address translator, or a firewall, that nodes can stand
-// behind. What is behind it gets out; in comes what its kind lets in. All nodes
-// behind one share its public address, its link and its region; behind a
-// firewall each has its own. It forgets a mapping 5 minutes after the last
-// packet out.
+// NAT is a network address translator, or a firewall, in front of nodes. All
+// packets get out; its kind decides which get in. All nodes behind a NAT share
+// its public address, link and region; behind a firewall each has its own. A NAT
+// drops a mapping 5 minutes after the last outgoing packet.
 type NAT struct {
 	net  *Network
 	nat  *simhost.NAT
@@ -43,20 +42,20 @@ type NAT struct {
 	placed bool // guarded by mu
 }
 
-// NAT adds a NAT to the network. On one with WithMemoryTransport, which has no
+// NAT adds a NAT to the network. With [WithMemoryTransport], which has no
 // packets, it fails the test.
 func (n *Network) NAT(kind NATKind) *NAT {
 	n.tb.Helper()
 	switch {
 	case n.cfg.memory:
-		n.tb.Fatalf("p2ptest: NAT: WithMemoryTransport carries no packets that could be translated; leave it out")
+		n.tb.Fatalf("p2ptest: NAT: WithMemoryTransport has no packets to translate; leave it out")
 	case kind < Firewall || kind > Symmetric:
-		n.tb.Fatalf("p2ptest: NAT: there is no kind %d; use Firewall, FullCone, RestrictedCone, PortRestricted or Symmetric", kind)
+		n.tb.Fatalf("p2ptest: NAT: invalid kind %d; use Firewall, FullCone, RestrictedCone, PortRestricted or Symmetric", kind)
 	}
 	return &NAT{net: n, nat: n.sim.NewNAT(kind), kind: kind}
 }
 
-// Node adds a node behind the NAT, as Network.Node does in the open.
+// Node adds a node behind the NAT, otherwise like [Network.Node].
 func (t *NAT) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
 	tb.Helper()
 	return t.net.node(tb, t.machine, opts)
@@ -75,10 +74,9 @@ func (t *NAT) machine() *simhost.Machine {
 	return m
 }
 
-// Machine is a computer with one public address, on which any number of nodes
-// run: on ports of their own, from 4001 on, over one link. Between them packets
-// take no time. A crash, a cut or a partition is about one of the nodes, not
-// about the machine.
+// Machine is a computer with one public address and any number of nodes, each on
+// its own port, from 4001 on, and all over one link. Packets between them take
+// no time. A crash, a cut or a partition affects single nodes, not the machine.
 type Machine struct {
 	net *Network
 
@@ -89,8 +87,8 @@ type Machine struct {
 // Machine adds a machine to the network.
 func (n *Network) Machine() *Machine { return &Machine{net: n} }
 
-// Node adds a node on the machine, as Network.Node does on one of its own.
-// NewAddress takes a node off it.
+// Node adds a node on the machine, otherwise like [Network.Node]. [NewAddress]
+// moves a node away from it.
 func (h *Machine) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
 	tb.Helper()
 	node := h.net.node(tb, h.machine, opts)

@@ -30,19 +30,18 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/simhost"
 )
 
-// seedFlag replays a network. The flag is the package's only variable: the
-// testing package has flags, and nothing else, to hand a value to a test.
+// seedFlag replays a network. The flag is the package's only variable: flags are
+// the only way of package testing to pass a value to a test.
 var seedFlag = flag.String("p2ptest.seed", "", "the `seed` of every simulated network, as logged by a failed test")
 
-// startTimeout bounds New of one node: it waits for nothing on the network.
+// startTimeout bounds New of one node, which does not wait for the network.
 const startTimeout = time.Minute
 
 // Network is a simulated network with nodes on it. Its methods are safe for
-// concurrent use, and those that can fail end the test that NewNetwork was
-// given.
+// concurrent use. Those that can fail end the test passed to [NewNetwork].
 type Network struct {
-	// Waiter holds the methods that wait for something to be so, with the
-	// limit of WithWaitLimit.
+	// Waiter has the methods that wait for a condition, with the limit of
+	// [WithWaitLimit].
 	Waiter
 
 	tb    testing.TB
@@ -76,10 +75,10 @@ type member struct {
 	elsewhere func() *simhost.Machine      // makes another machine for it
 	opts      []p2pnode.Option             // the user's
 	knows     []peer.AddrInfo              // by the shape of its group
-	settings  p2pnode.Settings             // that follow from opts
+	settings  p2pnode.Settings             // the result of opts
 	data      datastore.Batching
-	lost      bool   // its data, at a restart: data is then in place of any other datastore
-	dataDir   string // in place of that of settings, once its data was lost; empty otherwise
+	lost      bool   // a restart dropped its data: data then replaces any other datastore
+	dataDir   string // replaces that of settings once its data was lost; empty otherwise
 	gone      bool   // crashed; guarded by Network.mu
 	stop      context.CancelFunc
 
@@ -87,15 +86,15 @@ type member struct {
 	raw *RawNode
 }
 
-// at is the machine that the member is attached at.
+// at returns the machine on which the member runs.
 func (m *member) at() *simhost.Machine { return m.machine.Load() }
 
-// NewNetwork makes an empty network, which goes with the test. In a
-// testing/synctest bubble time on it is virtual; outside it is real. Options
-// that make no sense fail the test.
+// NewNetwork makes an empty network, which closes when the test ends. In a
+// testing/synctest bubble its time is virtual, otherwise real. Invalid options
+// fail the test.
 //
 // Under the race detector it sets GOMAXPROCS to 1 for the process: in Go 1.26 the
-// detector crashes when two threads fire timers of one bubble.
+// detector crashes if two threads fire timers of one bubble.
 func NewNetwork(tb testing.TB, opts ...Option) *Network {
 	tb.Helper()
 	raced.OneThread()
@@ -134,35 +133,35 @@ func NewNetwork(tb testing.TB, opts ...Option) *Network {
 		n.watchers.Wait()
 		n.sim.Close()
 		if left := n.leaked(); left != "" {
-			tb.Errorf("p2ptest: goroutines of closed nodes are left:\n%s", left)
+			tb.Errorf("p2ptest: goroutines of closed nodes are still running:\n%s", left)
 		}
 		if tb.Failed() {
-			tb.Logf("p2ptest: the seed was %d; run the test with -p2ptest.seed=%[1]d to have the same network", n.seed)
+			tb.Logf("p2ptest: the seed was %d; run the test with -p2ptest.seed=%[1]d to get the same network", n.seed)
 		}
 	})
 	return n
 }
 
-// Seed returns the seed in use.
+// Seed returns the network's seed.
 func (n *Network) Seed() uint64 { return n.seed }
 
-// Rand returns a source of chance that depends on the seed and the name
-// alone, for what a test itself leaves to chance.
+// Rand returns a source of randomness for the test itself, which depends only on
+// the seed and the name.
 func (n *Network) Rand(name string) *rand.Rand {
 	return rand.New(rand.NewChaCha8(n.derive("chance " + name)))
 }
 
-// derive makes 32 bytes from the seed and a purpose.
+// derive returns 32 bytes that depend on the seed and a purpose.
 func (n *Network) derive(purpose string) [32]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "p2ptest %d %s", n.seed, purpose))
 }
 
-// latency is that of the model, drawn once for each pair.
+// latency returns the latency of a pair, drawn once.
 func (n *Network) latency(from, to simhost.Site) time.Duration {
 	if from.Index > to.Index {
 		from, to = to, from
 	}
-	// Two regions decide it when there are any; SetRegion may change them.
+	// If there are regions they decide; SetRegion may change them.
 	if n.cfg.latency.regions != nil {
 		return n.cfg.latency.between(Site(from), Site(to), nil)
 	}
@@ -178,10 +177,10 @@ func (n *Network) latency(from, to simhost.Site) time.Duration {
 	return d
 }
 
-// public adds a machine with a public address of its own.
+// public adds a machine with its own public address.
 func (n *Network) public() *simhost.Machine { return n.place(n.sim.NewMachine()) }
 
-// place gives a machine at a site of its own its link and its region, in turn.
+// place sets the link and, in turn, the region of a machine at its own site.
 func (n *Network) place(m *simhost.Machine) *simhost.Machine {
 	m.SetLink(n.cfg.link.simLink())
 	if r := n.cfg.latency.regions; r != nil {
@@ -190,7 +189,7 @@ func (n *Network) place(m *simhost.Machine) *simhost.Machine {
 	return m
 }
 
-// identity is the key of the i-th peer of the network.
+// identity returns the key of the i-th peer of the network.
 func (n *Network) identity(i int) crypto.PrivKey {
 	seed := n.derive(fmt.Sprint("identity ", i))
 	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(seed[:]))
@@ -219,13 +218,13 @@ func (n *Network) join(tb testing.TB, what string, machine *simhost.Machine) *me
 }
 
 // Node adds a node to the network. It has an identity from the network's seed,
-// an address of its own, QUIC, and a datastore that survives Restart; the
-// options come after that. It knows nobody yet: give
+// its own address, QUIC, and a datastore that survives [Network.Restart]; opts
+// are applied after these. The node does not know any peers: pass
 // p2pnode.WithBootstrapPeers(other.AddrInfo()), or call Connect.
 //
-// The node is closed when tb ends, before the network, and an error of its
-// Close fails the test. Options that need real sockets, or the Internet, fail
-// it at once: WithMDNS, WithPortMapping, WithListenAddrs, WithTransports
+// The node closes when tb ends, before the network, and an error of its Close
+// fails the test. Options that need real sockets or the Internet fail the test
+// immediately: WithMDNS, WithPortMapping, WithListenAddrs, WithTransports
 // without QUIC, WithPrivateNetwork, WithIPFS.
 func (n *Network) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
 	tb.Helper()
@@ -256,7 +255,7 @@ func (n *Network) prepare(tb testing.TB, machine func() *simhost.Machine, opts [
 	return m
 }
 
-// possible says which of a node's options cannot work on a simulated network.
+// possible reports which of a node's options cannot work on a simulated network.
 func possible(s p2pnode.Settings) error {
 	var refused []string
 	refuse := func(is bool, why string) {
@@ -264,11 +263,11 @@ func possible(s p2pnode.Settings) error {
 			refused = append(refused, why)
 		}
 	}
-	refuse(s.MDNS, "WithMDNS needs real sockets: there is no multicast on a simulated network; give WithBootstrapPeers")
+	refuse(s.MDNS, "WithMDNS needs real sockets: a simulated network has no multicast; use WithBootstrapPeers")
 	refuse(s.PortMapping, "WithPortMapping needs a real router; use NAT(FullCone)")
-	refuse(slices.Contains(s.Given, "WithListenAddrs"), "WithListenAddrs needs real sockets: the network gives each node its address; leave it out")
-	refuse(s.PrivateNetwork != "", "WithPrivateNetwork needs TCP, and a simulated network carries QUIC alone; use WithNetwork to keep networks apart")
-	refuse(!slices.Contains(s.Transports, p2pnode.TransportQUIC) && s.PrivateNetwork == "", "WithTransports leaves out QUIC, which is what a simulated network carries; add TransportQUIC or leave the option out")
+	refuse(slices.Contains(s.Given, "WithListenAddrs"), "WithListenAddrs needs real sockets: the network assigns each node its address; leave it out")
+	refuse(s.PrivateNetwork != "", "WithPrivateNetwork needs TCP, but a simulated network carries only QUIC; use WithNetwork to separate networks")
+	refuse(!slices.Contains(s.Transports, p2pnode.TransportQUIC) && s.PrivateNetwork == "", "WithTransports leaves out QUIC, the only transport on a simulated network; add TransportQUIC or leave the option out")
 	refuse(s.Public, `WithIPFS joins the public network; use WithNetwork("ipfs") for its protocols`)
 	if refused == nil {
 		return nil
@@ -276,8 +275,8 @@ func possible(s p2pnode.Settings) error {
 	return errors.New(strings.Join(refused, "\n"))
 }
 
-// options are all those that a node starts with: what the network needs, what
-// the shape of a group says, and the user's.
+// options returns the options with which a node starts: those of the network, of
+// the shape of its group, and of the user.
 func (n *Network) options(m *member) []p2pnode.Option {
 	opts := []p2pnode.Option{
 		p2pnode.WithIdentity(m.key),
@@ -306,7 +305,8 @@ func (n *Network) options(m *member) []p2pnode.Option {
 	return opts
 }
 
-// hostOptions put a libp2p host on a member's machine.
+// hostOptions returns the options that attach a libp2p host to a member's
+// machine.
 func (n *Network) hostOptions(m *member) []libp2p.Option {
 	opts := []libp2p.Option{libp2p.MultiaddrResolver(n.names)}
 	if n.cfg.memory {
@@ -315,12 +315,12 @@ func (n *Network) hostOptions(m *member) []libp2p.Option {
 	return append(opts, m.at().QUIC()...)
 }
 
-// start runs a node on its machine.
+// start starts a node on its machine.
 func (n *Network) start(tb testing.TB, m *member) {
 	tb.Helper()
 	var node *p2pnode.Node
 	var err error
-	// The goroutines of the node inherit the label, by which leaks are found.
+	// The goroutines of the node inherit the label, which identifies leaks.
 	m.mesh.reset()
 	pprof.Do(context.Background(), pprof.Labels(leakLabel, n.label), func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -338,7 +338,7 @@ func (n *Network) start(tb testing.TB, m *member) {
 			n.mu.Unlock()
 			cancel()
 			err := node.Close()
-			tb.Fatalf("p2ptest: WithIdentity: %s and %s are both %s; give each node a key of its own (closing it: %v)", twin, m.name, node.ID(), err)
+			tb.Fatalf("p2ptest: WithIdentity: %s and %s are both %s; give each node its own key (closing the second: %v)", twin, m.name, node.ID(), err)
 		}
 		delete(n.members, m.id)
 		m.id = node.ID()
@@ -356,7 +356,7 @@ func (n *Network) start(tb testing.TB, m *member) {
 	n.notify()
 }
 
-// closeAll closes nodes, all at once.
+// closeAll closes nodes concurrently.
 func (n *Network) closeAll(tb testing.TB, list []*member) {
 	errs := make([]error, len(list))
 	var wg sync.WaitGroup
@@ -380,7 +380,7 @@ func (n *Network) closeAll(tb testing.TB, list []*member) {
 	}
 }
 
-// notify wakes those who wait for something to be so.
+// notify makes the waiting methods check again.
 func (n *Network) notify() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -388,7 +388,7 @@ func (n *Network) notify() {
 	n.changed = make(chan struct{})
 }
 
-// name is what failed tests call a peer, by its ID.
+// name returns the name of a peer in the messages of failed tests.
 func (n *Network) name(id peer.ID) string {
 	if m := n.known(id); m != nil {
 		return m.name
@@ -396,32 +396,32 @@ func (n *Network) name(id peer.ID) string {
 	return id.String()
 }
 
-// Addr returns the IP address of a peer, a private one behind a NAT.
+// Addr returns the IP address of a peer; behind a NAT, the private one.
 func (n *Network) Addr(who Selector) netip.Addr {
 	n.tb.Helper()
 	return n.one("Addr", who).at().IP()
 }
 
-// Site returns where a peer is attached.
+// Site returns the site at which a peer is attached.
 func (n *Network) Site(who Selector) Site {
 	n.tb.Helper()
 	return Site(n.one("Site", who).at().Site())
 }
 
-// SetRegion moves peers to a region of Regions or Matrix; another name fails
-// the test. Peers at one address share the region.
+// SetRegion moves peers to a region of [Regions] or [Matrix]. Another name fails
+// the test. Peers at one address share their region.
 func (n *Network) SetRegion(who Selector, region string) {
 	n.tb.Helper()
 	if !slices.Contains(n.cfg.latency.regions, region) {
-		n.tb.Fatalf("p2ptest: SetRegion: %q is none of the regions %q of WithLatency", region, n.cfg.latency.regions)
+		n.tb.Fatalf("p2ptest: SetRegion: %q is not one of the regions of WithLatency: %q", region, n.cfg.latency.regions)
 	}
 	for _, m := range n.pick("SetRegion", everybody, who) {
 		m.at().SetRegion(region)
 	}
 }
 
-// SetLink changes what joins peers to the network, from now on. Peers behind
-// one NAT, or at one address, share a link.
+// SetLink replaces the links of peers. Peers behind one NAT, or at one address,
+// share a link.
 func (n *Network) SetLink(who Selector, l Link) {
 	n.tb.Helper()
 	if err := l.check(); err != nil {
@@ -432,16 +432,16 @@ func (n *Network) SetLink(who Selector, l Link) {
 	}
 }
 
-// SetPath replaces what WithLatency says about each pair of a peer of a and
-// one of b, in both directions, from now on. Their links count besides.
+// SetPath overrides [WithLatency] for each pair of a peer of a and one of b, in
+// both directions. Their links still apply.
 func (n *Network) SetPath(a, b Selector, p Path) {
 	n.tb.Helper()
 	n.setPaths("SetPath", a, b, p, true)
 }
 
-// SetOneWay is SetPath for the packets from one side to the other alone. With a
-// Loss of 1 nothing gets through that way; a connection then times out, and with
-// WithMemoryTransport does so as if both ways were cut.
+// SetOneWay is [Network.SetPath] for only one direction. With a Loss of 1
+// no packets arrive in that direction, and connections time out; with
+// [WithMemoryTransport] they do so as if both directions were cut.
 func (n *Network) SetOneWay(from, to Selector, p Path) {
 	n.tb.Helper()
 	n.setPaths("SetOneWay", from, to, p, false)
@@ -460,8 +460,8 @@ func (n *Network) setPaths(call string, from, to Selector, p Path, both bool) {
 	}
 }
 
-// Path returns what lies between two peers now, one way and without their
-// links: to change a part of it, as in
+// Path returns the current path between two peers, in one direction and without
+// their links. Use it to change a part of the path, as in
 //
 //	p := sim.Path(a, b)
 //	p.Loss = 0.3
@@ -471,9 +471,9 @@ func (n *Network) Path(from, to Selector) Path {
 	return Path(n.sim.Path(n.one("Path", from).at(), n.one("Path", to).at()))
 }
 
-// SetDNS makes a name known on the network, in place of what was known:
-// values are IP addresses, or /dnsaddr entries in the multiaddr notation.
-// Nothing that a node resolves leaves the process: other names do not exist.
+// SetDNS sets the DNS records of a name, replacing earlier ones: IP addresses, or
+// multiaddrs for /dnsaddr. Nodes resolve only names that SetDNS has set, and
+// never ask the real DNS.
 func (n *Network) SetDNS(name string, values ...string) {
 	n.tb.Helper()
 	if err := n.names.set(name, values); err != nil {
@@ -481,7 +481,8 @@ func (n *Network) SetDNS(name string, values ...string) {
 	}
 }
 
-// AddrInfo tells where a peer listens, also while it is crashed.
+// AddrInfo returns the ID and the listen address of a peer, even if it has
+// crashed.
 func (n *Network) AddrInfo(who Selector) peer.AddrInfo {
 	n.tb.Helper()
 	return n.one("AddrInfo", who).addrInfo()
@@ -491,13 +492,13 @@ func (m *member) addrInfo() peer.AddrInfo {
 	return peer.AddrInfo{ID: m.id, Addrs: []ma.Multiaddr{ma.StringCast(m.at().ListenAddr())}}
 }
 
-// Traffic is what the network has carried.
+// Traffic counts the packets on a network.
 type Traffic struct {
-	Packets uint64 // that arrived; 0 with WithMemoryTransport, which has none
-	Lost    uint64 // by loss, cuts and NATs
+	Packets uint64 // packets that arrived; 0 with WithMemoryTransport
+	Lost    uint64 // packets lost to Loss, cuts and NATs
 }
 
-// Traffic returns what the network has carried so far.
+// Traffic returns the packets that the network has carried so far.
 func (n *Network) Traffic() Traffic {
 	carried, lost := n.sim.Stats()
 	return Traffic{carried, lost}

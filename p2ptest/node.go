@@ -9,26 +9,27 @@ import (
 
 //go:generate go run forward.go
 
-// Node is a node of the library on a simulated network. It stands for the same
-// node as long as the network exists, also after Crash and Restart: it has
-// every method of [p2pnode.Node], for the one that runs now. Of a crashed node
-// they return ErrClosed, as of any that is closed.
+// Node is a node of the library on a simulated network. It has every method of
+// [p2pnode.Node], and remains valid after [Network.Crash] and [Network.Restart]:
+// the methods act on the current run. While the node is crashed they return
+// [p2pnode.ErrClosed].
 //
-// What belongs to one run of a node, such as its subscriptions and handlers,
-// ends with that run. Node is safe for concurrent use, also while it restarts.
+// Subscriptions, handlers and all else that belongs to a run end with it. Node
+// is safe for concurrent use, even while it restarts.
 type Node struct {
 	net *Network
 	m   *member
 }
 
-// Current returns the p2pnode.Node that runs now, or the last that did: what
-// an application is built on. Restart and Churn replace it.
+// Current returns the [p2pnode.Node] of the current run, or of the last one, to
+// build an application on. [Network.Restart] and [Network.Churn] replace it.
 func (node *Node) Current() *p2pnode.Node { return node.m.node.Load() }
 
-// String returns the name that failed tests and Report use, such as "node 3".
+// String returns the name used by failed tests and [Network.Report], such as
+// "node 3".
 func (node *Node) String() string { return node.m.name }
 
-// RestartOption changes with what Restart starts nodes again.
+// RestartOption configures [Network.Restart].
 type RestartOption interface{ applyRestart(*restartConfig) }
 
 type restartConfig struct{ loseData, move bool }
@@ -37,18 +38,17 @@ type restartOption func(*restartConfig)
 
 func (o restartOption) applyRestart(c *restartConfig) { o(c) }
 
-// LoseData makes Restart begin with an empty datastore and, for a node with
-// WithDataDir, with an empty data directory. The identity stays.
+// LoseData restarts nodes with an empty datastore and, with
+// [p2pnode.WithDataDir], an empty data directory. They keep their identities.
 func LoseData() RestartOption { return restartOption(func(c *restartConfig) { c.loseData = true }) }
 
-// NewAddress makes Restart move the node to an address that nobody had before,
-// with the link and the region of the old one; behind a NAT it stays behind
-// it. A partition or Isolate from before the move does not go along.
+// NewAddress restarts nodes at new addresses, which no peer has had before. They
+// keep their links and regions, and stay behind their NATs. An earlier
+// [Network.Partition] or [Network.Isolate] does not apply to the new address.
 func NewAddress() RestartOption { return restartOption(func(c *restartConfig) { c.move = true }) }
 
-// Restart starts nodes again, each with the identity, the address, the data and
-// the options that it had, as far as the options do not say otherwise. A node
-// that still runs is closed first.
+// Restart starts nodes again, each with its identity, address, data and options,
+// unless opts change these. It closes nodes that are running first.
 func (n *Network) Restart(who Selector, opts ...RestartOption) {
 	n.tb.Helper()
 	var cfg restartConfig
@@ -76,7 +76,7 @@ func (n *Network) Restart(who Selector, opts ...RestartOption) {
 	}
 }
 
-// loseData gives a node that does not run empty storage.
+// loseData empties the storage of a node that is not running.
 func (m *member) loseData() {
 	m.data, m.lost = newDatastore(), true
 	m.dataDir = ""
@@ -87,7 +87,7 @@ func (m *member) loseData() {
 
 func newDatastore() datastore.Batching { return dssync.MutexWrap(datastore.NewMapDatastore()) }
 
-// move takes a node that does not run to another address.
+// move moves a node that is not running to another address.
 func (n *Network) move(m *member) {
 	old := m.at()
 	machine := m.elsewhere()

@@ -22,217 +22,217 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 )
 
-// AddBootstrapPeers is [p2pnode.Node.AddBootstrapPeers] of the node that runs now.
+// AddBootstrapPeers calls [p2pnode.Node.AddBootstrapPeers] of the current run.
 func (node *Node) AddBootstrapPeers(peers ...peer.AddrInfo) error {
 	return node.Current().AddBootstrapPeers(peers...)
 }
 
-// AddPersistentPeers is [p2pnode.Node.AddPersistentPeers] of the node that runs now.
+// AddPersistentPeers calls [p2pnode.Node.AddPersistentPeers] of the current run.
 func (node *Node) AddPersistentPeers(peers ...peer.AddrInfo) error {
 	return node.Current().AddPersistentPeers(peers...)
 }
 
-// AddRelays is [p2pnode.Node.AddRelays] of the node that runs now.
+// AddRelays calls [p2pnode.Node.AddRelays] of the current run.
 func (node *Node) AddRelays(relays ...peer.AddrInfo) error {
 	return node.Current().AddRelays(relays...)
 }
 
-// AddrInfo is [p2pnode.Node.AddrInfo] of the node that runs now.
+// AddrInfo calls [p2pnode.Node.AddrInfo] of the current run.
 func (node *Node) AddrInfo() peer.AddrInfo {
 	return node.Current().AddrInfo()
 }
 
-// Addrs is [p2pnode.Node.Addrs] of the node that runs now.
+// Addrs calls [p2pnode.Node.Addrs] of the current run.
 func (node *Node) Addrs() []ma.Multiaddr {
 	return node.Current().Addrs()
 }
 
-// Advertise is [p2pnode.Node.Advertise] of the node that runs now.
+// Advertise calls [p2pnode.Node.Advertise] of the current run.
 func (node *Node) Advertise(ctx context.Context, namespace string) error {
 	return node.Current().Advertise(ctx, namespace)
 }
 
-// Allow is [p2pnode.Node.Allow] of the node that runs now.
+// Allow calls [p2pnode.Node.Allow] of the current run.
 func (node *Node) Allow(ids ...peer.ID) error {
 	return node.Current().Allow(ids...)
 }
 
-// BanPeer is [p2pnode.Node.BanPeer] of the node that runs now.
+// BanPeer calls [p2pnode.Node.BanPeer] of the current run.
 func (node *Node) BanPeer(id peer.ID, until time.Time, reason string) error {
 	return node.Current().BanPeer(id, until, reason)
 }
 
-// BanSubnet is [p2pnode.Node.BanSubnet] of the node that runs now.
+// BanSubnet calls [p2pnode.Node.BanSubnet] of the current run.
 func (node *Node) BanSubnet(prefix netip.Prefix, until time.Time, reason string) error {
 	return node.Current().BanSubnet(prefix, until, reason)
 }
 
-// Bans is [p2pnode.Node.Bans] of the node that runs now.
+// Bans calls [p2pnode.Node.Bans] of the current run.
 func (node *Node) Bans() []p2pnode.Ban {
 	return node.Current().Bans()
 }
 
-// Close is [p2pnode.Node.Close] of the node that runs now.
+// Close calls [p2pnode.Node.Close] of the current run.
 func (node *Node) Close() error {
 	return node.Current().Close()
 }
 
-// Connect is [p2pnode.Node.Connect] of the node that runs now.
+// Connect calls [p2pnode.Node.Connect] of the current run.
 func (node *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	return node.Current().Connect(ctx, p)
 }
 
-// DHT is [p2pnode.Node.DHT] of the node that runs now.
+// DHT calls [p2pnode.Node.DHT] of the current run.
 func (node *Node) DHT() routing.Routing {
 	return node.Current().DHT()
 }
 
-// Diagnose is [p2pnode.Node.Diagnose] of the node that runs now.
+// Diagnose calls [p2pnode.Node.Diagnose] of the current run.
 func (node *Node) Diagnose(ctx context.Context) ([]p2pnode.Finding, error) {
 	return node.Current().Diagnose(ctx)
 }
 
-// Dial is [p2pnode.Node.Dial] of the node that runs now.
+// Dial calls [p2pnode.Node.Dial] of the current run.
 func (node *Node) Dial(ctx context.Context, p peer.ID, proto protocol.ID) (net.Conn, error) {
 	return node.Current().Dial(ctx, p, proto)
 }
 
-// Disallow is [p2pnode.Node.Disallow] of the node that runs now.
+// Disallow calls [p2pnode.Node.Disallow] of the current run.
 func (node *Node) Disallow(ids ...peer.ID) error {
 	return node.Current().Disallow(ids...)
 }
 
-// Disconnect is [p2pnode.Node.Disconnect] of the node that runs now.
+// Disconnect calls [p2pnode.Node.Disconnect] of the current run.
 func (node *Node) Disconnect(ctx context.Context, id peer.ID) error {
 	return node.Current().Disconnect(ctx, id)
 }
 
-// Events is [p2pnode.Node.Events] of the node that runs now.
+// Events calls [p2pnode.Node.Events] of the current run.
 func (node *Node) Events(ctx context.Context, opts ...p2pnode.EventsOption) iter.Seq[p2pnode.Event] {
 	return node.Current().Events(ctx, opts...)
 }
 
-// FindPeer is [p2pnode.Node.FindPeer] of the node that runs now.
+// FindPeer calls [p2pnode.Node.FindPeer] of the current run.
 func (node *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	return node.Current().FindPeer(ctx, id)
 }
 
-// FindPeers is [p2pnode.Node.FindPeers] of the node that runs now.
+// FindPeers calls [p2pnode.Node.FindPeers] of the current run.
 func (node *Node) FindPeers(ctx context.Context, namespace string, opts ...p2pnode.FindOption) iter.Seq2[peer.AddrInfo, error] {
 	return node.Current().FindPeers(ctx, namespace, opts...)
 }
 
-// FindProviders is [p2pnode.Node.FindProviders] of the node that runs now.
+// FindProviders calls [p2pnode.Node.FindProviders] of the current run.
 func (node *Node) FindProviders(ctx context.Context, c cid.Cid, opts ...p2pnode.FindOption) iter.Seq2[peer.AddrInfo, error] {
 	return node.Current().FindProviders(ctx, c, opts...)
 }
 
-// GetValue is [p2pnode.Node.GetValue] of the node that runs now.
+// GetValue calls [p2pnode.Node.GetValue] of the current run.
 func (node *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
 	return node.Current().GetValue(ctx, key)
 }
 
-// Handle is [p2pnode.Node.Handle] of the node that runs now.
+// Handle calls [p2pnode.Node.Handle] of the current run.
 func (node *Node) Handle(p protocol.ID, h p2pnode.StreamHandler, opts ...p2pnode.HandleOption) error {
 	return node.Current().Handle(p, h, opts...)
 }
 
-// Host is [p2pnode.Node.Host] of the node that runs now.
+// Host calls [p2pnode.Node.Host] of the current run.
 func (node *Node) Host() host.Host {
 	return node.Current().Host()
 }
 
-// ID is [p2pnode.Node.ID] of the node that runs now.
+// ID calls [p2pnode.Node.ID] of the current run.
 func (node *Node) ID() peer.ID {
 	return node.Current().ID()
 }
 
-// Listen is [p2pnode.Node.Listen] of the node that runs now.
+// Listen calls [p2pnode.Node.Listen] of the current run.
 func (node *Node) Listen(p protocol.ID) (net.Listener, error) {
 	return node.Current().Listen(p)
 }
 
-// OpenStream is [p2pnode.Node.OpenStream] of the node that runs now.
+// OpenStream calls [p2pnode.Node.OpenStream] of the current run.
 func (node *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID) (network.Stream, error) {
 	return node.Current().OpenStream(ctx, p, protos...)
 }
 
-// Peer is [p2pnode.Node.Peer] of the node that runs now.
+// Peer calls [p2pnode.Node.Peer] of the current run.
 func (node *Node) Peer(id peer.ID) (p2pnode.Peer, bool) {
 	return node.Current().Peer(id)
 }
 
-// Peers is [p2pnode.Node.Peers] of the node that runs now.
+// Peers calls [p2pnode.Node.Peers] of the current run.
 func (node *Node) Peers() []p2pnode.Peer {
 	return node.Current().Peers()
 }
 
-// Ping is [p2pnode.Node.Ping] of the node that runs now.
+// Ping calls [p2pnode.Node.Ping] of the current run.
 func (node *Node) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	return node.Current().Ping(ctx, id)
 }
 
-// Provide is [p2pnode.Node.Provide] of the node that runs now.
+// Provide calls [p2pnode.Node.Provide] of the current run.
 func (node *Node) Provide(ctx context.Context, c cid.Cid) error {
 	return node.Current().Provide(ctx, c)
 }
 
-// PubSub is [p2pnode.Node.PubSub] of the node that runs now.
+// PubSub calls [p2pnode.Node.PubSub] of the current run.
 func (node *Node) PubSub() *pubsub.PubSub {
 	return node.Current().PubSub()
 }
 
-// Publish is [p2pnode.Node.Publish] of the node that runs now.
+// Publish calls [p2pnode.Node.Publish] of the current run.
 func (node *Node) Publish(ctx context.Context, topic string, data []byte, opts ...p2pnode.PublishOption) error {
 	return node.Current().Publish(ctx, topic, data, opts...)
 }
 
-// PutValue is [p2pnode.Node.PutValue] of the node that runs now.
+// PutValue calls [p2pnode.Node.PutValue] of the current run.
 func (node *Node) PutValue(ctx context.Context, key string, value []byte) error {
 	return node.Current().PutValue(ctx, key, value)
 }
 
-// RemoveBootstrapPeers is [p2pnode.Node.RemoveBootstrapPeers] of the node that runs now.
+// RemoveBootstrapPeers calls [p2pnode.Node.RemoveBootstrapPeers] of the current run.
 func (node *Node) RemoveBootstrapPeers(ids ...peer.ID) error {
 	return node.Current().RemoveBootstrapPeers(ids...)
 }
 
-// RemovePersistentPeers is [p2pnode.Node.RemovePersistentPeers] of the node that runs now.
+// RemovePersistentPeers calls [p2pnode.Node.RemovePersistentPeers] of the current run.
 func (node *Node) RemovePersistentPeers(ids ...peer.ID) error {
 	return node.Current().RemovePersistentPeers(ids...)
 }
 
-// RemoveRelays is [p2pnode.Node.RemoveRelays] of the node that runs now.
+// RemoveRelays calls [p2pnode.Node.RemoveRelays] of the current run.
 func (node *Node) RemoveRelays(ids ...peer.ID) error {
 	return node.Current().RemoveRelays(ids...)
 }
 
-// Status is [p2pnode.Node.Status] of the node that runs now.
+// Status calls [p2pnode.Node.Status] of the current run.
 func (node *Node) Status() p2pnode.Status {
 	return node.Current().Status()
 }
 
-// Subscribe is [p2pnode.Node.Subscribe] of the node that runs now.
+// Subscribe calls [p2pnode.Node.Subscribe] of the current run.
 func (node *Node) Subscribe(ctx context.Context, topic string, opts ...p2pnode.SubscribeOption) (*p2pnode.Subscription, error) {
 	return node.Current().Subscribe(ctx, topic, opts...)
 }
 
-// UnbanPeer is [p2pnode.Node.UnbanPeer] of the node that runs now.
+// UnbanPeer calls [p2pnode.Node.UnbanPeer] of the current run.
 func (node *Node) UnbanPeer(id peer.ID) error {
 	return node.Current().UnbanPeer(id)
 }
 
-// UnbanSubnet is [p2pnode.Node.UnbanSubnet] of the node that runs now.
+// UnbanSubnet calls [p2pnode.Node.UnbanSubnet] of the current run.
 func (node *Node) UnbanSubnet(prefix netip.Prefix) error {
 	return node.Current().UnbanSubnet(prefix)
 }
 
-// Unhandle is [p2pnode.Node.Unhandle] of the node that runs now.
+// Unhandle calls [p2pnode.Node.Unhandle] of the current run.
 func (node *Node) Unhandle(p protocol.ID) error {
 	return node.Current().Unhandle(p)
 }
 
-// WaitReady is [p2pnode.Node.WaitReady] of the node that runs now.
+// WaitReady calls [p2pnode.Node.WaitReady] of the current run.
 func (node *Node) WaitReady(ctx context.Context, stages ...p2pnode.Stage) error {
 	return node.Current().WaitReady(ctx, stages...)
 }

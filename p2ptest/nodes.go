@@ -9,19 +9,19 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 )
 
-// Shape says who knows whom when a group of nodes starts. The DHT, and
-// gossipsub after it, then make further connections, unless the nodes have no
-// DHT.
+// Shape decides which nodes of a group know each other when they start. The DHT
+// then opens further connections, unless the nodes have none.
 type Shape struct {
 	name  string
-	knows func(i, n int, r intN) []int // whom node i of n is told about
+	knows func(i, n int, r intN) []int // the peers that node i of n knows
 	check func(n int) error
 }
 
-// intN is the source of chance of a shape.
+// intN is the source of randomness of a shape.
 type intN func(n int) int
 
-// Star is the shape with one node that all others know: the bootstrap node.
+// Star returns the shape in which all nodes know the first one, the bootstrap
+// node.
 func Star() Shape {
 	return Shape{name: "Star", knows: func(i, _ int, _ intN) []int {
 		if i == 0 {
@@ -31,7 +31,7 @@ func Star() Shape {
 	}}
 }
 
-// Ring is the shape in which each node knows the next one.
+// Ring returns the shape in which each node knows the next one.
 func Ring() Shape {
 	return Shape{name: "Ring", knows: func(i, n int, _ intN) []int {
 		if n == 1 {
@@ -41,8 +41,8 @@ func Ring() Shape {
 	}}
 }
 
-// Random is the shape in which each node knows k others, drawn by chance, one
-// of them older than itself so that all hang together.
+// Random returns the shape in which each node knows k random others. One of them
+// starts before it, so that the network is connected.
 func Random(k int) Shape {
 	return Shape{
 		name: "Random",
@@ -67,8 +67,8 @@ func Random(k int) Shape {
 	}
 }
 
-// Clusters is the shape of k stars of one size, joined in a row by bridges:
-// so many nodes of each know one of the next.
+// Clusters returns the shape of k stars of equal size in a row. In each of them,
+// as many nodes as there are bridges also know a node of the next star.
 func Clusters(k, bridges int) Shape {
 	return Shape{
 		name: "Clusters",
@@ -87,16 +87,16 @@ func Clusters(k, bridges int) Shape {
 		check: func(n int) error {
 			switch {
 			case k < 1 || k > n:
-				return fmt.Errorf("%d nodes make no %d clusters", n, k)
+				return fmt.Errorf("cannot divide %d nodes into %d clusters", n, k)
 			case bridges < 0 || bridges > n/k:
-				return fmt.Errorf("%d bridges between clusters of %d nodes", bridges, n/k)
+				return fmt.Errorf("%d bridges between clusters of %d nodes: there can be 0 to %[2]d", bridges, n/k)
 			}
 			return nil
 		},
 	}
 }
 
-// NodesOption configures Nodes.
+// NodesOption configures [Network.Nodes]. A [Shape] is one, too.
 type NodesOption interface{ applyNodes(*nodesConfig) }
 
 type nodesConfig struct {
@@ -119,27 +119,27 @@ func Use(opts ...p2pnode.Option) NodesOption {
 	return nodesOption(func(c *nodesConfig) { c.opts = append(c.opts, opts...) })
 }
 
-// UseEach adds options for the i-th node of the group, counted from 0, after
-// those of Use.
+// UseEach sets a function that returns options for the i-th node of the group,
+// counted from 0. They are applied after those of [Use].
 func UseEach(f func(i int) []p2pnode.Option) NodesOption {
 	return nodesOption(func(c *nodesConfig) { c.each = f })
 }
 
-// Started calls f with each node of the group as soon as it runs: to start the
-// application on it, or to show progress.
+// Started sets a function to call with each node of the group as soon as it
+// runs, to start the application on it or to show progress.
 func Started(f func(i int, node *Node)) NodesOption {
 	return nodesOption(func(c *nodesConfig) { c.started = f })
 }
 
-// Stagger sets how long after one another the nodes start, overriding the
-// default of all at once. Nodes then takes that long.
+// Stagger sets the time between the starts of two nodes, overriding the default
+// of 0. [Network.Nodes] returns when the last one has started.
 func Stagger(d time.Duration) NodesOption {
 	return nodesOption(func(c *nodesConfig) { c.stagger = d })
 }
 
-// Nodes adds a group of nodes in the shape given, Star by default, and returns
-// them in order. It does not wait for them to find each other: Ready does.
-// They are closed together. A count below one fails the test.
+// Nodes adds a group of nodes in the given [Shape], by default [Star], and
+// returns them in order. It does not wait until they are connected:
+// [Waiter.Ready] does. They close together. A count below one fails the test.
 func (n *Network) Nodes(tb testing.TB, count int, opts ...NodesOption) Nodes {
 	tb.Helper()
 	cfg := nodesConfig{shape: Star()}
@@ -149,10 +149,10 @@ func (n *Network) Nodes(tb testing.TB, count int, opts ...NodesOption) Nodes {
 		}
 	}
 	if count < 1 {
-		tb.Fatalf("p2ptest: Nodes: %d nodes: at least one makes a network", count)
+		tb.Fatalf("p2ptest: Nodes: %d nodes: there must be at least one", count)
 	}
 	if cfg.stagger < 0 {
-		tb.Fatalf("p2ptest: Stagger: %v: nodes cannot start before one another", cfg.stagger)
+		tb.Fatalf("p2ptest: Stagger: %v is negative", cfg.stagger)
 	}
 	if cfg.shape.check != nil {
 		if err := cfg.shape.check(count); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/simhost"
 )
 
-// Option configures NewNetwork.
+// Option configures [NewNetwork].
 type Option interface{ apply(*config) error }
 
 type option func(*config) error
@@ -32,15 +32,14 @@ func defaultConfig() *config {
 	return &config{latency: Fixed(25 * time.Millisecond), limit: 2 * time.Minute}
 }
 
-// WithSeed sets what all chance on the network comes from: the identities of
-// nodes, latencies, jitter and loss. By default it is drawn anew for each
-// network and logged when the test fails; the flag -p2ptest.seed replays it
-// and overrides this option.
+// WithSeed sets the seed of all randomness on the network: the identities of
+// nodes, latencies, jitter and loss, overriding the default of a random seed for
+// each network. A test that fails logs the seed; the flag -p2ptest.seed replays
+// it and overrides this option.
 //
-// What it does not decide is the order in which goroutines run, and the
-// chance that libp2p, the DHT and gossipsub take from the Go runtime. So one
-// seed gives the same network, and much the same course of events, not the
-// same one to the packet.
+// The seed fixes neither the order in which goroutines run, nor the randomness
+// that libp2p, the DHT and gossipsub take from the Go runtime. So one seed gives
+// the same network and a similar run, not one that is identical to the packet.
 func WithSeed(seed uint64) Option {
 	return option(func(c *config) error {
 		c.seed, c.seeded = seed, true
@@ -50,22 +49,22 @@ func WithSeed(seed uint64) Option {
 
 // WithLatency sets how long packets take from one node to another, overriding
 // the default of Fixed(25 * time.Millisecond): a round trip of 50 ms between
-// any two. SetPath overrides it for a pair of nodes.
+// any two. [Network.SetPath] overrides it for a pair of nodes.
 func WithLatency(l Latency) Option {
 	return option(func(c *config) error {
 		if l.err != nil {
 			return fmt.Errorf("WithLatency: %w", l.err)
 		}
 		if l.between == nil {
-			return errors.New("WithLatency: the zero Latency says nothing; use Fixed, Uniform, Normal, Regions, Matrix or LatencyFunc")
+			return errors.New("WithLatency: the zero Latency is invalid; use Fixed, Uniform, Normal, Regions, Matrix or LatencyFunc")
 		}
 		c.latency = l
 		return nil
 	})
 }
 
-// WithLink sets what joins each node to the network, overriding the default
-// of a link without limits or faults. SetLink overrides it for one node.
+// WithLink sets the link of each node, overriding the default of a link without
+// limits or faults. [Network.SetLink] overrides it for single nodes.
 func WithLink(l Link) Option {
 	return option(func(c *config) error {
 		if err := l.check(); err != nil {
@@ -77,16 +76,16 @@ func WithLink(l Link) Option {
 }
 
 // WithMemoryTransport carries connections without packets and cryptography,
-// overriding the default of real QUIC: a network of 100 nodes takes half the
-// time and a third of the memory (see the package's README for what was
-// measured), which is what makes 1,000 feasible.
+// overriding the default of real QUIC. A network of 100 nodes then takes half
+// the time and half the memory (the package's README has the measurements), and
+// 1,000 nodes become feasible.
 //
-// The price is fidelity. Kept are QUIC's addresses, the round trip that a
-// handshake takes, the timeouts of handshakes (5 s) and of connections
-// (30 s), latency, jitter, bandwidth, partitions, crashes, and the order and
-// flow control of streams. Given up are encryption (peers are who they say),
-// congestion control, packets (what loss hits arrives late, as if sent
-// again; the MTU has no effect) and NATs, which fail the test.
+// It keeps QUIC's addresses, the round trip of a handshake, the timeouts of
+// handshakes (5 s) and connections (30 s), latency, jitter, bandwidth,
+// partitions, crashes, and the order and flow control of streams. It gives up
+// encryption (peers are trusted to have the ID that they claim), congestion
+// control, packets (lost data arrives late, as if sent again; the MTU has no
+// effect) and NATs: [Network.NAT] fails the test.
 func WithMemoryTransport() Option {
 	return option(func(c *config) error {
 		c.memory = true
@@ -94,14 +93,14 @@ func WithMemoryTransport() Option {
 	})
 }
 
-// WithWaitLimit sets how long the waiting methods of Network wait before they
-// fail the test, overriding the default of 2 minutes. In a synctest bubble
-// those are virtual minutes, which cost next to nothing. Within overrides it
-// for one call.
+// WithWaitLimit sets how long the waiting methods of [Network] wait before they
+// fail the test, overriding the default of 2 minutes. In a synctest bubble the
+// minutes are virtual and cost almost nothing. [Waiter.Within] overrides the
+// limit for single calls.
 func WithWaitLimit(d time.Duration) Option {
 	return option(func(c *config) error {
 		if d <= 0 {
-			return fmt.Errorf("WithWaitLimit: %v is no time to wait", d)
+			return fmt.Errorf("WithWaitLimit: %v is not positive", d)
 		}
 		c.limit = d
 		return nil
@@ -118,23 +117,28 @@ func WithNodeOptions(opts ...p2pnode.Option) Option {
 	})
 }
 
-// Bits a second, for Link.
+// Bits per second, for [Link].
 const (
 	Kbit = 1_000
 	Mbit = 1_000_000
 	Gbit = 1_000_000_000
 )
 
-// Link is what joins one node to the network. The zero value is a link
-// without limits or faults.
+// Link connects a node to the network. The zero value is a link without limits
+// or faults.
 type Link struct {
-	Up, Down int           // bits a second; 0 means unlimited
-	Latency  time.Duration // one way, added to that of the path
-	Jitter   time.Duration // at most so much more for each packet, drawn evenly; packets can overtake one another
-	Loss     float64       // the share of packets lost in each direction, from 0 to 1
+	// Up and Down are the bandwidths in bits per second; 0 means unlimited.
+	Up, Down int
+	// Latency is one way, and added to that of the path.
+	Latency time.Duration
+	// Jitter is the largest additional delay of a packet, drawn uniformly. Packets
+	// can overtake each other.
+	Jitter time.Duration
+	// Loss is the fraction of packets lost in each direction, from 0 to 1.
+	Loss float64
 	// MTU is the size in bytes of the largest IP packet that passes; 0 means
-	// 1500. QUIC's first packets have 1308 bytes: below that no connection
-	// comes about.
+	// 1500. QUIC's first packets have 1308 bytes: with a smaller MTU no connection
+	// opens.
 	MTU int
 }
 
@@ -143,9 +147,9 @@ func (l Link) check() error {
 	case l.Up < 0 || l.Down < 0:
 		return fmt.Errorf("bandwidth of %d up, %d down: it cannot be negative; 0 means unlimited", l.Up, l.Down)
 	case l.Up > 0 && l.Up < 8*Kbit || l.Down > 0 && l.Down < 8*Kbit:
-		return fmt.Errorf("bandwidth of %d up, %d down: it is in bits a second, and below 8 Kbit a single packet takes seconds; use Isolate for a node without a network", l.Up, l.Down)
+		return fmt.Errorf("bandwidth of %d up, %d down: the unit is bits per second, and below 8 Kbit a single packet takes seconds; use Isolate to cut a node off", l.Up, l.Down)
 	case int64(l.Up) > 100*Gbit || int64(l.Down) > 100*Gbit: // an int may have 32 bits
-		return fmt.Errorf("bandwidth of %d up, %d down: it is in bits a second, 100 Gbit at most; 0 means unlimited", l.Up, l.Down)
+		return fmt.Errorf("bandwidth of %d up, %d down: the unit is bits per second, with at most 100 Gbit; 0 means unlimited", l.Up, l.Down)
 	case l.MTU != 0 && (l.MTU < 576 || l.MTU > 65535):
 		return fmt.Errorf("MTU of %d bytes: IPv4 has 576 to 65535; 0 means 1500", l.MTU)
 	}
@@ -157,38 +161,39 @@ func checkPath(latency, jitter time.Duration, loss float64) error {
 	case latency < 0:
 		return fmt.Errorf("latency of %v: packets cannot arrive before they are sent", latency)
 	case latency > time.Minute:
-		return fmt.Errorf("latency of %v: more than a minute is no path; use Partition or Isolate to cut one", latency)
+		return fmt.Errorf("latency of %v: it exceeds a minute; use Partition or Isolate to cut a path", latency)
 	case jitter < 0 || jitter > time.Minute:
-		return fmt.Errorf("jitter of %v: it is between 0 and a minute", jitter)
+		return fmt.Errorf("jitter of %v: it must be between 0 and a minute", jitter)
 	case !(loss >= 0 && loss <= 1):
-		return fmt.Errorf("loss of %v: it is a share, between 0 and 1", loss)
+		return fmt.Errorf("loss of %v: it is a fraction, between 0 and 1", loss)
 	}
 	return nil
 }
 
-// Path is what lies between two nodes, in one direction or, with SetPath, in
-// both.
+// Path is the network between two nodes, in one direction or, with
+// [Network.SetPath], in both.
 type Path struct {
 	Latency time.Duration // one way
-	Jitter  time.Duration // at most so much more for each packet
-	Loss    float64       // the share of packets lost, from 0 to 1
+	Jitter  time.Duration // the largest additional delay of a packet
+	Loss    float64       // the fraction of packets lost, from 0 to 1
 }
 
-// Site is where a node, or the NAT that it is behind, is attached.
+// Site is the point at which a node, or the NAT in front of it, is attached to
+// the network.
 type Site struct {
 	Index  int    // in the order of creation, from 0
-	Region string // as set by Regions, Matrix or SetRegion
+	Region string // set by Regions, Matrix or SetRegion
 }
 
-// Latency tells how long packets take between two sites. Make one with
-// Fixed, Uniform, Normal, Regions, Matrix or LatencyFunc.
+// Latency is how long packets take between two sites. Make one with [Fixed],
+// [Uniform], [Normal], [Regions], [Matrix] or [LatencyFunc].
 type Latency struct {
 	between func(from, to Site, r *rand.Rand) time.Duration // once for each pair
 	regions []string                                        // where nodes are placed, in turn
 	err     error
 }
 
-// Fixed is the same latency, one way, between any two sites.
+// Fixed returns the same latency, one way, for all pairs of sites.
 func Fixed(oneWay time.Duration) Latency {
 	return Latency{
 		between: func(Site, Site, *rand.Rand) time.Duration { return oneWay },
@@ -196,12 +201,12 @@ func Fixed(oneWay time.Duration) Latency {
 	}
 }
 
-// Uniform draws the latency, one way, of each pair of sites evenly between
-// two bounds. It then stays.
+// Uniform draws the latency, one way, of each pair of sites once, from a uniform
+// distribution between two bounds.
 func Uniform(least, most time.Duration) Latency {
 	l := Latency{err: errors.Join(checkPath(least, 0, 0), checkPath(most, 0, 0))}
 	if l.err == nil && most < least {
-		l.err = fmt.Errorf("Uniform: from %v to %v: the bounds are the wrong way round", least, most)
+		l.err = fmt.Errorf("Uniform: from %v to %v: the bounds are reversed", least, most)
 	}
 	l.between = func(_, _ Site, r *rand.Rand) time.Duration {
 		return least + time.Duration(r.Float64()*float64(most-least))
@@ -209,9 +214,8 @@ func Uniform(least, most time.Duration) Latency {
 	return l
 }
 
-// Normal draws the latency, one way, of each pair of sites from a normal
-// distribution, cut off at a tenth of the mean below and at twice the mean
-// above. It then stays.
+// Normal draws the latency, one way, of each pair of sites once, from a normal
+// distribution that is cut off at a tenth of the mean and at twice the mean.
 func Normal(mean, deviation time.Duration) Latency {
 	l := Latency{err: errors.Join(checkPath(mean, 0, 0), checkPath(deviation, 0, 0))}
 	l.between = func(_, _ Site, r *rand.Rand) time.Duration {
@@ -221,9 +225,9 @@ func Normal(mean, deviation time.Duration) Latency {
 	return l
 }
 
-// LatencyFunc asks f for the latency, one way, of each pair of sites, once.
-// The source of chance is the pair's own, so that results do not depend on
-// the order of the questions. It is called from several goroutines.
+// LatencyFunc calls f once for the latency, one way, of each pair of sites.
+// Each pair has its own source of randomness, so results do not depend on the
+// order of the calls. f must be safe for concurrent use.
 func LatencyFunc(f func(from, to Site, r *rand.Rand) time.Duration) Latency {
 	if f == nil {
 		return Latency{err: errors.New("LatencyFunc: the function is nil")}
@@ -231,9 +235,9 @@ func LatencyFunc(f func(from, to Site, r *rand.Rand) time.Duration) Latency {
 	return Latency{between: f}
 }
 
-// Matrix places nodes in regions, in turn (SetRegion moves one), and takes
-// the round trips between regions from a table: roundTrips[i][j] is that
-// between regions[i] and regions[j], and roundTrips[i][i] that within one.
+// Matrix assigns nodes to regions in turn ([Network.SetRegion] moves them), and
+// takes the round trips from a table: roundTrips[i][j] is the round trip between
+// regions[i] and regions[j], and roundTrips[i][i] the one within regions[i].
 func Matrix(regions []string, roundTrips [][]time.Duration) Latency {
 	bad := func(format string, args ...any) Latency {
 		return Latency{err: fmt.Errorf("Matrix: "+format, args...)}
@@ -265,7 +269,7 @@ func Matrix(regions []string, roundTrips [][]time.Duration) Latency {
 	}
 }
 
-// The regions of Regions.
+// The regions of [Regions].
 const (
 	NorthAmerica = "North America"
 	Europe       = "Europe"
@@ -275,8 +279,8 @@ const (
 	Australia    = "Australia"
 )
 
-// Regions places nodes on continents, in turn, with typical round trips
-// between them: those of 2019 that the network simulator SimBlock uses
+// Regions assigns nodes to continents in turn, with typical round trips between
+// them: those of 2019 that the network simulator SimBlock uses
 // (github.com/dsg-titech/simblock, NetworkConfiguration.java; described in
 // Aoki et al., "SimBlock: A Blockchain Network Simulator", INFOCOM Workshops
 // 2019).
@@ -298,7 +302,7 @@ func Regions() Latency {
 	return Matrix([]string{NorthAmerica, Europe, SouthAmerica, AsiaPacific, Japan, Australia}, table)
 }
 
-// simLink is the link as the simulated network takes it.
+// simLink converts the link for the simulated network.
 func (l Link) simLink() simhost.Link {
 	return simhost.Link{Up: l.Up, Down: l.Down, Latency: l.Latency, Jitter: l.Jitter, Loss: l.Loss, MTU: l.MTU}
 }

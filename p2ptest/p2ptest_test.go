@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	leaktest.Main(m)
 }
 
-// via makes a node enter the network through another.
+// via makes a node join the network through another.
 func via(n *p2ptest.Node) p2pnode.Option { return p2pnode.WithBootstrapPeers(n.AddrInfo()) }
 
 func mustNot(tb testing.TB, err error) {
@@ -80,10 +80,9 @@ func finds(n *p2ptest.Node, c cid.Cid, provider peer.ID) bool {
 	return false
 }
 
-// crowded skips a test with more nodes than the race detector stands: it ends
-// the process at 8,128 goroutines, and now and then, by a failed check of its
-// own, with far fewer when many come and go. The check script runs these tests
-// without it.
+// crowded skips a test with too many nodes for the race detector, which ends the
+// process at 8,128 goroutines, and sometimes, by a failed check of its own, at
+// far fewer if many start and end. The check script runs these tests without it.
 func crowded(t *testing.T) {
 	t.Helper()
 	if raced.Detector {
@@ -208,9 +207,9 @@ func TestPartitionAndHeal(t *testing.T) {
 		}
 
 		sim.Heal()
-		// Nobody is told that the network is whole again. Each half has all
-		// the peers it wants, so it is the DHT that looks beyond it: it checks
-		// its table, and the peers on the other side, every 10 minutes.
+		// Nothing reports that the partition has ended. Each half has all the peers
+		// that it wants, so only the DHT crosses the former partition: it checks its
+		// routing table, with peers on the other side, every 10 minutes.
 		took := untilOneReachesAll(t, left[3], subs, 11*time.Minute)
 		t.Logf("one message reached all %v after healing", took)
 	})
@@ -397,7 +396,7 @@ func TestHolePunching(t *testing.T) {
 func TestNATLetsInOnlyWhatItsKindAllows(t *testing.T) {
 	for _, c := range []struct {
 		kind p2ptest.NATKind
-		open bool // to a stranger who dials the mapped address
+		open bool // whether a stranger can dial the mapped address
 	}{
 		{p2ptest.FullCone, true}, {p2ptest.RestrictedCone, false}, {p2ptest.PortRestricted, false},
 		{p2ptest.Symmetric, false}, {p2ptest.Firewall, false},
@@ -456,8 +455,8 @@ func TestNodeReconnectsByItselfAfterAnHourOfSuspension(t *testing.T) {
 			}
 			return nil
 		})
-		// The dial that is under way ends within 5 seconds, the next one comes
-		// within the 30 of the longest backoff.
+		// The current dial ends within 5 seconds, and the next one starts within the
+		// 30 of the longest backoff.
 		if took := time.Since(awake); took > 36*time.Second {
 			t.Errorf("reconnected after %v", took)
 		} else {

@@ -17,15 +17,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// RawNode is a peer assembled by hand from go-libp2p, kad-dht and pubsub, with
-// nothing of this library: somebody else's node on the same network.
+// RawNode is a peer assembled by hand from go-libp2p, kad-dht and pubsub,
+// without this library: an implementation of somebody else on the same network.
 type RawNode struct {
 	host.Host
 	DHT    *dht.IpfsDHT
 	PubSub *pubsub.PubSub
 }
 
-// RawOption configures Raw.
+// RawOption configures [Network.Raw] and [Network.Hostile].
 type RawOption interface{ applyRaw(*rawConfig) }
 
 type rawConfig struct {
@@ -38,8 +38,8 @@ type rawOption func(*rawConfig)
 
 func (o rawOption) applyRaw(c *rawConfig) { o(c) }
 
-// RawNetwork sets the network whose DHT the peer speaks, overriding the
-// default of "p2pnode", which is that of p2pnode.WithNetwork.
+// RawNetwork sets the name of the network whose DHT the peer joins, overriding
+// the default of "p2pnode", which is also the default of [p2pnode.WithNetwork].
 func RawNetwork(name string) RawOption {
 	return rawOption(func(c *rawConfig) { c.network = name })
 }
@@ -50,13 +50,14 @@ func RawDHT(opts ...dht.Option) RawOption {
 	return rawOption(func(c *rawConfig) { c.dht = append(c.dht, opts...) })
 }
 
-// RawConnect makes the peer connect to others when it starts. It must succeed.
+// RawConnect adds peers to connect to at the start. A dial that fails fails the
+// test.
 func RawConnect(peers ...peer.AddrInfo) RawOption {
 	return rawOption(func(c *rawConfig) { c.bootstrap = append(c.bootstrap, peers...) })
 }
 
-// Raw adds a bystander: a peer that is not of this library, with a DHT server
-// and gossipsub at their defaults. It is closed with tb.
+// Raw adds a peer that does not use this library, with a DHT server and
+// gossipsub at their defaults. It closes when tb ends.
 func (n *Network) Raw(tb testing.TB, opts ...RawOption) *RawNode {
 	tb.Helper()
 	cfg := rawConfig{network: "p2pnode"}
@@ -93,8 +94,7 @@ func (n *Network) Raw(tb testing.TB, opts ...RawOption) *RawNode {
 	return raw
 }
 
-// rawHost adds a bare libp2p host. The context ends just before the host is
-// closed.
+// rawHost adds a bare libp2p host. The context ends just before the host closes.
 func (n *Network) rawHost(tb testing.TB, what string) (*member, host.Host, context.Context) {
 	tb.Helper()
 	m := n.join(tb, what, n.public())
@@ -104,7 +104,7 @@ func (n *Network) rawHost(tb testing.TB, what string) (*member, host.Host, conte
 		libp2p.DisableRelay(),
 		libp2p.ResourceManager(&network.NullResourceManager{}),
 		func(cfg *libp2p.Config) error {
-			// The event bus registers process-wide metrics all the same.
+			// The event bus registers process-wide metrics nevertheless.
 			cfg.DisableMetrics, cfg.PrometheusRegisterer = true, noRegisterer{}
 			return nil
 		},

@@ -13,11 +13,11 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 )
 
-// reportLines is how many peers a failed wait describes; the file has all.
+// reportLines is how many peers a failed wait describes; its file has all.
 const reportLines = 8
 
-// fail ends the test with what was waited for, the peers concerned, or the
-// first ones where that is not known, and the file that has the rest.
+// fail ends the test with the condition, the peers concerned (all, if they are
+// not known) and the path of the file.
 func (w Waiter) fail(what string, err error, concerned ...*member) {
 	n := w.net
 	n.tb.Helper()
@@ -42,7 +42,7 @@ func (w Waiter) fail(what string, err error, concerned ...*member) {
 	n.tb.Fatalf("%s", b.String())
 }
 
-// Report describes peers in a line each: those given, or everybody.
+// Report describes the given peers, or without any all peers, in a line each.
 func (n *Network) Report(who ...Selector) string {
 	n.tb.Helper()
 	list := n.everyone()
@@ -56,21 +56,21 @@ func (n *Network) Report(who ...Selector) string {
 	return b.String()
 }
 
-// everyone is all peers, also those that have not started.
+// everyone returns all peers, including those that have not started.
 func (n *Network) everyone() []*member {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.order)
 }
 
-// id is a member's, also while it starts.
+// id returns a member's ID, even while it starts.
 func (n *Network) id(m *member) peer.ID {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return m.id
 }
 
-// state says in a word how a member is.
+// state describes the state of a member in a word.
 func (n *Network) state(m *member) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -86,7 +86,7 @@ func (n *Network) state(m *member) string {
 	}
 }
 
-// line describes a peer in a line.
+// line describes a peer in one line.
 func (n *Network) line(m *member) string {
 	state := n.state(m)
 	head := fmt.Sprintf("%s (%s at %s): ", m.name, n.id(m), m.at().IP())
@@ -113,7 +113,7 @@ func (n *Network) line(m *member) string {
 	return head + strings.Join(parts, ", ")
 }
 
-// failure is what the file of a failed wait has.
+// failure is the content of a failed wait's file.
 type failure struct {
 	Test      string       `json:"test"`
 	Seed      uint64       `json:"seed"`
@@ -128,11 +128,11 @@ type peerReport struct {
 	ID     peer.ID         `json:"id"`
 	Addr   string          `json:"addr"`
 	State  string          `json:"state"`
-	Status *p2pnode.Status `json:"status,omitempty"` // of a node that runs
+	Status *p2pnode.Status `json:"status,omitempty"` // of a running node
 }
 
-// writeReport puts the Status of all peers in a file that outlives the test:
-// in the directory of its artifacts, with go test -artifacts, or in that of
+// writeReport writes the Status of all peers to a file that outlives the test:
+// in the directory of its artifacts, with go test -artifacts, or in the one for
 // temporary files.
 func (n *Network) writeReport(f failure, list []*member) (path string, err error) {
 	for _, m := range list {

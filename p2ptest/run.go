@@ -8,20 +8,20 @@ import (
 	"testing/synctest"
 )
 
-// Run runs functions as tests, one after another and each in virtual time of
-// its own, where there is no *testing.T yet: in a
-// benchmark, or in an Example function. It reports whether all passed, and
-// prints what those logged that did not. It works under go test only; a
-// program has Main. Within a test, call synctest.Test itself. Run is not safe
-// for concurrent use.
+// Run runs functions as tests where there is no *testing.T: in a benchmark or an
+// Example function. It runs them one after another, each in its own virtual
+// time, reports whether all passed, and prints the logs of those that failed.
+//
+// Run works only under go test; a program calls [Main], and a test
+// synctest.Test. It is not safe for concurrent use.
 func Run(name string, fs ...func(t *testing.T)) bool {
-	// The flags of go test are meant for the tests of the package: with -v
-	// this one would be announced on standard output, in the midst of an
-	// Example's, with -count run several times, with -skip perhaps not at all.
+	// The flags of go test are for the tests of the package. Here -v would print
+	// the name of this one among the output of an Example, -count would run it
+	// several times, and -skip perhaps not at all.
 	for name, neutral := range map[string]string{"test.v": "false", "test.count": "1", "test.run": "", "test.skip": ""} {
 		if f := flag.Lookup(name); f != nil {
 			value := f.Value.String()
-			_ = f.Value.Set(neutral) // it is a valid value
+			_ = f.Value.Set(neutral) // a valid value
 			defer func() { _ = f.Value.Set(value) }()
 		}
 	}
@@ -41,14 +41,14 @@ func Run(name string, fs ...func(t *testing.T)) bool {
 	return testing.RunTests(matchAll, list)
 }
 
-// Main makes a program of simulations: it runs functions as tests, as Run
-// does, outside go test, and then ends the process, with status 0 when all
-// passed and 1, after printing what was logged, when not. The program's own
-// flags are to be parsed before. See examples/simulate.
+// Main is the main function of a simulation program. It runs functions as tests,
+// like [Run], but outside go test, and then exits: with status 0 if all passed,
+// and otherwise with status 1 after printing the logs. Parse the program's own
+// flags first. See examples/simulate.
 func Main(name string, fs ...func(t *testing.T)) {
 	testing.Init()
-	// The arguments are the program's, none of them are of the testing package.
-	_ = flag.CommandLine.Parse(nil) // nothing can be wrong with no arguments
+	// The arguments are the program's; package testing gets none.
+	_ = flag.CommandLine.Parse(nil) // no arguments, no errors
 	failed := false
 	list := tests(name, fs)
 	for i := range list {
@@ -60,7 +60,7 @@ func Main(name string, fs ...func(t *testing.T)) {
 					return
 				}
 				if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
-					os.Stdout = null // for the word PASS, which is all that comes now
+					os.Stdout = null // hides the word PASS, the only output that follows
 				}
 			})
 			f(t)

@@ -14,14 +14,14 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// largeFlag runs networks at full size, and those that are only there to be
-// large. thousandFlag runs the largest, which takes minutes and gigabytes.
+// largeFlag runs networks at full size, and tests that exist only for large
+// ones. thousandFlag runs the largest, which takes minutes and gigabytes.
 var (
 	largeFlag    = flag.Bool("p2ptest.large", false, "test with networks of up to 200 nodes, which takes minutes")
 	thousandFlag = flag.Bool("p2ptest.thousand", false, "test with 1,000 nodes, which takes minutes and 4 GB")
 )
 
-// size is how many nodes a test runs: the full number with -p2ptest.large.
+// size returns how many nodes a test runs: all of them with -p2ptest.large.
 func size(reduced, full int) int {
 	if *largeFlag {
 		return full
@@ -29,23 +29,22 @@ func size(reduced, full int) int {
 	return reduced
 }
 
-// deployment is how many connections a node keeps, as one in production would.
+// deployment limits the connections of a node, as in production.
 func deployment() p2pnode.Option { return p2pnode.WithConnLimits(16, 24) }
 
-// stagger is the time between two starts. Connections are spared from trimming
-// for 20 seconds, so the longer the start takes, the fewer there are at a time.
+// stagger is the time between two starts. New connections are protected from
+// trimming for 20 seconds, so a longer start means fewer connections at a time.
 const stagger = 200 * time.Millisecond
 
-// thrifty are the options for a thousand nodes: nearly all of their cost is
-// that of the connections that lookups make, so these ask 3 peers at a time,
-// as in the Kademlia paper, and buckets have 8 places.
+// thrifty returns the options for a thousand nodes. Nearly all of their cost is
+// the connections that lookups open, so lookups query 3 peers at a time, as in
+// the Kademlia paper, and buckets hold 8.
 func thrifty() p2ptest.Option {
 	return p2ptest.WithNodeOptions(p2pnode.WithDHTOptions(dht.Concurrency(3), dht.BucketSize(8)))
 }
 
-// scenario is what the figures of large networks are about: n nodes join, fill
-// their routing tables, one provides a CID that ten others find, and one
-// message reaches all.
+// scenario is the measured workload: n nodes join and fill their routing tables,
+// one provides a CID that ten others find, and a message reaches all.
 func scenario(tb testing.TB, n int, opts ...p2ptest.Option) {
 	tb.Helper()
 	sim := p2ptest.NewNetwork(tb, append(opts, p2ptest.WithNodeOptions(deployment()))...)
@@ -93,7 +92,7 @@ func TestTwoHundredNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { scenario(t, 200, p2ptest.WithMemoryTransport()) })
 }
 
-// TestTwentyNodes is the scenario at a size for every day.
+// TestTwentyNodes runs the scenario in a small network.
 func TestTwentyNodes(t *testing.T) {
 	slow(t)
 	crowded(t)
@@ -105,12 +104,11 @@ func TestThousandNodes(t *testing.T) {
 	if !*thousandFlag {
 		t.Skip("takes minutes and gigabytes: run it with -p2ptest.thousand")
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(60)) // some more time for less memory
+	defer debug.SetGCPercent(debug.SetGCPercent(60)) // slower, with less memory
 	synctest.Test(t, func(t *testing.T) { scenario(t, 1000, p2ptest.WithMemoryTransport(), thrifty()) })
 }
 
-// BenchmarkTwentyNodes is a network as most tests have it: bootstrapped, one
-// message to all, closed.
+// BenchmarkTwentyNodes runs a typical test: bootstrap, one message to all, close.
 func BenchmarkTwentyNodes(b *testing.B) {
 	benchmark(b, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -123,18 +121,17 @@ func BenchmarkTwentyNodes(b *testing.B) {
 	})
 }
 
-// BenchmarkHundredNodes is the scenario of the scale tests over QUIC.
+// BenchmarkHundredNodes runs the scenario over QUIC.
 func BenchmarkHundredNodes(b *testing.B) {
 	benchmark(b, func(t *testing.T) { scenario(t, 100) })
 }
 
-// BenchmarkHundredNodesInMemory is the same without packets.
+// BenchmarkHundredNodesInMemory runs the scenario without packets.
 func BenchmarkHundredNodesInMemory(b *testing.B) {
 	benchmark(b, func(t *testing.T) { scenario(t, 100, p2ptest.WithMemoryTransport()) })
 }
 
-// BenchmarkIdleHour is a virtual hour of 50 nodes that are connected and have
-// nothing to do.
+// BenchmarkIdleHour runs 50 connected, idle nodes for a virtual hour.
 func BenchmarkIdleHour(b *testing.B) {
 	for _, memory := range []bool{false, true} {
 		b.Run(map[bool]string{false: "QUIC", true: "memory"}[memory], func(b *testing.B) {

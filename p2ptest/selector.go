@@ -6,23 +6,24 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// Selector names peers of a network. Links, faults and waits all take it:
+// Selector selects peers of a network. The methods for links, faults and waits
+// take one:
 //
 //	*Node, *RawNode, *Hostile  this peer
 //	Nodes                      a group: what Network.Nodes returns, or a part of it, as in nodes[:5]
-//	Peers(a, raw, nodes[3:])   what all of these name
+//	Peers(a, raw, nodes[3:])   all peers that these select
 //	IDs(id)                    the peers with these IDs
-//	All()                      everybody on the network
+//	All()                      all peers of the network
 //
-// A call with two selectors is about each pair of one peer of the first and
+// A method with two selectors acts on each pair of a peer of the first and
 // another of the second. A peer that is not on the network fails the test, and
-// so does a selector that names nobody.
+// so does a selector without peers.
 type Selector interface {
-	// pick returns the peers; it fails the test where there are none such.
+	// pick returns the peers. Invalid ones fail the test.
 	pick(n *Network, of scope) []*member
 }
 
-// scope is what All stands for in a call.
+// scope is what All selects in a call.
 type scope int
 
 const (
@@ -31,7 +32,7 @@ const (
 	runningNodes
 )
 
-// Nodes is a group of nodes, in the order of their creation.
+// Nodes is a group of nodes, in the order of their creation. It is a [Selector].
 type Nodes []*Node
 
 func (g Nodes) pick(n *Network, of scope) (list []*member) {
@@ -45,9 +46,9 @@ func (node *Node) pick(n *Network, _ scope) []*member {
 	n.tb.Helper()
 	switch {
 	case node == nil:
-		n.tb.Fatalf("p2ptest: a nil *Node names no peer of this network")
+		n.tb.Fatalf("p2ptest: a nil *Node selects no peer")
 	case node.net != n:
-		n.tb.Fatalf("p2ptest: %s (%s) is no peer of this network, but of another", node, node.ID())
+		n.tb.Fatalf("p2ptest: %s (%s) is not a peer of this network, but of another", node, node.ID())
 	}
 	return []*member{node.m}
 }
@@ -55,7 +56,7 @@ func (node *Node) pick(n *Network, _ scope) []*member {
 func (r *RawNode) pick(n *Network, of scope) []*member {
 	n.tb.Helper()
 	if r == nil {
-		n.tb.Fatalf("p2ptest: a nil *RawNode names no peer of this network")
+		n.tb.Fatalf("p2ptest: a nil *RawNode selects no peer")
 		return nil
 	}
 	return IDs(r.ID()).pick(n, of)
@@ -64,7 +65,7 @@ func (r *RawNode) pick(n *Network, of scope) []*member {
 func (a *Hostile) pick(n *Network, of scope) []*member {
 	n.tb.Helper()
 	if a == nil {
-		n.tb.Fatalf("p2ptest: a nil *Hostile names no peer of this network")
+		n.tb.Fatalf("p2ptest: a nil *Hostile selects no peer")
 		return nil
 	}
 	return IDs(a.ID()).pick(n, of)
@@ -79,7 +80,7 @@ func (u union) pick(n *Network, of scope) (list []*member) {
 	n.tb.Helper()
 	for _, s := range u {
 		if s == nil {
-			n.tb.Fatalf("p2ptest: a nil Selector names no peer of this network")
+			n.tb.Fatalf("p2ptest: a nil Selector selects no peer")
 		}
 		list = append(list, s.pick(n, of)...)
 	}
@@ -96,7 +97,7 @@ func (ids byID) pick(n *Network, _ scope) (list []*member) {
 	for _, id := range ids {
 		m := n.known(id)
 		if m == nil {
-			n.tb.Fatalf("p2ptest: %s is no peer of this network", id)
+			n.tb.Fatalf("p2ptest: %s is not a peer of this network", id)
 		}
 		list = append(list, m)
 	}
@@ -105,9 +106,9 @@ func (ids byID) pick(n *Network, _ scope) (list []*member) {
 
 type all struct{}
 
-// All selects everybody who is on the network when the call is made: for
-// calls about nodes of the library those, also crashed ones where that makes
-// sense, and no others.
+// All selects all peers that are on the network at the time of the call. Methods
+// for nodes of the library then act only on those, without crashed ones if they
+// need running nodes.
 func All() Selector { return all{} }
 
 func (all) pick(n *Network, of scope) (list []*member) {
@@ -147,12 +148,12 @@ func (n *Network) pick(call string, of scope, who ...Selector) []*member {
 		}
 	}
 	if len(list) == 0 {
-		n.tb.Fatalf("p2ptest: %s: the selector names nobody", call)
+		n.tb.Fatalf("p2ptest: %s: the selector selects no peers", call)
 	}
 	return list
 }
 
-// orAll is what a call without selectors is about.
+// orAll returns who, or without selectors All.
 func orAll(who []Selector) []Selector {
 	if len(who) == 0 {
 		return []Selector{All()}
@@ -165,12 +166,12 @@ func (n *Network) one(call string, who Selector) *member {
 	n.tb.Helper()
 	list := n.pick(call, everybody, who)
 	if len(list) > 1 {
-		n.tb.Fatalf("p2ptest: %s: the selector names %d peers, and the call is about one", call, len(list))
+		n.tb.Fatalf("p2ptest: %s: the selector selects %d peers; select one", call, len(list))
 	}
 	return list[0]
 }
 
-// couples are the ordered pairs of one of each, of different peers.
+// couples returns the ordered pairs of a peer of a and another of b.
 func (n *Network) couples(call string, a, b Selector) (list [][2]*member) {
 	n.tb.Helper()
 	others := n.pick(call, everybody, b)
@@ -182,7 +183,7 @@ func (n *Network) couples(call string, a, b Selector) (list [][2]*member) {
 		}
 	}
 	if len(list) == 0 {
-		n.tb.Fatalf("p2ptest: %s: both selectors name the same peer, which makes no pair", call)
+		n.tb.Fatalf("p2ptest: %s: both selectors select only the same peer; select two", call)
 	}
 	return list
 }

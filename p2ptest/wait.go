@@ -17,42 +17,45 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 )
 
-// waitStep is how often a waiting method looks for what gives no event, such
-// as the growth of a routing table or a provider record.
+// waitStep is how often a waiting method checks for changes without an event,
+// such as the growth of a routing table or a new provider record.
 const waitStep = 20 * time.Millisecond
 
-// largeNetwork is from how many peers on a waiting method looks once a
-// millisecond at most, and not at every event.
+// largeNetwork is the number of peers above which a waiting method checks at
+// most once a millisecond, and not at every event.
 const largeNetwork = 50
 
 // searchPause is how long Found waits before it searches again.
 const searchPause = time.Second
 
-// Waiter waits for something to be so, without sleeping: most waits end in the
-// very moment, virtual or real, in which it is (what gives no event, such as a
-// routing table, is looked at every 20 ms; in networks of more than 50 peers
-// all waits end within a millisecond). When the limit passes first
-// the test fails with what was missing and a line about each node concerned;
-// the Status of all nodes goes to a file, whose path it tells.
+// Waiter waits for conditions without sleeping. Most waits end at the very
+// moment, virtual or real, at which the condition is met. Conditions without an
+// event, such as the size of a routing table, are checked every 20 ms; in
+// networks of more than 50 peers, all waits may end a millisecond late.
 //
-// Network has a Waiter with its limit; Within makes another one.
+// If the limit passes first, the test fails with what is missing, a line about
+// each node concerned, and the path of a file with the Status of all nodes.
+//
+// [Network] embeds a Waiter with the limit of [WithWaitLimit]; [Waiter.Within]
+// returns one with another limit.
 type Waiter struct {
 	net   *Network
 	limit time.Duration
 }
 
-// Within returns a Waiter with another limit.
+// Within returns a Waiter with another limit, which must be positive.
 func (w Waiter) Within(limit time.Duration) Waiter {
 	w.net.tb.Helper()
 	if limit <= 0 {
-		w.net.tb.Fatalf("p2ptest: Within: %v is no time to wait", limit)
+		w.net.tb.Fatalf("p2ptest: Within: %v is not positive", limit)
 	}
 	w.limit = limit
 	return w
 }
 
-// Until waits until check returns nil. It is called whenever something
-// happened on a node, and every 20 ms; it must not wait itself.
+// Until waits until check returns nil. It calls check after every event on a
+// node, and every 20 ms; check must not block. what names the condition in the
+// message of a failed test.
 func (w Waiter) Until(what string, check func() error) {
 	w.net.tb.Helper()
 	if err := w.wait(check); err != nil {
@@ -85,8 +88,8 @@ func (w Waiter) wait(check func() error) error {
 	}
 }
 
-// Ready waits until every given node, or every node without any given, is
-// ready in the sense of Node.WaitReady.
+// Ready waits until the given nodes are ready, as [p2pnode.Node.WaitReady] does.
+// Without arguments it waits for all running nodes.
 func (w Waiter) Ready(who ...Selector) {
 	w.net.tb.Helper()
 	list := w.net.pick("Ready", runningNodes, orAll(who)...)
@@ -99,15 +102,15 @@ func (w Waiter) Ready(who ...Selector) {
 	}
 }
 
-// Connected waits until each pair of a peer of a and one of b has a connection,
-// relayed or direct, that both know of.
+// Connected waits until, in each pair of a peer of a and one of b, each is
+// connected to the other, relayed or directly.
 func (w Waiter) Connected(a, b Selector) {
 	w.net.tb.Helper()
 	w.links("Connected", a, b, true)
 }
 
-// Disconnected waits until in each pair of a peer of a and one of b neither
-// thinks that it is connected to the other. After a cut that takes 30 to 45 seconds.
+// Disconnected waits until, in each pair of a peer of a and one of b, neither
+// is connected to the other. After a cut that takes 30 to 45 seconds.
 func (w Waiter) Disconnected(a, b Selector) {
 	w.net.tb.Helper()
 	w.links("Disconnected", a, b, false)
@@ -122,7 +125,7 @@ func (w Waiter) links(call string, a, b Selector, want bool) {
 	} else {
 		what = fmt.Sprintf("%d pairs, each %s the other", len(list), what)
 	}
-	var pair [2]*member // that is not as wanted
+	var pair [2]*member // the one that is missing
 	err := w.wait(func() error {
 		for _, pair = range list {
 			if err := errors.Join(w.net.sees(pair[0], pair[1], want), w.net.sees(pair[1], pair[0], want)); err != nil {
@@ -136,8 +139,8 @@ func (w Waiter) links(call string, a, b Selector, want bool) {
 	}
 }
 
-// sees reports whether a thinks that it is connected to b. One that does not
-// run is connected to nobody.
+// sees returns an error unless a's view of its connection to b is as wanted. A
+// peer that does not run has no connections.
 func (n *Network) sees(a, b *member, want bool) error {
 	connected := false
 	if nw := n.swarm(a); nw != nil {
@@ -177,13 +180,13 @@ func (n *Network) running(m *member) *p2pnode.Node {
 	return m.node.Load()
 }
 
-// RoutingTable waits until the routing table of each peer holds at least so
-// many others.
+// RoutingTable waits until the routing table of each peer has at least atLeast
+// peers. A node without a DHT fails the test.
 func (w Waiter) RoutingTable(who Selector, atLeast int) {
 	w.net.tb.Helper()
 	for _, m := range w.net.pick("RoutingTable", everybody, who) {
 		if m.raw == nil && !m.settings.DHT {
-			w.net.tb.Fatalf("p2ptest: RoutingTable: %s has no DHT; leave WithoutDHT out", m.name)
+			w.net.tb.Fatalf("p2ptest: RoutingTable: %s has no DHT; remove WithoutDHT", m.name)
 		}
 		err := w.wait(func() error {
 			got := 0
@@ -201,9 +204,9 @@ func (w Waiter) RoutingTable(who Selector, atLeast int) {
 	}
 }
 
-// Subscribed waits until each of the nodes, or of all nodes without any given,
-// is subscribed to the topic, and every two of them that are connected know it
-// of each other.
+// Subscribed waits until each of the given nodes is subscribed to the topic, and
+// any two of them that are connected know it of each other. Without nodes it
+// waits for all running nodes.
 func (w Waiter) Subscribed(topic string, who ...Selector) {
 	w.net.tb.Helper()
 	list := w.net.pick("Subscribed", runningNodes, orAll(who)...)
@@ -227,7 +230,7 @@ func (w Waiter) Subscribed(topic string, who ...Selector) {
 			for _, p := range m.node.Load().Host().Network().Peers() {
 				if known[p] != nil && !known[m.id][p] {
 					concerned = []*member{m, w.net.known(p)}
-					return fmt.Errorf("%s does not know that %s is", m.name, w.net.name(p))
+					return fmt.Errorf("%s does not know that %s is subscribed", m.name, w.net.name(p))
 				}
 			}
 		}
@@ -238,9 +241,9 @@ func (w Waiter) Subscribed(topic string, who ...Selector) {
 	}
 }
 
-// Meshed waits until the gossipsub meshes of the given peers, who all have to
-// join the topic, hang together: a message of one then reaches all. Without any
-// given it is about all running peers that have joined, at least two.
+// Meshed waits until the gossipsub mesh of the topic connects all given peers,
+// so that a message of one reaches all; each must join the topic. Without peers
+// it waits for all running peers that have joined, at least two.
 func (w Waiter) Meshed(topic string, who ...Selector) {
 	w.net.tb.Helper()
 	given := len(who) > 0
@@ -262,11 +265,11 @@ func (w Waiter) Meshed(topic string, who ...Selector) {
 				links[w.net.id(m)] = peers
 			case given:
 				concerned = []*member{m}
-				return fmt.Errorf("%s has not joined it", m.name)
+				return fmt.Errorf("%s has not joined the topic", m.name)
 			}
 		}
 		if len(links) < 2 {
-			return fmt.Errorf("%d peers have joined it", len(links))
+			return fmt.Errorf("%d peers have joined the topic, want at least 2", len(links))
 		}
 		reached := component(links)
 		for _, m := range list {
@@ -275,7 +278,7 @@ func (w Waiter) Meshed(topic string, who ...Selector) {
 			}
 		}
 		if len(concerned) > 0 {
-			return fmt.Errorf("it is in pieces: one has %d of the %d peers that have joined", len(reached), len(links))
+			return fmt.Errorf("the mesh is divided: one part has %d of the %d peers that have joined", len(reached), len(links))
 		}
 		return nil
 	})
@@ -284,8 +287,8 @@ func (w Waiter) Meshed(topic string, who ...Selector) {
 	}
 }
 
-// component returns the peers that hang together with one of them. A link
-// counts when both ends have it: the mesh is symmetric once it is settled.
+// component returns the peers that the mesh connects to one of them. It counts a
+// link only if both ends have it: a settled mesh is symmetric.
 func component(links map[peer.ID][]peer.ID) map[peer.ID]bool {
 	var todo []peer.ID
 	for id := range links {
@@ -307,7 +310,7 @@ func component(links map[peer.ID][]peer.ID) map[peer.ID]bool {
 }
 
 // Delivered waits for the next n messages of a subscription and returns them.
-// Take returns those that are there already.
+// [Take] returns those that have already arrived.
 func (w Waiter) Delivered(sub *p2pnode.Subscription, n int) []*p2pnode.Message {
 	w.net.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), w.limit)
@@ -324,11 +327,11 @@ func (w Waiter) Delivered(sub *p2pnode.Subscription, n int) []*p2pnode.Message {
 	return list
 }
 
-// Take returns the messages that a subscription has received and nobody has
-// read, without waiting.
+// Take returns the messages that a subscription has received and that have not
+// been read, without waiting.
 func Take(sub *p2pnode.Subscription) []*p2pnode.Message {
 	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // Next looks for a message before it looks at its context
+	cancel() // Next checks for a message before it checks its context
 	var list []*p2pnode.Message
 	for {
 		m, err := sub.Next(ctx)
@@ -339,24 +342,24 @@ func Take(sub *p2pnode.Subscription) []*p2pnode.Message {
 	}
 }
 
-// Provided waits until somebody other than the provider itself holds a
-// provider record for the CID, and returns who does.
+// Provided waits until a peer other than the provider itself holds a provider
+// record for the CID, and returns all peers that do.
 func (w Waiter) Provided(c cid.Cid) []peer.ID {
 	w.net.tb.Helper()
 	var holders []peer.ID
 	w.Until(fmt.Sprintf("provider record of %s", c), func() error {
 		holders = w.net.holders(c)
 		if len(holders) == 0 {
-			return errors.New("nobody holds one")
+			return errors.New("no peer holds one")
 		}
 		return nil
 	})
 	return holders
 }
 
-// Found waits until each searcher finds all of the providers of the CID, or
-// anybody but itself without any given. It searches again when a search ends
-// without them.
+// Found waits until a search of each searcher finds all given providers of the
+// CID, or without any given, one other than itself. If a search does not, Found
+// starts the next one a second later.
 func (w Waiter) Found(searchers Selector, c cid.Cid, providers ...Selector) {
 	w.net.tb.Helper()
 	var wanted []*member
@@ -380,7 +383,8 @@ func (w Waiter) Found(searchers Selector, c cid.Cid, providers ...Selector) {
 	}
 }
 
-// search says what one search for providers does not find.
+// search searches for providers once. Its error names those that it did not
+// find.
 func search(ctx context.Context, m *member, c cid.Cid, wanted []*member) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -404,12 +408,12 @@ func search(ctx context.Context, m *member, c cid.Cid, wanted []*member) error {
 		}
 	}
 	if names == nil {
-		names = []string{"anybody"}
+		names = []string{"a provider"}
 	}
 	return errors.Join(fmt.Errorf("the last search did not find %s", strings.Join(names, ", ")), last)
 }
 
-// holders are the running peers whose store has a record of somebody else.
+// holders returns the running peers whose store has a record of another peer.
 func (n *Network) holders(c cid.Cid) []peer.ID {
 	n.mu.Lock()
 	members := slices.Clone(n.order)
@@ -427,7 +431,7 @@ func (n *Network) holders(c cid.Cid) []peer.ID {
 	return list
 }
 
-// dhts are those that a running peer has.
+// dhts returns the DHTs of a running peer.
 func (n *Network) dhts(m *member) []*dht.IpfsDHT {
 	if m.raw != nil {
 		if m.raw.DHT == nil { // a hostile peer
