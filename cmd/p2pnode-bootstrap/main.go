@@ -1,8 +1,8 @@
-// Bootstrap is a server that the other nodes of a network start from: it keeps
-// its identity, so that its addresses stay the same, and the peers that it knew,
-// so that it finds them again after a restart; and it serves the DHT. It tells
-// how it is over HTTP, for whoever watches over it, and beside it are a systemd
-// unit and a container file.
+// P2pnode-bootstrap is a bootstrap server: the first peer of the other nodes of a
+// network, and a server of its DHT. It saves its key, so that its addresses stay
+// the same, and its peers, so that it finds them again after a restart. It serves
+// its health and metrics over HTTP, and comes with a systemd unit and a container
+// file.
 package main
 
 import (
@@ -28,32 +28,31 @@ func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("bootstrap", flag.ContinueOnError)
-	data := fs.String("data", "", "directory for the node's key, the peers that it knew and the blocks; created when absent")
-	identity := fs.String("identity", "", "file that holds the node's key, created when absent, instead of the one in -data")
-	network := fs.String("network", "example", "name of the network, the same as with WithNetwork")
-	key := fs.String("swarm-key", "", "file with the key of a private network, created when absent; then only those with the key get in, over TCP and WebSocket alone")
+	data := fs.String("data", "", "directory for the node's key, its saved peers and blocks; created if missing")
+	identity := fs.String("identity", "", "file with the node's key, instead of the one in -data; created if missing")
+	network := fs.String("network", "example", "name of the network, as in WithNetwork")
+	key := fs.String("swarm-key", "", "file with the key of a private network, created if missing; only peers with the key can connect, and only over TCP and WebSocket")
 	listen := fs.String("listen", "", "addresses to listen on, separated by commas (default port 4001 on all IPv4 interfaces)")
-	announce := fs.String("announce", "", "addresses to tell others instead, separated by commas: those of the host for a container, or a name such as /dns4/boot.example.com/tcp/4001")
-	bootstrap := fs.String("bootstrap", "", "addresses of the other bootstrap servers, separated by commas, so that they are one network")
-	relay := fs.Bool("relay", false, "be a relay too, for peers that cannot be dialed")
-	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:4080; nothing there is secret, and nothing is protected")
-	check := fs.String("check", "", "ask the server whose -admin address this is for its health, and end: with exit code 0 if it is well")
-	low := fs.Int("low", 800, "connections that are trimmed down to")
+	announce := fs.String("announce", "", "addresses to announce instead, separated by commas: those of the host if in a container, or a name such as /dns4/boot.example.com/tcp/4001")
+	bootstrap := fs.String("bootstrap", "", "addresses of the network's other bootstrap servers, separated by commas")
+	relay := fs.Bool("relay", false, "also be a relay, for peers that cannot be dialed")
+	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:4080; without access control, and without secrets")
+	check := fs.String("check", "", "query /health at this -admin address of a running server, and exit, with status 0 if it is healthy")
+	low := fs.Int("low", 800, "connections down to which the server trims")
 	high := fs.Int("high", 1000, "connections at which trimming starts")
-	if err := cli.Parse(fs, args, out, "bootstrap is a server that the other nodes of a network start from. It ends on an interrupt or SIGTERM."); err != nil {
+	if err := cli.Parse(fs, args, out, "bootstrap is a bootstrap server for the other nodes of a network. It ends on an interrupt or SIGTERM."); err != nil {
 		return err
 	}
 	if *check != "" {
 		return askHealth(ctx, *check, out)
 	}
 	if *data == "" && *identity == "" {
-		return cli.Usagef("bootstrap: -data DIR or -identity FILE is required: without it the addresses change at every start")
+		return cli.Usagef("bootstrap: give -data DIR or -identity FILE: without a saved key the addresses change at every start")
 	}
 	opts := []p2pnode.Option{
 		p2pnode.WithNetwork(*network),
 		cli.Bootstrap(*bootstrap),
-		// A bootstrap server has to answer, whatever it finds out about its
-		// own reachability.
+		// A bootstrap server must serve the DHT whatever its reachability.
 		p2pnode.WithDHTMode(p2pnode.DHTModeServer),
 		p2pnode.WithConnLimits(*low, *high),
 	}
@@ -91,7 +90,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return cli.Explain(fs, err)
 	}
-	defer n.Close() // for when something below fails; otherwise it is closed already
+	defer n.Close() // if a step below fails; otherwise it is already closed
 	if *admin != "" {
 		stop, addr, err := serveAdmin(*admin, n, registry)
 		if err != nil {
@@ -100,24 +99,24 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		defer stop()
 		fmt.Fprintf(out, "admin: http://%s/health\n", addr)
 	}
-	events := n.Events(ctx) // before the addresses are out, so that no peer is missed
+	events := n.Events(ctx) // before printing the addresses, to miss no peer
 	fmt.Fprintf(out, "peer ID %s\nOthers join with WithNetwork(%q) and one or more of:\n", n.ID(), *network)
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  WithBootstrapAddrs(%q)\n", a)
 	}
 	if fp := n.Status().PrivateNetwork; fp != "" {
-		fmt.Fprintf(out, "They need the key too, in a copy of %s for LoadOrCreateSwarmKey and WithPrivateNetwork; its fingerprint is %s.\n", *key, fp)
+		fmt.Fprintf(out, "They also need a copy of the key in %s, for LoadOrCreateSwarmKey and WithPrivateNetwork; its fingerprint is %s.\n", *key, fp)
 	}
 	for _, w := range n.Status().Warnings {
 		fmt.Fprintf(out, "warning: %s\n", w)
 	}
 	if *relay {
-		fmt.Fprintln(out, "It is a relay too: those addresses, parsed by ParsePeers, are also for WithAutoRelay.")
+		fmt.Fprintln(out, "It is also a relay: for WithAutoRelay, parse these addresses with ParsePeers.")
 	}
 	for ev := range events { // until ctx ends
 		switch ev := ev.(type) {
 		case p2pnode.EventPeerConnected:
-			// Quoted, because peers call themselves what they like.
+			// Quoted, because peers choose their user agent.
 			fmt.Fprintf(out, "+ %s %q from %s\n", ev.Peer.ID, ev.Peer.Agent, ev.Peer.Addr)
 		case p2pnode.EventPeerDisconnected:
 			fmt.Fprintf(out, "- %s\n", ev.ID)
@@ -129,7 +128,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return n.Close()
 }
 
-// serveAdmin answers over HTTP until stop is called.
+// serveAdmin serves HTTP until stop is called.
 func serveAdmin(addr string, n *p2pnode.Node, registry *prometheus.Registry) (stop func(), at net.Addr, err error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -154,13 +153,13 @@ func serveAdmin(addr string, n *p2pnode.Node, registry *prometheus.Registry) (st
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
-			_ = server.Close() // it has had its time
+			_ = server.Close() // it had 5 seconds
 		}
 		<-done
 	}, l.Addr(), nil
 }
 
-// askHealth is the client of /health, for a container that has no other one.
+// askHealth queries /health, for containers without another HTTP client.
 func askHealth(ctx context.Context, addr string, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -183,16 +182,16 @@ func askHealth(ctx context.Context, addr string, out io.Writer) error {
 	return nil
 }
 
-// health is 200 while the node listens, and 503 otherwise. It says what
-// Diagnose found, which is no reason to restart a server that waits for its
-// first peer.
+// health returns status 200 while the node listens, and 503 otherwise, with the
+// findings of Diagnose. Findings do not change the status: a server that waits
+// for its first peer should not be restarted.
 func health(ctx context.Context, n *p2pnode.Node) (int, any) {
 	type answer struct {
 		Listening bool              `json:"listening"`
 		Peers     int               `json:"peers"`
 		Findings  []p2pnode.Finding `json:"findings"`
 	}
-	// Whoever asks does not wait for a peer that is silent.
+	// A silent peer must not delay the response.
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	findings, err := n.Diagnose(ctx)
@@ -209,5 +208,5 @@ func health(ctx context.Context, n *p2pnode.Node) (int, any) {
 func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // whoever asked is gone
+	_ = json.NewEncoder(w).Encode(v) // fails only if the client has disconnected
 }

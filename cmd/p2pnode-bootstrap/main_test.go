@@ -47,7 +47,7 @@ func TestBootstrapKeepsItsIdentityAndServes(t *testing.T) {
 	}
 }
 
-// join is a node as the server's output says to make one, with more options.
+// join starts a node as the server's output describes, with more options.
 func join(t *testing.T, server *clitest.Program, opts ...p2pnode.Option) *p2pnode.Node {
 	t.Helper()
 	addr := strings.Split(server.Line("WithBootstrapAddrs"), `"`)[1]
@@ -181,8 +181,8 @@ func TestBootstrapTellsHowItIs(t *testing.T) {
 	}
 }
 
-// TestBootstrapServersAreOneNetwork: a second one that is told of the first
-// meets it, and again after a restart without being told.
+// TestBootstrapServersAreOneNetwork starts a second server with the address of
+// the first. It connects, and does so again after a restart without the address.
 func TestBootstrapServersAreOneNetwork(t *testing.T) {
 	first := clitest.Start(t, run, "-data", t.TempDir(), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0")
 	id := strings.Fields(first.Line("peer ID"))[2]
@@ -204,7 +204,8 @@ func TestBootstrapServersAreOneNetwork(t *testing.T) {
 	}
 }
 
-// TestBootstrapPrivateAndAnnounced: with a key and the addresses it was told.
+// TestBootstrapPrivateAndAnnounced starts a server with a swarm key and addresses
+// to announce.
 func TestBootstrapPrivateAndAnnounced(t *testing.T) {
 	dir := t.TempDir()
 	server := clitest.Start(t, run, "-data", dir, "-swarm-key", filepath.Join(dir, "swarm.key"), "-network", "test",
@@ -231,8 +232,7 @@ func TestBootstrapAdminAddressInUse(t *testing.T) {
 	}
 }
 
-// The unit and the container file beside the program call it with flags that
-// it has.
+// The systemd unit and the container file use only flags that exist.
 func TestBootstrapServiceFilesNameFlagsThatExist(t *testing.T) {
 	var help strings.Builder
 	if err := run(t.Context(), []string{"-h"}, &help); !errors.Is(err, flag.ErrHelp) {

@@ -1,6 +1,6 @@
 // Chat is a chat room for the people on one LAN: they find each other by
-// multicast DNS and talk over a topic. Where multicast does not reach,
-// -bootstrap names somebody who is there.
+// multicast DNS and chat on a topic. Where multicast does not reach, -bootstrap
+// names a peer.
 package main
 
 import (
@@ -38,10 +38,10 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	nick := fs.String("nick", "anonymous", "your name")
 	topic := fs.String("topic", "lobby", "the room")
 	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
-	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas, where multicast does not reach")
+	bootstrap := fs.String("bootstrap", "", "addresses of peers, separated by commas; for networks without multicast")
 	network := fs.String("network", "example", "name of the network, the same for all")
-	mdns := fs.Bool("mdns", true, "find others on the LAN; -mdns=false where there is no multicast")
-	if err := cli.Parse(fs, args, out, "chat is a chat room for the people on one LAN. Type a line to say it; end with ctrl-D."); err != nil {
+	mdns := fs.Bool("mdns", true, "find others on the LAN; use -mdns=false on networks without multicast")
+	if err := cli.Parse(fs, args, out, "chat is a chat room for the people on one LAN. Type a line to send it; end with ctrl-D."); err != nil {
 		return err
 	}
 	if *nick == "" || len(*nick) > maxNick || printable(*nick) != *nick {
@@ -57,14 +57,14 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	n, err := p2pnode.New(ctx, opts...)
 	var failed *p2pnode.StartError
 	if errors.As(err, &failed) && failed.Step == "mdns" {
-		return fmt.Errorf("%w (where there is no multicast, use -mdns=false and -bootstrap)", err)
+		return fmt.Errorf("%w (without multicast, use -mdns=false and -bootstrap)", err)
 	}
 	if err != nil {
 		return cli.Explain(fs, err)
 	}
 	defer n.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	events := n.Events(ctx) // from before the first peer is on the topic
+	events := n.Events(ctx) // before the first peer joins the topic
 	sub, err := n.Subscribe(ctx, *topic)
 	if err != nil {
 		cancel()
@@ -103,7 +103,7 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	})
 	typed := lines(ctx, in)
 
-	// Everything else happens in this loop, so nothing needs a lock.
+	// This loop does everything else, so that nothing needs a lock.
 	r := &room{node: n, topic: *topic, nick: *nick, out: out, nicks: make(map[peer.ID]string)}
 	for err == nil {
 		select {
@@ -126,8 +126,8 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	return err
 }
 
-// lines delivers what is typed until the input ends. A read cannot be
-// interrupted, so the goroutine may stay in one when ctx is done.
+// lines returns the lines of the input. A read cannot be interrupted, so the
+// goroutine may remain in one after ctx ends.
 func lines(ctx context.Context, in io.Reader) <-chan string {
 	ch := make(chan string)
 	go func() {
@@ -143,38 +143,38 @@ func lines(ctx context.Context, in io.Reader) <-chan string {
 	return ch
 }
 
-// room is what one person knows of it.
+// room is the state of one person's chat.
 type room struct {
 	node        *p2pnode.Node
 	topic, nick string
 	out         io.Writer
 
-	nicks map[peer.ID]string // who was heard, and did not leave
+	nicks map[peer.ID]string // the authors who have not left
 }
 
-// say publishes a line. Its form is the nick, a newline and the text; with no
-// text it is a hello, which tells others the nick.
+// say publishes a line: the nick, a newline and the text. Without text the
+// message only announces the nick.
 func (r *room) say(ctx context.Context, text string) error {
 	switch {
 	case text == "":
 		return nil
 	case len(text) > maxLine:
-		fmt.Fprintf(r.out, "* not said: a line may have %d bytes\n", maxLine)
+		fmt.Fprintf(r.out, "* not sent: a line may have at most %d bytes\n", maxLine)
 		return nil
 	}
-	// Publish waits for somebody to come, until its context ends.
+	// Publish waits for a peer on the topic until its context ends.
 	wait, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	err := r.node.Publish(wait, r.topic, []byte(r.nick+"\n"+text))
 	if errors.Is(err, p2pnode.ErrNoPeers) && ctx.Err() == nil {
-		fmt.Fprintln(r.out, "* nobody is here to hear that")
+		fmt.Fprintln(r.out, "* not sent: nobody else is here")
 		return nil
 	}
 	return err
 }
 
-// hear prints a message. Anybody can take any nick, so the author's ID, which
-// is proved by a signature, stands beside it.
+// hear prints a message. Anybody can take any nick, so next to it is the
+// author's ID, which is proved by a signature.
 func (r *room) hear(m *p2pnode.Message) {
 	nick, text, ok := strings.Cut(string(m.Data), "\n")
 	if m.Author == r.node.ID() || !ok || nick == "" || len(nick) > maxNick || len(text) > maxLine {
@@ -190,7 +190,8 @@ func (r *room) hear(m *p2pnode.Message) {
 	}
 }
 
-// happen greets who came to the topic, and tells who left it.
+// happen announces the nick to peers that join the topic, and prints those that
+// leave.
 func (r *room) happen(ctx context.Context, ev p2pnode.Event) error {
 	switch ev := ev.(type) {
 	case p2pnode.EventTopicPeerJoined:
@@ -200,14 +201,14 @@ func (r *room) happen(ctx context.Context, ev p2pnode.Event) error {
 	case p2pnode.EventTopicPeerLeft:
 		who, known := r.nicks[ev.ID]
 		if ev.Topic == r.topic && known {
-			fmt.Fprintf(r.out, "* %s is gone\n", who)
+			fmt.Fprintf(r.out, "* %s has left\n", who)
 			delete(r.nicks, ev.ID)
 		}
 	}
 	return nil
 }
 
-// printable takes out what could play tricks with the terminal.
+// printable removes characters that could control the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -217,7 +218,7 @@ func printable(s string) string {
 	}, s)
 }
 
-// short is the end of a peer ID: the beginning is the same for many.
+// short returns the end of a peer ID. The beginning is the same for many.
 func short(id peer.ID) string {
 	s := id.String()
 	return "…" + s[len(s)-6:]

@@ -54,12 +54,12 @@ func talk(t *testing.T, bob, ada person) {
 		t.Errorf("a control character came through: %q", line)
 	}
 	ada.says(strings.Repeat("x", maxLine+1))
-	ada.Line("* not said")
+	ada.Line("* not sent")
 	ada.in.Close() // ctrl-D
 	if err := ada.Wait(); err != nil {
 		t.Error(err)
 	}
-	bob.Line("* ada", "is gone")
+	bob.Line("* ada", "has left")
 	if strings.Count(bob.Text(), "is here") != 1 {
 		t.Errorf("bob was told more than once that ada is here:\n%s", bob.Text())
 	}
@@ -103,7 +103,7 @@ func TestRoomsDoNotMix(t *testing.T) {
 func TestNobodyIsHere(t *testing.T) {
 	bob := enter(t, "-mdns=false", "-listen", "/ip4/127.0.0.1/tcp/0")
 	bob.says("hello?")
-	bob.Line("nobody is here to hear that")
+	bob.Line("nobody else is here")
 	if err := bob.Stop(); err != nil {
 		t.Error(err)
 	}

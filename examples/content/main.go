@@ -1,5 +1,5 @@
-// Content shares files by what is in them: one peer provides a file under its
-// CID, another finds out who has it, fetches it and checks that it is the one.
+// Content shares files by their content: one peer provides a file under its CID,
+// another finds the provider, fetches the file and verifies it.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 const (
 	fetchProtocol = protocol.ID("/example/content/1.0.0")
 	maxFile       = 1 << 30
-	patience      = 30 * time.Second // a peer that does not answer, or a transfer that stands still, so long has failed
+	patience      = 30 * time.Second // how long a dial, a read or a write may take
 	retry         = time.Second      // the pause before another search
 )
 
@@ -34,10 +34,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("content", flag.ContinueOnError)
 	provide := fs.String("provide", "", "file to provide until interrupted")
 	fetch := fs.String("fetch", "", "CID to find and fetch")
-	to := fs.String("o", "", "file to write what was fetched to; it must not exist")
+	to := fs.String("o", "", "file to write; it must not exist")
 	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
 	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas")
-	search := fs.Duration("search", 10*time.Second, "how long to go on searching when nobody has the CID")
+	search := fs.Duration("search", 10*time.Second, "how long to repeat the search until a provider is found")
 	networkName := fs.String("network", "example", "name of the network, the same for all")
 	if err := cli.Parse(fs, args, out, "content provides a file by its CID, or finds and fetches one."); err != nil {
 		return err
@@ -48,18 +48,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	switch {
 	case (*provide == "") == (*fetch == ""):
-		return cli.Usagef("content: say what to do: -provide FILE offers a file, -fetch CID -o FILE -bootstrap ADDR gets one")
+		return cli.Usagef("content: use either -provide FILE, or -fetch CID -o FILE -bootstrap ADDR")
 	case *provide != "":
 		return provideFile(ctx, *provide, out, start)
 	case *to == "" || *bootstrap == "":
-		return cli.Usagef("content: -fetch needs -o FILE to write to and -bootstrap ADDR to ask")
+		return cli.Usagef("content: -fetch needs -o FILE and -bootstrap ADDR")
 	}
 	c, err := cid.Decode(*fetch)
 	if err != nil {
 		return cli.Usagef("content: -fetch %q is not a CID: %v", *fetch, err)
 	}
 	if c.Version() != 1 || c.Prefix().Codec != cid.Raw {
-		return cli.Usagef("content: -fetch %s is no CID of a plain file, as -provide prints it", c)
+		return cli.Usagef("content: -fetch %s is not the CID of a plain file, as printed by -provide", c)
 	}
 	return fetchFile(ctx, c, *to, *search, out, start)
 }
@@ -93,31 +93,30 @@ func provideFile(ctx context.Context, name string, out io.Writer, start func() (
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "Providing; to fetch it, one of:")
+	fmt.Fprintln(out, "Providing; to fetch the file, use one of:")
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  content -fetch %s -o FILE -bootstrap %s\n", c, a)
 	}
 	events := n.Events(ctx)
 	switch err := n.Provide(ctx, c); {
 	case ctx.Err() != nil:
-		return nil // interrupted, as it should be
+		return nil // interrupted by the user
 	case errors.Is(err, p2pnode.ErrNoPeers):
-		// The record is held by other peers, so there must be one. The node
-		// announces it when there is.
-		fmt.Fprintln(out, "no other peer is here yet to know about it")
+		// Other peers hold the record. The node provides it once one connects.
+		fmt.Fprintln(out, "no other peers yet; the provider record follows")
 	case err != nil:
 		return err
 	}
 	for ev := range events { // until ctx ends
 		if ev, ok := ev.(p2pnode.EventProvided); ok && ev.Err == nil {
-			fmt.Fprintf(out, "provided: other peers know that %s is here\n", ev.CID)
+			fmt.Fprintf(out, "provided: other peers hold a provider record for %s\n", ev.CID)
 		}
 	}
 	return nil
 }
 
-// fetchFile writes to a temporary file, which gets its name only when the hash
-// is right: a file with the name is a whole one.
+// fetchFile writes to a temporary file, which gets its name only if the hash is
+// right: a file with the name is complete.
 func fetchFile(ctx context.Context, c cid.Cid, to string, search time.Duration, out io.Writer, start func() (*p2pnode.Node, error)) error {
 	if _, err := os.Lstat(to); err == nil {
 		return cli.Usagef("content: -o: %s exists already", to)
@@ -140,15 +139,15 @@ func fetchFile(ctx context.Context, c cid.Cid, to string, search time.Duration, 
 	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(f.Name(), to); err != nil { // unlike a rename, it replaces nothing
+	if err := os.Link(f.Name(), to); err != nil { // unlike a rename, it does not replace a file
 		return err
 	}
 	fmt.Fprintf(out, "fetched and verified: %s\n", to)
 	return nil
 }
 
-// findAndFetch tries one provider after the other. One that came just now may
-// not have told the network yet, so finding nobody is no reason to give up.
+// findAndFetch tries one provider after the other. It repeats the search, because
+// a new provider may not have announced itself yet.
 func findAndFetch(ctx context.Context, n *p2pnode.Node, c cid.Cid, f *os.File, search time.Duration, out io.Writer) error {
 	var failed []error
 	for end := time.Now().Add(search); ; {
@@ -160,14 +159,14 @@ func findAndFetch(ctx context.Context, n *p2pnode.Node, c cid.Cid, f *os.File, s
 			if err == nil {
 				return nil
 			}
-			fmt.Fprintf(out, "but: %v\n", err) // the next one may do better
+			fmt.Fprintf(out, "trying the next provider: %v\n", err)
 			failed = append(failed, err)
 		}
 		if len(failed) > 0 {
-			return fmt.Errorf("content: nobody delivered %s: %w", c, errors.Join(failed...))
+			return fmt.Errorf("content: no provider delivered %s: %w", c, errors.Join(failed...))
 		}
 		if time.Until(end) < retry {
-			return fmt.Errorf("content: nobody on the network provides %s", c)
+			return fmt.Errorf("content: no peer of the network provides %s", c)
 		}
 		select {
 		case <-time.After(retry):
@@ -182,7 +181,7 @@ func fetchFrom(ctx context.Context, n *p2pnode.Node, p peer.AddrInfo, c cid.Cid,
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := f.Truncate(0); err != nil { // of what another provider sent
+	if err := f.Truncate(0); err != nil { // drops the data of another provider
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -195,12 +194,11 @@ func fetchFrom(ctx context.Context, n *p2pnode.Node, p peer.AddrInfo, c cid.Cid,
 		return err
 	}
 	defer s.Close()
-	// The hash is computed while the bytes arrive, and never of more of them
-	// than a file may have.
+	// Compute the hash while the data arrives, of at most maxFile bytes.
 	received := io.TeeReader(io.LimitReader(patient{s}, maxFile), f)
 	got, err := p2pnode.CIDOf(received, p2pnode.CIDHash(c.Prefix().MhType))
 	if err != nil {
-		return errors.Join(err, s.Reset()) // do not send what nobody reads
+		return errors.Join(err, s.Reset()) // so that the provider stops sending
 	}
 	if !got.Equals(c) {
 		return fmt.Errorf("%s sent something else, with the CID %s", p.ID, got)
@@ -208,8 +206,8 @@ func fetchFrom(ctx context.Context, n *p2pnode.Node, p peer.AddrInfo, c cid.Cid,
 	return nil
 }
 
-// patient gives every read and write of a stream a deadline of its own, so
-// that a long transfer may go on and one that stands still may not.
+// patient sets a deadline for each read and write of a stream, so that a long
+// transfer continues and a stalled one fails.
 type patient struct{ s network.Stream }
 
 func (p patient) Read(b []byte) (int, error) {

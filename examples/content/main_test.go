@@ -42,7 +42,7 @@ func writeFile(t *testing.T, name string, content []byte) string {
 	return name
 }
 
-// nothingLeft checks that no temporary file stayed.
+// nothingLeft checks that no temporary file remains.
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
 	if left, _ := filepath.Glob(filepath.Join(dir, ".fetch-*")); len(left) != 0 {
@@ -57,7 +57,7 @@ func TestProvideAndFetch(t *testing.T) {
 	to := filepath.Join(dir, "copy")
 	server, cid, addr := provider(t, file)
 
-	// Another peer holds the provider record, and is asked.
+	// The client queries another peer, which holds the provider record.
 	other, _, otherAddr := provider(t, writeFile(t, filepath.Join(dir, "another"), nil), "-bootstrap", addr)
 	server.Line("provided:")
 	other.Line("provided:")
@@ -79,8 +79,8 @@ func TestProvideAndFetch(t *testing.T) {
 	}
 }
 
-// TestTwoPeers has no third one: the provider first learns of somebody who
-// could hold its record when that one asks for the file.
+// TestTwoPeers has no third peer: the client is the first peer that could hold
+// the provider's record.
 func TestTwoPeers(t *testing.T) {
 	dir := t.TempDir()
 	server, cid, addr := provider(t, writeFile(t, filepath.Join(dir, "original"), []byte("x")))
@@ -97,7 +97,7 @@ func TestWhatNobodyHas(t *testing.T) {
 	dir := t.TempDir()
 	server, _, addr := provider(t, writeFile(t, filepath.Join(dir, "original"), []byte("x")))
 	client := fetcher(t, "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku", filepath.Join(dir, "copy"), addr, "-search", "0s")
-	if err := client.Wait(); err == nil || !strings.Contains(err.Error(), "nobody on the network provides") {
+	if err := client.Wait(); err == nil || !strings.Contains(err.Error(), "no peer of the network provides") {
 		t.Errorf("%v", err)
 	}
 	nothingLeft(t, dir)
@@ -141,7 +141,7 @@ func TestALiar(t *testing.T) {
 	}
 	nothingLeft(t, dir)
 
-	// Who tells the truth beside it is found.
+	// The honest provider is found in spite of the liar.
 	if key, err = cid.Decode(c); err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,5 @@
-// Discover has peers of one interest find each other in the DHT: each
-// advertises a namespace, and looks for others that do.
+// Discover finds peers with a common interest in the DHT: each advertises a
+// namespace, and searches for others that do.
 package main
 
 import (
@@ -17,19 +17,19 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
-// patience is how long a peer that was found may take to answer.
+// patience is how long a dial may take.
 const patience = 10 * time.Second
 
 func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("discover", flag.ContinueOnError)
-	namespace := fs.String("namespace", "room", "what to meet under")
+	namespace := fs.String("namespace", "room", "the namespace to advertise and to search")
 	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
-	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas; without any, be the first one")
+	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas; without any this is the first peer")
 	network := fs.String("network", "example", "name of the network, the same for all")
-	every := fs.Duration("every", 5*time.Second, "how often to look")
-	if err := cli.Parse(fs, args, out, "discover meets the peers that advertise the same namespace."); err != nil {
+	every := fs.Duration("every", 5*time.Second, "how often to search")
+	if err := cli.Parse(fs, args, out, "discover connects to the peers that advertise the same namespace."); err != nil {
 		return err
 	}
 	if *namespace == "" || *every <= 0 {
@@ -41,25 +41,25 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
-	defer n.Close() // which ends what runs in the background
+	defer n.Close() // ends the background goroutine
 
-	fmt.Fprintf(out, "I am %s; others meet me by one of:\n", n.ID())
+	fmt.Fprintf(out, "peer ID %s; others find this peer with one of:\n", n.ID())
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  discover -namespace %s -bootstrap %s\n", *namespace, a)
 	}
 	background.Go(func() {
-		// It keeps announcing until ctx ends; what it returns is the result
-		// of the first attempt. The first peer of a network has nobody to
-		// tell, and is told about others all the same.
+		// Advertise returns the result of the first attempt, and the node repeats
+		// the announcement until ctx ends. The first peer of a network has no
+		// others to announce to yet.
 		switch err := n.Advertise(ctx, *namespace); {
 		case err == nil:
 			fmt.Fprintf(out, "advertised %s\n", *namespace)
 		case errors.Is(err, p2pnode.ErrNoPeers):
-			fmt.Fprintln(out, "nobody is here yet; the announcement follows")
+			fmt.Fprintln(out, "no other peers yet; the announcement follows")
 		}
 	})
 
-	answered := make(map[peer.ID]bool) // whether a peer that was found did, at the last try
+	answered := make(map[peer.ID]bool) // whether the last dial of a peer succeeded
 	ticker := time.NewTicker(*every)
 	defer ticker.Stop()
 	for {
@@ -72,14 +72,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 }
 
-// look searches once, connects to whom it finds, and prints what is new.
+// look searches once, connects to the peers that it finds, and prints changes.
 func look(ctx context.Context, n *p2pnode.Node, namespace string, answered map[peer.ID]bool, out io.Writer) {
 	for p, err := range n.FindPeers(ctx, namespace) {
 		switch {
 		case ctx.Err() != nil || errors.Is(err, p2pnode.ErrNoPeers):
-			return // nobody to ask yet
+			return // no peers to query yet
 		case p.ID == "":
-			fmt.Fprintf(out, "looking: %v\n", err)
+			fmt.Fprintf(out, "search: %v\n", err)
 			return // an error without a peer is the last pair
 		}
 		if err == nil { // it has addresses
@@ -92,7 +92,7 @@ func look(ctx context.Context, n *p2pnode.Node, namespace string, answered map[p
 		if err != nil {
 			fmt.Fprintf(out, "%s does not answer: %v\n", p.ID, err)
 		} else {
-			fmt.Fprintf(out, "met %s\n", p.ID)
+			fmt.Fprintf(out, "connected to %s\n", p.ID)
 		}
 	}
 }

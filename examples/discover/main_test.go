@@ -23,20 +23,19 @@ func TestPeersOfOneNamespaceMeet(t *testing.T) {
 	other, otherID, addr := start(t, "-namespace", "other")
 	ada, adaID, _ := start(t, "-namespace", "here", "-bootstrap", addr)
 	bob, bobID, _ := start(t, "-namespace", "here", "-bootstrap", addr)
-	ada.Line("met", bobID)
-	bob.Line("met", adaID)
+	ada.Line("connected to", bobID)
+	bob.Line("connected to", adaID)
 
-	// One that leaves stays announced for a while, and is missed. One that
-	// comes is met. Until an announcement is held by others, who leaves takes
-	// it along.
+	// A peer that stops is still found for a while, once other peers hold its
+	// announcement. New peers are found.
 	bob.Line("advertised")
 	if err := bob.Stop(); err != nil {
 		t.Error(err)
 	}
 	ada.Line(bobID, "does not answer")
 	eve, eveID, _ := start(t, "-namespace", "here", "-bootstrap", addr)
-	ada.Line("met", eveID)
-	eve.Line("met", adaID)
+	ada.Line("connected to", eveID)
+	eve.Line("connected to", adaID)
 
 	for _, p := range []*clitest.Program{ada, eve, other} {
 		if err := p.Stop(); err != nil {
@@ -44,15 +43,15 @@ func TestPeersOfOneNamespaceMeet(t *testing.T) {
 		}
 	}
 	for _, p := range []*clitest.Program{ada, bob, eve} {
-		if strings.Contains(p.Text(), "met "+otherID) {
+		if strings.Contains(p.Text(), "connected to "+otherID) {
 			t.Error("a peer of another namespace was met")
 		}
 	}
-	if strings.Contains(other.Text(), "met ") {
+	if strings.Contains(other.Text(), "connected to ") {
 		t.Error("the peer of another namespace met somebody")
 	}
 	lines := strings.Split(ada.Text(), "\n")
-	if n := len(slices.DeleteFunc(lines, func(l string) bool { return l != "met "+bobID })); n != 1 {
+	if n := len(slices.DeleteFunc(lines, func(l string) bool { return l != "connected to "+bobID })); n != 1 {
 		t.Errorf("a peer was met %d times, want once", n)
 	}
 }

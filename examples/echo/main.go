@@ -1,5 +1,5 @@
-// Echo is a protocol of one's own: whatever a peer sends comes back to it.
-// Without -connect it is the server, with it the client.
+// Echo is a protocol that sends back what a peer sends. Without -connect the
+// program is the server, with it the client.
 package main
 
 import (
@@ -28,9 +28,9 @@ func main() { cli.Main(run) }
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("echo", flag.ContinueOnError)
 	listen := fs.String("listen", cli.AnyInterface, "for the server: addresses to listen on, separated by commas")
-	connect := fs.String("connect", "", "address of the server, as it prints it: be its client")
-	message := fs.String("message", "hello", "what the client sends")
-	if err := cli.Parse(fs, args, out, "echo sends back what it gets; with -connect it sends something to another echo."); err != nil {
+	connect := fs.String("connect", "", "for the client: an address that the server printed")
+	message := fs.String("message", "hello", "for the client: the message to send")
+	if err := cli.Parse(fs, args, out, "echo sends back what it receives; with -connect it sends a message to another echo."); err != nil {
 		return err
 	}
 	if *connect == "" {
@@ -59,8 +59,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 
 func serve(ctx context.Context, n *p2pnode.Node, out io.Writer) error {
 	err := n.Handle(echoProtocol, func(_ context.Context, s network.Stream) error {
-		// A peer that stops in the middle shall not hold the stream forever,
-		// and one that never stops shall not get more than its share.
+		// The deadline ends the stream of a peer that stalls; maxMessage bounds what
+		// a peer can send.
 		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func serve(ctx context.Context, n *p2pnode.Node, out io.Writer) error {
 			return err
 		}
 		fmt.Fprintf(out, "echoed %d bytes to %s\n", size, s.Conn().RemotePeer())
-		return nil // which closes the stream
+		return nil // closes the stream
 	})
 	if err != nil {
 		return err
@@ -93,22 +93,21 @@ func ask(ctx context.Context, n *p2pnode.Node, server peer.AddrInfo, message str
 		return err
 	}
 	defer s.Close()
-	// The context ended its part when the stream was open; what follows needs
-	// a deadline.
+	// ctx applies only to opening the stream; reads and writes need a deadline.
 	if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(s, message); err != nil {
 		return err
 	}
-	if err := s.CloseWrite(); err != nil { // the server now sees the end
+	if err := s.CloseWrite(); err != nil { // ends the message
 		return err
 	}
 	reply, err := io.ReadAll(io.LimitReader(s, maxMessage))
 	if err != nil {
 		return err
 	}
-	// Quoted, because whoever answers could send escape sequences.
+	// Quoted, because the server could send escape sequences.
 	fmt.Fprintf(out, "reply: %q\n", reply)
 	return nil
 }

@@ -38,7 +38,7 @@ func TestNobodyThere(t *testing.T) {
 	}
 	client := clitest.Start(t, run, "-connect", addr)
 	if err := client.Wait(); err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("a server that is gone: %v", err)
+		t.Errorf("a server that has stopped: %v", err)
 	}
 }
 
@@ -46,6 +46,6 @@ func TestUsage(t *testing.T) {
 	clitest.Usage(t, run,
 		[]string{"-connect", "-connect", "somewhere"},
 		[]string{"-message", "-connect", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUVh8eN5mqvBWTSHSLqAeUHjTMpf1wmHUTBMsEvLZ6V", "-message", strings.Repeat("x", maxMessage+1)},
-		[]string{"no flag", "leftover"},
+		[]string{"is not a flag", "leftover"},
 		[]string{"-listen: ", "-listen", "127.0.0.1:1"})
 }

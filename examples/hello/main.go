@@ -1,4 +1,4 @@
-// Hello starts two nodes: alice publishes, bob prints what he hears.
+// Hello starts two nodes: alice publishes a message, bob prints it.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Identity creates, shows and reuses the key that a node is known by.
+// Identity creates, shows and reuses a node's key.
 package main
 
 import (
@@ -20,10 +20,10 @@ func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("identity", flag.ContinueOnError)
-	file := fs.String("file", "", "key file to create or reuse; without it a key is made and shown, and kept nowhere")
-	kind := fs.String("type", "", "type of a new key: ed25519 (the default), rsa, secp256k1 or ecdsa; with a key file that exists, the type that it must have")
-	export := fs.Bool("export", false, "print the private key too, as WithIdentityString takes it: whoever sees it can be you")
-	if err := cli.Parse(fs, args, out, "identity creates, shows and reuses the key that a node is known by."); err != nil {
+	file := fs.String("file", "", "key file to create or reuse; without it the new key is shown but not saved")
+	kind := fs.String("type", "", "type of a new key: ed25519 (the default), rsa, secp256k1 or ecdsa; an existing key must have this type")
+	export := fs.Bool("export", false, "also print the private key, for WithIdentityString; anybody who has it can impersonate you")
+	if err := cli.Parse(fs, args, out, "identity creates, shows and reuses a node's key."); err != nil {
 		return err
 	}
 	if *file == "" {
@@ -31,23 +31,23 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return show(out, key, "no file: the next run makes another", *export)
+		return show(out, key, "no file; the next run creates another key", *export)
 	}
 
 	_, err := os.Lstat(*file)
 	kept := *file + " (reused)"
 	if errors.Is(err, os.ErrNotExist) {
 		kept = *file + " (created)"
-		// WithIdentityFile would create the file, with an Ed25519 key. For
-		// another type it has to be there already.
+		// WithIdentityFile creates a missing file with an Ed25519 key. For another
+		// type, create it first.
 		if *kind != "" {
 			if err := create(*file, *kind); err != nil {
 				return err
 			}
 		}
 	}
-	// A node with this option has the same peer ID at every start. It is
-	// started here, without opening a port, to show which.
+	// A node with this option has the same peer ID at every start. Start one,
+	// without opening a port, to show the ID.
 	n, err := p2pnode.New(ctx, p2pnode.WithIdentityFile(*file), p2pnode.WithoutListening(), p2pnode.WithoutDHT(), p2pnode.WithoutPubSub())
 	if err != nil {
 		return cli.Explain(fs, err)
@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if *kind != "" && !strings.EqualFold(*kind, key.Type().String()) {
-		return cli.Usagef("identity: -type %s: the key in %s is of type %s, and stays as it is", *kind, *file, key.Type())
+		return cli.Usagef("identity: -type %s: the key in %s is of type %s; choose another file", *kind, *file, key.Type())
 	}
 	return show(out, key, kept, *export)
 }

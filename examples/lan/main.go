@@ -1,4 +1,4 @@
-// Lan says hello to the nodes on the local network and prints what they say.
+// Lan publishes a greeting to the nodes on the LAN and prints theirs.
 // Run it on two machines, or twice on one.
 package main
 
@@ -33,7 +33,7 @@ func run(ctx context.Context, _ []string, out io.Writer) error {
 		return err
 	}
 	if err := node.WaitReady(ctx, p2pnode.StageTopic("greetings")); err != nil {
-		return err // says what is still missing
+		return err // names the stage that is missing
 	}
 	name, _ := os.Hostname()
 	if err := node.Publish(ctx, "greetings", []byte("hello from "+name)); err != nil {

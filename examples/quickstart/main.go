@@ -1,6 +1,7 @@
-// The quickstart runs a small network in this process, on this machine alone:
-// a bootstrap node, five peers that know nobody else, and three more. It provides a file and fetches it by its CID, publishes to a topic,
-// reaches a peer through a relay, and goes on without the bootstrap node.
+// Quickstart runs a small network in this process, only on this machine: a
+// bootstrap node, five peers that know only it, and three more. It provides a
+// file and fetches it by its CID, publishes on a topic, reaches a peer through a
+// relay, and finds a peer without the bootstrap node.
 package main
 
 import (
@@ -30,15 +31,15 @@ const (
 	helloProtocol = protocol.ID("/quickstart/hello/1.0.0")
 	topic         = "announcements"
 	maxFile       = 64 << 20
-	timeLimit     = time.Minute // for all of it; it takes less than a second
+	timeLimit     = time.Minute // for the whole run, which takes less than a second
 )
 
 func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	listen := fs.String("listen", "/ip4/127.0.0.1/tcp/0", "addresses that every node listens on, separated by commas; port 0 stands for any free one")
-	rest, err := cli.ParseArgs(fs, args, out, "quickstart [FILE] shows what nodes do, with nine of them on this machine. FILE is provided and fetched; by default it is the README.")
+	listen := fs.String("listen", "/ip4/127.0.0.1/tcp/0", "addresses on which every node listens, separated by commas; with port 0 the system chooses a free one")
+	rest, err := cli.ParseArgs(fs, args, out, "quickstart [FILE] shows the main features with nine nodes on this machine. It provides and fetches FILE, by default the README.")
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
-	defer d.stop(ctx) // for when a step fails; otherwise it is the last one
+	defer d.stop(ctx) // if a step fails; otherwise the last step
 
 	steps := []struct {
 		title string
@@ -56,14 +57,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}{
 		{"start a bootstrap node and four peers that know only it", d.start},
 		{"announce a file: alice provides its CID", d.provide},
-		{"find it: bob, a fifth peer, comes late and asks the DHT who has the CID", d.find},
+		{"find it: bob, a fifth peer, joins late and searches the DHT for providers of the CID", d.find},
 		{"fetch it: bob opens a stream and checks the hash", d.fetch},
-		{"publish: carol announces it, everybody hears it", d.publish},
-		{"relay: frank listens nowhere, erin reaches him", d.relay},
-		{"survive: the bootstrap node stops, strangers still meet", d.survive},
+		{"publish: carol announces it, all subscribers receive it", d.publish},
+		{"relay: frank does not listen, erin reaches him", d.relay},
+		{"survive: the bootstrap node stops, strangers still find each other", d.survive},
 		{"stop all nodes", d.stop},
 	}
-	fmt.Fprintf(out, "p2pnode quickstart: a network in one process, on this machine alone\n\n")
+	fmt.Fprintf(out, "p2pnode quickstart: a network in one process, only on this machine\n\n")
 	var table strings.Builder
 	for i, s := range steps {
 		fmt.Fprintf(out, "%d. %s\n", i+1, s.title)
@@ -79,39 +80,39 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		d.say("done in %v\n", took)
 		fmt.Fprintf(&table, "   %d  %8v  %s\n", i+1, took, result)
 	}
-	fmt.Fprintf(out, "What happened, each result checked:\n%s\nNext: examples/README.md\n", table.String())
+	fmt.Fprintf(out, "Results, all checked:\n%s\nNext: examples/README.md\n", table.String())
 	return nil
 }
 
-// demo is the network with what its steps hand on to each other.
+// demo is the network and the state that its steps share.
 type demo struct {
 	out    io.Writer
 	fs     *flag.FlagSet
 	listen string
 	nodes  map[string]*p2pnode.Node
 
-	file     string // what alice has
+	file     string // alice's
 	content  []byte
-	cid      cid.Cid       // what the others are told
-	provider peer.AddrInfo // what bob found out
+	cid      cid.Cid       // of content
+	provider peer.AddrInfo // found by bob
 }
 
 func (d *demo) say(format string, args ...any) {
 	fmt.Fprintf(d.out, "   "+format+"\n", args...)
 }
 
-// load reads the file that was named, or the README.
+// load reads the given file, or the README.
 func (d *demo) load(args []string) error {
 	switch len(args) {
 	case 0:
 		d.file = readme()
 		if d.file == "" {
-			return cli.Usagef("quickstart: no README.md found from here; name a file: quickstart FILE")
+			return cli.Usagef("quickstart: no README.md found in this directory or above; name a file: quickstart FILE")
 		}
 	case 1:
 		d.file = args[0]
 	default:
-		return cli.Usagef("quickstart: one file at most, not %d", len(args))
+		return cli.Usagef("quickstart: got %d arguments; give at most one file", len(args))
 	}
 	f, err := os.Open(d.file)
 	if err != nil {
@@ -126,7 +127,7 @@ func (d *demo) load(args []string) error {
 	return err
 }
 
-// readme finds README.md here or in the root of the module that this is in.
+// readme finds README.md in this directory or in the root of its module.
 func readme() string {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -145,7 +146,7 @@ func readme() string {
 	return filepath.Join(dir, "README.md")
 }
 
-// add starts a node and keeps it under a name.
+// add starts a node with a name.
 func (d *demo) add(ctx context.Context, name string, opts ...p2pnode.Option) (*p2pnode.Node, error) {
 	n, err := p2pnode.New(ctx, append([]p2pnode.Option{p2pnode.WithNetwork("quickstart")}, opts...)...)
 	if err != nil {
@@ -165,8 +166,8 @@ func (d *demo) add(ctx context.Context, name string, opts ...p2pnode.Option) (*p
 	return n, nil
 }
 
-// join starts nodes that know the bootstrap node and nobody else, and waits
-// until they are ready.
+// join starts nodes that know only the bootstrap node, and waits until they are
+// ready.
 func (d *demo) join(ctx context.Context, names ...string) error {
 	for _, name := range names {
 		if _, err := d.add(ctx, name, cli.Listen(d.listen), p2pnode.WithBootstrapPeers(d.nodes["boot"].AddrInfo())); err != nil {
@@ -199,7 +200,7 @@ func (d *demo) provide(ctx context.Context) (string, error) {
 	d.say("%s, %d bytes", filepath.Base(d.file), len(d.content))
 	d.say("CID %s", d.cid)
 	alice := d.nodes["alice"]
-	// The protocol: 8 bytes that say the length, and the file.
+	// The protocol: the length in 8 bytes, and the file.
 	err = alice.Handle(fetchProtocol, func(_ context.Context, s network.Stream) error {
 		if err := s.SetDeadline(time.Now().Add(timeLimit)); err != nil {
 			return err
@@ -213,7 +214,7 @@ func (d *demo) provide(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Provide returns when another peer has proved to hold the record.
+	// Provide returns once another peer has proved that it holds the record.
 	if err := alice.Provide(ctx, d.cid); err != nil {
 		return "", err
 	}
@@ -221,8 +222,8 @@ func (d *demo) provide(ctx context.Context) (string, error) {
 }
 
 func (d *demo) find(ctx context.Context) (string, error) {
-	// In a network this small every peer of the DHT is given a copy of every
-	// record. Bob was not there, so he has to ask.
+	// In such a small network every peer of the DHT gets a copy of every record.
+	// Bob joins later, so he must query others.
 	if err := d.join(ctx, "bob"); err != nil {
 		return "", err
 	}
@@ -232,10 +233,10 @@ func (d *demo) find(ctx context.Context) (string, error) {
 		}
 		d.say("%s has it, at %s", p.ID, p.Addrs[0])
 		d.provider = p
-		break // the first is enough; breaking ends the search
+		break // the first is enough; break ends the search
 	}
 	if d.provider.ID != d.nodes["alice"].ID() {
-		return "", fmt.Errorf("the DHT named %q, not alice", d.provider.ID)
+		return "", fmt.Errorf("the DHT returned %q, not alice", d.provider.ID)
 	}
 	return "bob found alice through the DHT", nil
 }
@@ -258,18 +259,17 @@ func (d *demo) fetch(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if p.total > maxFile {
-		return "", fmt.Errorf("a file of %d bytes is offered, with at most %d", p.total, maxFile)
+		return "", fmt.Errorf("the file has %d bytes, more than %d", p.total, maxFile)
 	}
-	// The hash is computed while the bytes arrive, and never of more of them
-	// than were announced.
+	// Compute the hash while the data arrives, of at most the announced length.
 	got, err := p2pnode.CIDOf(io.TeeReader(io.LimitReader(s, int64(p.total)), p))
 	if err != nil {
 		return "", err
 	}
 	if p.done != p.total || !got.Equals(d.cid) {
-		return "", fmt.Errorf("%d bytes came, of %d, with the CID %s", p.done, p.total, got)
+		return "", fmt.Errorf("received %d of %d bytes, with the CID %s", p.done, p.total, got)
 	}
-	d.say("the hash is the one in the CID: these are the bytes that alice provided")
+	d.say("the hash matches the CID: this is the file that alice provided")
 	return fmt.Sprintf("bob fetched %d bytes and verified them", p.done), nil
 }
 
@@ -304,10 +304,10 @@ func (d *demo) publish(ctx context.Context) (string, error) {
 		defer s.Close()
 		subs[name] = s
 	}
-	// Publish waits for the first peer on the topic by itself. For all of them
-	// to hear it, wait until carol's messages reach the other five. Should some
-	// not be her neighbors, the others pass it on once gossipsub has settled,
-	// which takes a second or two.
+	// Publish waits for the first peer on the topic by itself. To reach all five,
+	// wait until they have joined. If some are not carol's neighbors, other peers
+	// forward the message once gossipsub's mesh has settled, which takes a second
+	// or two.
 	reached := make(map[peer.ID]bool)
 	for ev := range events {
 		if joined, ok := ev.(p2pnode.EventTopicPeerJoined); ok {
@@ -330,16 +330,16 @@ func (d *demo) publish(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 		if m.Author != carol.ID() || string(m.Data) != text {
-			return "", fmt.Errorf("%s heard something else: %q", name, m.Data)
+			return "", fmt.Errorf("%s received another message: %q", name, m.Data)
 		}
-		d.say("%-6s heard it, signed by carol", name)
+		d.say("%-6s received it, signed by carol", name)
 	}
 	return fmt.Sprintf("carol's announcement reached all %d subscribers", len(names)), nil
 }
 
 func (d *demo) relay(ctx context.Context) (string, error) {
-	// Without a DHT frank dials nobody but the relay, so that nobody has a
-	// connection to him yet.
+	// Without a DHT frank dials only the relay, so that no other peer is connected
+	// to him.
 	boot, erin := d.nodes["boot"], d.nodes["erin"]
 	frank, err := d.add(ctx, "frank", p2pnode.WithoutListening(), p2pnode.WithoutDHT(), p2pnode.WithAutoRelay(boot.AddrInfo()))
 	if err != nil {
@@ -348,7 +348,7 @@ func (d *demo) relay(ctx context.Context) (string, error) {
 	if err := frank.WaitReady(ctx, p2pnode.StageReachable); err != nil {
 		return "", err
 	}
-	d.say("frank has no port; boot keeps a place for him: %s", short(frank.Addrs()[0].String()))
+	d.say("frank does not listen; his circuit address at boot: %s", short(frank.Addrs()[0].String()))
 	if err := erin.Connect(ctx, frank.AddrInfo()); err != nil {
 		return "", err
 	}
@@ -356,14 +356,14 @@ func (d *demo) relay(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if p, ok := connection(erin, frank); !ok || !p.Relayed {
-		return "", fmt.Errorf("erin's connection to frank should be a relayed one: %+v", p)
+		return "", fmt.Errorf("erin's connection to frank is not relayed: %+v", p)
 	}
 	return "erin reached frank through the relay", nil
 }
 
 func (d *demo) survive(ctx context.Context) (string, error) {
-	// Peers that serve the DHT soon know each other. Two that only use it do
-	// not: gina is told of alice, hugo of dave.
+	// DHT servers soon know each other. Two clients do not: gina knows only alice,
+	// hugo only dave.
 	var late [2]*p2pnode.Node
 	for i, who := range [][2]string{{"gina", "alice"}, {"hugo", "dave"}} {
 		n, err := d.add(ctx, who[0], cli.Listen(d.listen), p2pnode.WithDHTMode(p2pnode.DHTModeClient),
@@ -374,7 +374,7 @@ func (d *demo) survive(ctx context.Context) (string, error) {
 		if err := n.WaitReady(ctx); err != nil {
 			return "", err
 		}
-		d.say("%s comes, and is told of %s alone", who[0], who[1])
+		d.say("%s joins, and knows only %s", who[0], who[1])
 		late[i] = n
 	}
 	gina, hugo := late[0], late[1]
@@ -385,29 +385,29 @@ func (d *demo) survive(ctx context.Context) (string, error) {
 	if err := boot.Close(); err != nil {
 		return "", err
 	}
-	// Erin learns of it in a moment, by the end of her connection.
+	// Erin notices when her connection closes.
 	for ev := range events {
 		if gone, ok := ev.(p2pnode.EventPeerDisconnected); ok && gone.ID == boot.ID() {
 			break
 		}
 	}
 	if err := erin.Connect(ctx, address); err == nil {
-		return "", errors.New("the bootstrap node still answers")
+		return "", errors.New("the bootstrap node still accepts connections")
 	}
-	d.say("boot has stopped, and does not answer any more")
+	d.say("boot has stopped; erin cannot connect to it")
 
 	if _, ok := connection(gina, hugo); ok {
-		return "", errors.New("gina and hugo have met before")
+		return "", errors.New("gina and hugo are already connected")
 	}
 	if known := gina.Host().Peerstore().Addrs(hugo.ID()); len(known) > 0 {
-		return "", fmt.Errorf("gina knew hugo's address before: %v", known)
+		return "", fmt.Errorf("gina already knows hugo's addresses: %v", known)
 	}
-	d.say("gina and hugo have never met: no connection, no address")
+	d.say("gina and hugo have never met: gina has no connection to hugo and no address of his")
 	found, err := gina.FindPeer(ctx, hugo.ID())
 	if err != nil {
 		return "", err
 	}
-	d.say("gina asked the DHT for hugo's ID: he is at %s", found.Addrs[0])
+	d.say("gina found hugo in the DHT by his peer ID, at %s", found.Addrs[0])
 	if err := gina.Connect(ctx, found); err != nil {
 		return "", err
 	}
@@ -417,7 +417,7 @@ func (d *demo) survive(ctx context.Context) (string, error) {
 	return "without the bootstrap node, gina found hugo", nil
 }
 
-// stop closes every node. Close waits for all that the node started.
+// stop closes all nodes. Close waits for everything that the node has started.
 func (d *demo) stop(context.Context) (string, error) {
 	var errs []error
 	for name, n := range d.nodes {
@@ -428,7 +428,7 @@ func (d *demo) stop(context.Context) (string, error) {
 	return fmt.Sprintf("all %d nodes stopped, no errors", len(d.nodes)), errors.Join(errs...)
 }
 
-// hello has one node greeted by another over a stream.
+// hello opens a stream from one node to another and reads its greeting.
 func (d *demo) hello(ctx context.Context, from, to string) error {
 	s, err := d.nodes[from].OpenStream(ctx, d.nodes[to].ID(), helloProtocol)
 	if err != nil {
@@ -443,13 +443,13 @@ func (d *demo) hello(ctx context.Context, from, to string) error {
 		return err
 	}
 	if string(text) != "hello from "+to {
-		return fmt.Errorf("%s said %q", to, text)
+		return fmt.Errorf("%s sent %q", to, text)
 	}
-	d.say("%s opened a stream, and read %q", from, text)
+	d.say("%s opened a stream and read %q", from, text)
 	return nil
 }
 
-// connection is that of one node to another, if there is one.
+// connection returns the connection of one node to another, if there is one.
 func connection(from, to *p2pnode.Node) (p2pnode.Peer, bool) {
 	for _, p := range from.Peers() {
 		if p.ID == to.ID() {
@@ -459,7 +459,7 @@ func connection(from, to *p2pnode.Node) (p2pnode.Peer, bool) {
 	return p2pnode.Peer{}, false
 }
 
-// short leaves the middle of the peer IDs out of an address.
+// short shortens the peer IDs in an address.
 func short(addr string) string {
 	parts := strings.Split(addr, "/")
 	for i, p := range parts {

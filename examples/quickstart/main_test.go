@@ -19,13 +19,13 @@ func TestQuickstart(t *testing.T) {
 		t.Fatalf("%v, after\n%s", err, p.Text())
 	}
 	for _, want := range []string{
-		"README.md, ", "CID bafkrei", "has it, at /ip4/127.0.0.1/", "100%", "the hash is the one in the CID",
-		"erin   heard it, signed by carol", "p2p-circuit", `erin opened a stream, and read "hello from frank"`,
-		"boot has stopped", "never met", `gina opened a stream, and read "hello from hugo"`, "all 9 nodes stopped",
+		"README.md, ", "CID bafkrei", "has it, at /ip4/127.0.0.1/", "100%", "the hash matches the CID",
+		"erin   received it, signed by carol", "p2p-circuit", `erin opened a stream and read "hello from frank"`,
+		"boot has stopped", "never met", `gina opened a stream and read "hello from hugo"`, "all 9 nodes stopped",
 	} {
 		p.Line(want)
 	}
-	_, table, _ := strings.Cut(p.Text(), "What happened")
+	_, table, _ := strings.Cut(p.Text(), "Results, all checked")
 	if got := strings.Count(table, "\n   "); got != 8 {
 		t.Errorf("the closing table has %d rows, want 8:%s", got, table)
 	}

@@ -1,7 +1,7 @@
-// Relay shows how a peer that cannot be dialed is reached. It has three
-// roles: a relay, a listener that opens no port and keeps a reservation at the
-// relay, and a dialer that reaches the listener through it. Without -role all
-// three run in this process.
+// Relay shows how to reach a peer that cannot be dialed. It has three roles: a
+// relay, a listener that opens no port and has a reservation at the relay, and a
+// dialer that reaches the listener through it. Without -role all three run in
+// this process.
 package main
 
 import (
@@ -30,11 +30,11 @@ func main() { cli.Main(run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("relay", flag.ContinueOnError)
-	role := fs.String("role", "", "relay, listen or dial; all three in this process by default")
+	role := fs.String("role", "", "relay, listen or dial; by default all three in this process")
 	listen := fs.String("listen", "", "for the relay: addresses to listen on, separated by commas; by default all interfaces with -role relay, 127.0.0.1 without -role")
-	relayAddr := fs.String("relay", "", "for -role listen: address of the relay, as it prints it")
-	to := fs.String("peer", "", "for -role dial: address of the listener, as it prints it")
-	if err := cli.Parse(fs, args, out, "relay shows how a peer that cannot be dialed is reached."); err != nil {
+	relayAddr := fs.String("relay", "", "for -role listen: an address that the relay printed")
+	to := fs.String("peer", "", "for -role dial: an address that the listener printed")
+	if err := cli.Parse(fs, args, out, "relay shows how to reach a peer that cannot be dialed."); err != nil {
 		return err
 	}
 	switch *role {
@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 		defer n.Close()
-		fmt.Fprintln(out, "Relaying; next, in another terminal, one of:")
+		fmt.Fprintln(out, "Relaying; next, in another terminal, use one of:")
 		for _, a := range n.Addrs() {
 			fmt.Fprintf(out, "  relay -role listen -relay %s\n", a)
 		}
@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 		defer n.Close()
-		fmt.Fprintln(out, "Reserved a place, opened no port; next, in a third terminal, one of:")
+		fmt.Fprintln(out, "Reserved, without an open port; next, in a third terminal, use one of:")
 		for _, a := range n.Addrs() {
 			fmt.Fprintf(out, "  relay -role dial -peer %s\n", a)
 		}
@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "dial":
 		return dial(ctx, fs, *to, out)
 	default:
-		return cli.Usagef("relay: -role %q: choose of relay, listen and dial", *role)
+		return cli.Usagef("relay: -role %q: use relay, listen or dial", *role)
 	}
 }
 
@@ -76,7 +76,7 @@ func startRelay(ctx context.Context, fs *flag.FlagSet, listen string) (*p2pnode.
 	return n, cli.Explain(fs, err)
 }
 
-// startListener returns when the reservation stands.
+// startListener returns once the node has a reservation.
 func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Writer) (*p2pnode.Node, error) {
 	relays, err := p2pnode.ParsePeers(addr)
 	if err != nil {
@@ -90,7 +90,7 @@ func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Wr
 		if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s came by %s\n", s.Conn().RemotePeer(), s.Conn().RemoteMultiaddr())
+		fmt.Fprintf(out, "%s connected through %s\n", s.Conn().RemotePeer(), s.Conn().RemoteMultiaddr())
 		_, err := io.WriteString(s, "hello from behind the relay")
 		return err
 	})
@@ -99,7 +99,8 @@ func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Wr
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	// The node would go on trying by itself; this is for the reason.
+	// The node would keep trying by itself; Connect returns the reason of a
+	// failure.
 	if err := n.Connect(ctx, relays[0]); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -111,7 +112,7 @@ func startListener(ctx context.Context, fs *flag.FlagSet, addr string, out io.Wr
 
 // reserved waits for a reservation, which gives the node its first address.
 func reserved(ctx context.Context, n *p2pnode.Node) error {
-	changes := n.Events(ctx) // before the first look, so that no change is missed
+	changes := n.Events(ctx) // before the first check, to miss no change
 	if len(n.Addrs()) > 0 {
 		return nil
 	}
@@ -120,7 +121,7 @@ func reserved(ctx context.Context, n *p2pnode.Node) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("relay: no reservation (%w): is that peer a relay, with room for one more?", ctx.Err())
+	return fmt.Errorf("relay: no reservation (%w); check that the peer is a relay and not full", ctx.Err())
 }
 
 func dial(ctx context.Context, fs *flag.FlagSet, addr string, out io.Writer) error {
@@ -154,13 +155,13 @@ func dial(ctx context.Context, fs *flag.FlagSet, addr string, out io.Writer) err
 	known := n.Peers()
 	i := slices.IndexFunc(known, func(p p2pnode.Peer) bool { return p.ID == to.ID })
 	if i < 0 {
-		return errors.New("relay: the connection is gone already")
+		return errors.New("relay: the connection was lost")
 	}
 	fmt.Fprintf(out, "connected, relayed: %v\n%q\n", known[i].Relayed, text)
 	return nil
 }
 
-// all runs the three roles here.
+// all runs the three roles in this process.
 func all(ctx context.Context, fs *flag.FlagSet, listen string, out io.Writer) error {
 	relay, err := startRelay(ctx, fs, cmp.Or(listen, "/ip4/127.0.0.1/tcp/0"))
 	if err != nil {
@@ -173,6 +174,6 @@ func all(ctx context.Context, fs *flag.FlagSet, listen string, out io.Writer) er
 		return err
 	}
 	defer listener.Close()
-	fmt.Fprintf(out, "the listener opened no port; it is reached by %s\n", listener.Addrs()[0])
+	fmt.Fprintf(out, "the listener opened no port; its circuit address is %s\n", listener.Addrs()[0])
 	return dial(ctx, fs, listener.Addrs()[0].String(), out)
 }

@@ -30,16 +30,16 @@ func TestThreeRoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	dialer.Line("connected, relayed: true")
-	listener.Line("came by", "p2p-circuit")
+	listener.Line("connected through", "p2p-circuit")
 	for _, p := range []*clitest.Program{listener, relay} {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
 	}
-	// The relay is gone: that is said, and with the reason.
+	// The relay has stopped: the error has the reason.
 	late := clitest.Start(t, run, "-role", "listen", "-relay", relayAddr)
 	if err := late.Wait(); err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("a relay that is gone: %v", err)
+		t.Errorf("a relay that has stopped: %v", err)
 	}
 }
 

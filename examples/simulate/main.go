@@ -1,6 +1,6 @@
-// Simulate runs networks of growing size in virtual time and shows how the
-// results scale: how long it takes to find a provider and over how many hops,
-// how long a message needs to reach everybody, and what that costs each node.
+// Simulate runs networks of growing size in virtual time and shows how they
+// scale: the time and hops to find a provider, the time until a message has
+// reached all nodes, and the cost for each node.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 
 func main() { cli.Main(run) }
 
-// settings are what the flags say.
+// settings holds the values of the flags.
 type settings struct {
 	Nodes     []int   `json:"nodes"`
 	Latency   string  `json:"latency"`
@@ -45,21 +45,21 @@ type settings struct {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	s := settings{Transport: "memory"}
 	fs := flag.NewFlagSet("simulate", flag.ContinueOnError)
-	nodes := fs.String("n", "50,100,200", "how many nodes, one network after another, separated by commas")
+	nodes := fs.String("n", "50,100,200", "numbers of nodes, separated by commas; one network for each")
 	fs.StringVar(&s.Latency, "latency", "regions", "one-way latency: regions (typical round trips between continents), a duration such as 25ms, uniform:10ms-90ms, or normal:50ms,15ms (mean, standard deviation)")
-	fs.Float64Var(&s.Loss, "loss", 0, "share of packets lost at each node, each way, from 0 to 1")
-	fs.Float64Var(&s.Churn, "churn", 0, "crashes a minute, each followed by a restart half a minute later")
-	fs.Uint64Var(&s.Seed, "seed", 1, "what identities, places, losses and the choice of nodes come from")
-	quic := fs.Bool("quic", false, "real QUIC instead of connections in memory: slower, and truer under loss")
-	fs.IntVar(&s.Low, "low", 16, "connections that a node trims down to")
-	fs.IntVar(&s.High, "high", 24, "connections at which it starts to")
+	fs.Float64Var(&s.Loss, "loss", 0, "fraction of packets lost at each node, in each direction, from 0 to below 0.5")
+	fs.Float64Var(&s.Churn, "churn", 0, "crashes per minute, each followed by a restart half a minute later")
+	fs.Uint64Var(&s.Seed, "seed", 1, "seed of the identities, latencies, losses and the choice of nodes")
+	quic := fs.Bool("quic", false, "use real QUIC instead of connections in memory: slower, and more accurate with loss")
+	fs.IntVar(&s.Low, "low", 16, "connections down to which a node trims")
+	fs.IntVar(&s.High, "high", 24, "connections at which a node starts trimming")
 	fs.IntVar(&s.Bucket, "k", 20, "bucket size of the DHT")
 	fs.IntVar(&s.Alpha, "alpha", 3, "concurrency of DHT lookups")
 	fs.IntVar(&s.Messages, "messages", 20, "messages published in each network")
 	fs.IntVar(&s.Lookups, "lookups", 20, "CIDs provided and found in each network")
 	jsonFile := fs.String("json", "", "file to write the report to")
 	svgFile := fs.String("svg", "", "file to write the plot to")
-	quiet := fs.Bool("q", false, "no progress on standard error")
+	quiet := fs.Bool("q", false, "print no progress on standard error")
 	if err := cli.Parse(fs, args, out, "simulate runs networks of p2pnode nodes in virtual time and reports how they scale."); err != nil {
 		return err
 	}
@@ -75,8 +75,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		stop := progress.show(os.Stderr)
 		defer stop()
 	}
-	// The context itself belongs to real time: nothing in virtual time may
-	// wait for it.
+	// The context belongs to real time, so goroutines in virtual time must not wait
+	// for it.
 	var interrupted atomic.Bool
 	defer context.AfterFunc(ctx, func() { interrupted.Store(true) })()
 	report := &report{Settings: s}
@@ -94,7 +94,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			if i < len(s.Nodes)-1 {
 				return
 			}
-			// The last one. A program ends here, with p2ptest.Main.
+			// The last network: p2ptest.Main exits after it.
 			progress.set("done")
 			if err := report.write(out, *jsonFile, *svgFile); err != nil {
 				t.Error(err)
@@ -114,21 +114,21 @@ func (s *settings) check(nodes string) error {
 	for _, text := range strings.Split(nodes, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(text))
 		if err != nil || n < 4 || n > 10_000 {
-			return fmt.Errorf("-n %q: %q is no number of nodes from 4 to 10000", nodes, text)
+			return fmt.Errorf("-n %q: %q is not a number of nodes from 4 to 10000", nodes, text)
 		}
 		s.Nodes = append(s.Nodes, n)
 	}
 	switch {
 	case !(s.Loss >= 0 && s.Loss < 0.5):
-		return fmt.Errorf("-loss %v: it is a share from 0 to below 0.5", s.Loss)
+		return fmt.Errorf("-loss %v: it must be from 0 to below 0.5", s.Loss)
 	case !(s.Churn >= 0 && s.Churn <= 600):
-		return fmt.Errorf("-churn %v: it is a number of crashes a minute, 600 at most", s.Churn)
+		return fmt.Errorf("-churn %v: it must be from 0 to 600 crashes per minute", s.Churn)
 	case s.Low < 1 || s.High < s.Low:
-		return fmt.Errorf("-low %d -high %d: at least one connection, and the higher limit not below the lower", s.Low, s.High)
+		return fmt.Errorf("-low %d -high %d: -low must be at least 1, and -high at least -low", s.Low, s.High)
 	case s.Bucket < 1 || s.Alpha < 1:
-		return fmt.Errorf("-k %d -alpha %d: both are at least 1", s.Bucket, s.Alpha)
+		return fmt.Errorf("-k %d -alpha %d: both must be at least 1", s.Bucket, s.Alpha)
 	case s.Messages < 1 || s.Lookups < 1:
-		return fmt.Errorf("-messages %d -lookups %d: at least one of each", s.Messages, s.Lookups)
+		return fmt.Errorf("-messages %d -lookups %d: both must be at least 1", s.Messages, s.Lookups)
 	}
 	var err error
 	s.latency, err = parseLatency(s.Latency)
@@ -137,7 +137,7 @@ func (s *settings) check(nodes string) error {
 
 // parseLatency reads the -latency flag.
 func parseLatency(text string) (p2ptest.Latency, error) {
-	bad := fmt.Errorf("-latency %q: say regions, a duration such as 25ms, uniform:10ms-90ms or normal:50ms,15ms", text)
+	bad := fmt.Errorf("-latency %q: use regions, a duration such as 25ms, uniform:10ms-90ms or normal:50ms,15ms", text)
 	two := func(text, sep string) (a, b time.Duration, err error) {
 		x, y, ok := strings.Cut(text, sep)
 		if !ok {
@@ -172,8 +172,8 @@ func parseLatency(text string) (p2ptest.Latency, error) {
 	}
 }
 
-// status is what goes on, for the line that shows it. It is written in
-// virtual time and read in real time.
+// status is the progress line. It is written in virtual time and read in real
+// time.
 type status struct{ text atomic.Pointer[string] }
 
 func (s *status) set(format string, args ...any) {
@@ -181,7 +181,7 @@ func (s *status) set(format string, args ...any) {
 	s.text.Store(&text)
 }
 
-// show prints what goes on every two seconds, until stop.
+// show prints the progress every two seconds, until stop.
 func (s *status) show(w io.Writer) (stop func()) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
@@ -208,7 +208,7 @@ func (s *status) show(w io.Writer) (stop func()) {
 	}
 }
 
-// report is what comes out of a run.
+// report is the result of a run.
 type report struct {
 	Settings settings `json:"settings"`
 	Results  []result `json:"results"`
@@ -237,7 +237,7 @@ func (r *report) write(out io.Writer, jsonFile, svgFile string) error {
 
 // table prints the results.
 func (r *report) table(out io.Writer) {
-	fmt.Fprintf(out, "latency %s, loss %v, %v crashes a minute, %s transport, %d to %d connections, k %d, alpha %d, seed %d\n\n",
+	fmt.Fprintf(out, "latency %s, loss %v, %v crashes per minute, %s transport, %d to %d connections, k %d, alpha %d, seed %d\n\n",
 		r.Settings.Latency, r.Settings.Loss, r.Settings.Churn, r.Settings.Transport, r.Settings.Low, r.Settings.High, r.Settings.Bucket, r.Settings.Alpha, r.Settings.Seed)
 	fmt.Fprintln(out, "                 ------- find a provider -------  -------- one message to all --------  -- each node --")
 	fmt.Fprintln(out, " nodes  tables   found    time   (p95)  hops asked  reached    time   (max)  hops copies   conns  queries")
@@ -246,11 +246,11 @@ func (r *report) table(out io.Writer) {
 			x.Nodes, x.TablesFilled, 100*x.Found, x.FindTime.Median, x.FindTime.P95, x.LookupHops, x.LookupRequests,
 			100*x.Reached, x.DeliverTime.Median, x.DeliverTime.Max, x.GossipHops, x.Copies, x.Connections, x.Queries)
 	}
-	fmt.Fprintln(out, "\nAll times are virtual. time: the median; hops: the mean length of the way; asked: peers asked for the record;")
-	fmt.Fprintln(out, "copies: how often a node received each message; queries: DHT requests that it answered while all joined.")
+	fmt.Fprintln(out, "\nAll times are virtual. time: the median; hops: the mean length of the path; asked: peers queried for the record;")
+	fmt.Fprintln(out, "copies: how often a node received each message; queries: DHT requests that it answered while all nodes joined.")
 }
 
-// spread sums up some durations, in milliseconds.
+// spread summarizes durations, in milliseconds.
 type spread struct {
 	Median float64 `json:"median"`
 	P95    float64 `json:"p95"`

@@ -119,8 +119,8 @@ func TestQUIC(t *testing.T) {
 
 func TestMistakesInTheArguments(t *testing.T) {
 	for _, c := range []struct{ args, says string }{
-		{"-n 3", `"3" is no number of nodes`},
-		{"-n ten", `"ten" is no number`},
+		{"-n 3", `"3" is not a number of nodes`},
+		{"-n ten", `"ten" is not a number`},
 		{"-n 20000", "from 4 to 10000"},
 		{"-loss 0.7", "-loss 0.7"},
 		{"-loss NaN", "-loss NaN"},
@@ -133,7 +133,7 @@ func TestMistakesInTheArguments(t *testing.T) {
 		{"-latency uniform:5ms", "-latency"},
 		{"-latency uniform:9ms-5ms", "-latency"},
 		{"-latency normal:5ms,x", "-latency"},
-		{"more", `"more" is no flag`},
+		{"more", `"more" is not a flag`},
 	} {
 		err := run(t.Context(), strings.Fields(c.args), io.Discard)
 		if !errors.Is(err, cli.ErrUsage) || !strings.Contains(err.Error(), c.says) {

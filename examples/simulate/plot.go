@@ -28,7 +28,7 @@ func (r *report) plot() []byte {
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%.0f" height="%.0f" viewBox="0 0 %.0f %.0f" font-family="sans-serif" font-size="12">`+"\n", w, h, w, h)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
 	fmt.Fprintf(&b, `<text x="%.0f" y="24" font-size="16">How a network of p2pnode nodes scales</text>`+"\n", marginL)
-	fmt.Fprintf(&b, `<text x="%.0f" y="42" fill="#555">latency %s, loss %v, %v crashes a minute, %d to %d connections, k %d, alpha %d, %s transport</text>`+"\n",
+	fmt.Fprintf(&b, `<text x="%.0f" y="42" fill="#555">latency %s, loss %v, %v crashes per minute, %d to %d connections, k %d, alpha %d, %s transport</text>`+"\n",
 		marginL, r.Settings.Latency, r.Settings.Loss, r.Settings.Churn, r.Settings.Low, r.Settings.High, r.Settings.Bucket, r.Settings.Alpha, r.Settings.Transport)
 	r.panel(&b, marginL, "milliseconds of virtual time", []series{
 		{"find a provider, median", "#1f77b4", func(x result) float64 { return x.FindTime.Median }},
@@ -38,9 +38,9 @@ func (r *report) plot() []byte {
 	})
 	r.panel(&b, marginL+panelW+gap, "count", []series{
 		{"lookup hops", "#1f77b4", func(x result) float64 { return x.LookupHops }},
-		{"peers asked in a lookup", "#aec7e8", func(x result) float64 { return x.LookupRequests }},
+		{"peers queried in a lookup", "#aec7e8", func(x result) float64 { return x.LookupRequests }},
 		{"gossip hops", "#d62728", func(x result) float64 { return x.GossipHops }},
-		{"copies of a message a node", "#ff9896", func(x result) float64 { return x.Copies }},
+		{"copies of a message per node", "#ff9896", func(x result) float64 { return x.Copies }},
 	})
 	b.WriteString("</svg>\n")
 	return b.Bytes()
@@ -86,7 +86,7 @@ func (r *report) panel(b *bytes.Buffer, left float64, unit string, list []series
 	}
 }
 
-// tick is a round distance between the lines of an axis.
+// tick returns a round distance between the lines of an axis.
 func tick(top float64) float64 {
 	if top <= 0 {
 		return 1

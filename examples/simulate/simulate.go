@@ -23,15 +23,15 @@ import (
 
 const (
 	topic = "simulate"
-	// stagger is the time between two starts. Connections are spared from
-	// trimming for 20 seconds: this way there are fewer at a time.
+	// stagger is the time between two starts. New connections are protected from
+	// trimming for 20 seconds, so a longer start means fewer at a time.
 	stagger    = 200 * time.Millisecond
-	downtime   = 30 * time.Second // of a node that crashed
-	findLimit  = 30 * time.Second // a provider that is not found by then is not found
-	deliverFor = 10 * time.Second // how long a message gets to reach everybody
+	downtime   = 30 * time.Second // of a crashed node
+	findLimit  = 30 * time.Second // how long a search may take
+	deliverFor = 10 * time.Second // how long a message may take to reach all nodes
 )
 
-// result is what one network showed. Times are virtual: those of joining in
+// result is the result of one network. Times are virtual: the time to join in
 // seconds, others in milliseconds.
 type result struct {
 	Nodes          int     `json:"nodes"`
@@ -49,8 +49,8 @@ type result struct {
 	Crashes        int     `json:"crashes"`
 }
 
-// simulate runs one network. It calls goOn between steps, which ends the test
-// when the user interrupts.
+// simulate runs one network. Between steps it calls goOn, which ends the test if
+// the user has interrupted it.
 func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) result {
 	ctx := t.Context()
 	var queries atomic.Int64
@@ -135,7 +135,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	r.Found = float64(len(findTimes)) / float64(s.Lookups)
 	r.FindTime, r.LookupHops, r.LookupRequests = spreadOf(findTimes), mean(hops), mean(requests)
 
-	// Messages, each from another node, with time to settle in between.
+	// Publish messages from random nodes, and let each settle.
 	before := copies.load()
 	expected, reached := 0, 0
 	var deliveries []time.Duration
@@ -159,7 +159,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 				gossipHops = append(gossipHops, h)
 			}
 		}
-		for _, node := range there { // that were there all along
+		for _, node := range there { // those that did not crash meanwhile
 			if node.ID() == publisher.ID() || node.Status().Closed {
 				continue
 			}
@@ -194,8 +194,8 @@ func mustNot(t *testing.T, err error) {
 type lookup struct {
 	found    bool
 	took     time.Duration
-	hops     int // the longest chain of peers, each named by the one before, that was asked by then
-	requests int // how many were asked by then
+	hops     int // the longest chain of queried peers, each returned by the one before
+	requests int // the number of queried peers
 }
 
 func find(ctx context.Context, node *p2ptest.Node, c cid.Cid, provider peer.ID) (l lookup) {
@@ -236,7 +236,7 @@ func find(ctx context.Context, node *p2ptest.Node, c cid.Cid, provider peer.ID) 
 	return l
 }
 
-// members are the subscribers of the topic, and what reached them.
+// members are the subscribers of the topic and the messages that reached them.
 type members struct {
 	wg sync.WaitGroup
 
@@ -250,7 +250,7 @@ type delivery struct {
 	from peer.ID
 }
 
-// add subscribes a node and notes what it hears until it closes.
+// add subscribes a node and records its messages until it closes.
 func (m *members) add(node *p2pnode.Node) error {
 	sub, err := node.Subscribe(context.Background(), topic)
 	if err != nil {
@@ -273,7 +273,7 @@ func (m *members) add(node *p2pnode.Node) error {
 	return nil
 }
 
-// running are the subscribers that run now.
+// running returns the subscribers that are running.
 func (m *members) running() []*p2pnode.Node {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -294,8 +294,8 @@ func (m *members) take(text string) map[peer.ID]delivery {
 	return got
 }
 
-// way counts the hops that a message took to a node; 0 when part of the way is
-// not known.
+// way returns the number of hops that a message took to a node; 0 if part of its
+// path is unknown.
 func way(got map[peer.ID]delivery, publisher, to peer.ID) int {
 	for hops := 1; hops <= len(got); hops++ {
 		d, ok := got[to]
@@ -310,7 +310,7 @@ func way(got map[peer.ID]delivery, publisher, to peer.ID) int {
 	return 0
 }
 
-// copyCounter counts the messages that routers received, first and again.
+// copyCounter counts the messages that routers received, with duplicates.
 type copyCounter struct{ n atomic.Int64 }
 
 func (c *copyCounter) load() int64 { return c.n.Load() }
