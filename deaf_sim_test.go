@@ -1,6 +1,7 @@
 package p2pnode_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -10,9 +11,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
@@ -333,4 +337,39 @@ func atOnce(t *testing.T, f, g func() error) func() {
 		}
 		wg.Wait()
 	}
+}
+
+// A stranger that prunes the node from a topic cannot make it dial the peers
+// that it names: not one of them, wherever they are.
+func TestPrunedNodesDialNobodyOnAStrangersWord(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		n := sim.Node(t, p2pnode.WithoutDHT())
+		a, _ := ours(t, n)
+		victim := sim.Raw(t)
+		b := theirs(t, sim.Raw(t, p2ptest.RawConnect(n.AddrInfo())))
+		sim.Connected(n, b)
+		flows(t, "at first", a, b)
+		book, _ := peerstore.GetCertifiedAddrBook(victim.Peerstore())
+		signed, err := book.GetPeerRecord(victim.ID()).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		topic, backoff := "news", uint64(60)
+		s := meshStreams(b.host(), n.ID(), network.DirOutbound)[0]
+		_, err = protodelim.MarshalTo(s, &pubsub_pb.RPC{Control: &pubsub_pb.ControlMessage{Prune: []*pubsub_pb.ControlPrune{{
+			TopicID: &topic, Backoff: &backoff, Peers: []*pubsub_pb.PeerInfo{
+				{PeerID: []byte(victim.ID()), SignedPeerRecord: signed},
+				{PeerID: bytes.Repeat([]byte("x"), 60_000)},
+			},
+		}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if _, ok := n.Peer(victim.ID()); ok {
+			t.Error("the node has dialed a peer that a stranger named")
+		}
+	})
 }

@@ -102,7 +102,7 @@ type Router struct {
 	news   []news                   // not yet told; guarded by mu
 
 	published, delivered, dropped, unsent, overrun atomic.Uint64
-	unsentLog, overrunLog                          occasion.Occasion
+	unsentLog, overrunLog, refusedLog              occasion.Occasion
 }
 
 // Topic describes a joined topic.
@@ -128,6 +128,17 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		cfg: cfg, group: lifecycle.NewGroup(ctx), wake: make(chan struct{}, 1),
 		topics: make(map[string]*topic), held: make(map[string]*pubsub.Topic), links: make(map[peer.ID]bool),
 	}
+	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
+	r.streams.filter = newFilter(func(id peer.ID) {
+		if r.refusedLog.Now() {
+			cfg.Log.Warn("topics of a peer are ignored: it is on too many", "peer", id)
+		}
+	})
+	// The peers that others name when they prune this node: gossipsub prints their
+	// IDs, in time that grows with the square of their length, and dials whatever
+	// addresses a stranger names. The DHT and the keeper find peers.
+	params := pubsub.DefaultGossipSubParams()
+	params.PrunePeers = 0
 	opts := append([]pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithMaxMessageSize(cfg.MaxMessageSize),
@@ -140,9 +151,10 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithValidateWorkers(validateWorkers),
 		pubsub.WithBlacklist(cfg.Blacklist),
 		pubsub.WithRawTracer(tracer{r}),
+		pubsub.WithSubscriptionFilter(r.streams.filter),
+		pubsub.WithGossipSubParams(params),
 	}, cfg.Options...)
 	r.envelope, r.budget = envelope(cfg.Host), ring.NewBudget(cfg.TotalBytes)
-	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
 	made := make(chan struct{})
 	r.streams.topics = func() []string {
 		select {

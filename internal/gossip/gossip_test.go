@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -485,4 +488,68 @@ func TestUnreadSubscriptionHoldsFewBytes(t *testing.T) {
 	if used := r.budget.Used(); used != 0 {
 		t.Errorf("%d bytes wait in closed subscriptions", used)
 	}
+}
+
+// What a stranger can say that it is subscribed to is bounded, in number and in
+// bytes, and so are the node's own topics.
+func TestTopicsOfAPeerAreBounded(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	stranger := newHost(t)
+	stranger.SetStreamHandler("/meshsub/1.1.0", func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
+	must(t, stranger.Connect(within(t), peer.AddrInfo{ID: r.cfg.Host.ID(), Addrs: r.cfg.Host.Addrs()}))
+	s, err := stranger.NewStream(within(t), r.cfg.Host.ID(), "/meshsub/1.1.0")
+	must(t, err)
+	say := func(yes bool, names ...string) {
+		t.Helper()
+		rpc := &pubsub_pb.RPC{}
+		for _, name := range names {
+			rpc.Subscriptions = append(rpc.Subscriptions, &pubsub_pb.RPC_SubOpts{Subscribe: &yes, Topicid: &name})
+		}
+		_, err := protodelim.MarshalTo(s, rpc)
+		must(t, err)
+	}
+	on := func(name string) bool { return slices.Contains(r.ps.ListPeers(name), stranger.ID()) }
+	until := func(f func() bool) {
+		t.Helper()
+		for ctx := within(t); !f(); runtime.Gosched() {
+			must(t, ctx.Err())
+		}
+	}
+	name := func(i int) string { return fmt.Sprintf("%06d", i) }
+	for i := 0; i < MaxTopics; i += 1000 {
+		var list []string
+		for j := range 1000 {
+			list = append(list, name(i+j))
+		}
+		say(true, list...)
+	}
+	until(func() bool { return on(name(MaxTopics - 1)) })
+	say(true, "one more")
+	say(false, name(0))
+	until(func() bool { return !on(name(0)) })
+	if on("one more") {
+		t.Error("a topic beyond the bound is taken")
+	}
+	say(true, "in its place")
+	until(func() bool { return on("in its place") })
+
+	// In bytes.
+	_ = s.Reset()
+	s, err = stranger.NewStream(within(t), r.cfg.Host.ID(), "/meshsub/1.1.0")
+	must(t, err)
+	for i := range 2000 {
+		say(true, name(i)+strings.Repeat("x", 1000))
+	}
+	say(false, "the end")
+	say(true, "z")
+	until(func() bool { return on("z") })
+	if on(name(1999) + strings.Repeat("x", 1000)) {
+		t.Error("a megabyte of names, and more is taken")
+	}
+	must(t, stranger.Close())
+	until(func() bool {
+		r.streams.filter.mu.Lock()
+		defer r.streams.filter.mu.Unlock()
+		return len(r.streams.filter.peers) == 0
+	})
 }

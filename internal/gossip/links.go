@@ -77,6 +77,7 @@ type links struct {
 	// queueBytes bounds what waits for one peer, budget what waits for all.
 	queueBytes int64
 	budget     *ring.Budget
+	filter     *filter
 
 	mu    sync.Mutex
 	peers map[peer.ID]*linked   // guarded by mu
@@ -123,6 +124,7 @@ func (l *links) forget(id peer.ID) {
 	p := l.peers[id]
 	delete(l.peers, id)
 	l.mu.Unlock()
+	l.filter.forget(id)
 	if p == nil {
 		return
 	}
@@ -251,6 +253,9 @@ func (l *links) came(s network.Stream) {
 	}
 	out, again := p.out, p.opened > 1
 	l.mu.Unlock()
+	if again {
+		l.filter.forget(id) // gossipsub forgets, and hears anew
+	}
 	if !l.connected(id) { // what was noted here would stay
 		l.forget(id)
 		return

@@ -63,6 +63,9 @@ func (r *Router) acquire(name string) (*topic, error) {
 		}
 		t := r.topics[name]
 		switch {
+		case t == nil && len(r.topics) >= MaxTopics:
+			r.mu.Unlock()
+			return nil, fmt.Errorf("%w: the node is on %d topics already", errs.ErrLimit, MaxTopics)
 		case t == nil:
 			t = &topic{
 				name: name, ready: make(chan struct{}), gone: make(chan struct{}), turn: make(chan struct{}, 1),
