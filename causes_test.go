@@ -3,6 +3,7 @@ package p2pnode
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -186,6 +187,29 @@ func TestWrongNetworkKeyIsNamed(t *testing.T) {
 	defer cancel()
 	hole, _ := silentAndClosed(t)
 	says(t, "silence", fmt.Sprint(one.Connect(ctx, hollow(t, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", hole)))), "WithPrivateNetwork")
+}
+
+// A relay that cannot be reached is told with the reason, also to who waits for
+// it.
+func TestUnreachableRelayIsToldWhy(t *testing.T) {
+	_, closed := silentAndClosed(t)
+	n := newNode(t, WithAutoRelay(hollow(t, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", closed))))
+	mustNot(t, waitFor(t, func() bool { return strings.Contains(n.Status().Relays[0].Missing, "connection refused") }))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	says(t, "WaitReady", fmt.Sprint(n.WaitReady(ctx, StageReachable)), "connection refused")
+}
+
+// Why an address did not bind survives JSON in the same words.
+func TestListenErrorKeepsItsWordsInJSON(t *testing.T) {
+	e := &ListenError{Addr: ma.StringCast("/ip4/192.0.2.1/tcp/1"), Err: syscall.EADDRNOTAVAIL}
+	b, err := json.Marshal(e)
+	mustNot(t, err)
+	back := new(ListenError)
+	mustNot(t, json.Unmarshal(b, back))
+	if back.Error() != e.Error() {
+		t.Errorf("%q became %q", e, back)
+	}
 }
 
 // Ping tells why the peer cannot be reached, however often it is asked.

@@ -170,7 +170,11 @@ type listenErrorJSON struct {
 
 // MarshalJSON implements [json.Marshaler]: the address and the error's text.
 func (e *ListenError) MarshalJSON() ([]byte, error) {
-	return json.Marshal(listenErrorJSON{e.Addr, errorText(e.Err)})
+	why := ""
+	if e.Err != nil {
+		why = causes.Listen(e.Addr, e.Err)
+	}
+	return json.Marshal(listenErrorJSON{e.Addr, why})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]. Err is then a plain error with

@@ -98,6 +98,9 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		KindOf(a)
+		if Undialable(a) == nil && Misshapen(a) != nil && !IsCircuit(a) {
+			t.Errorf("%s is misshapen: %v; and can be dialed", a, Misshapen(a))
+		}
 		again, err := Parse(a.String())
 		if err == nil && !again.Equal(a) {
 			t.Errorf("%q became %s and then %s", s, a, again)

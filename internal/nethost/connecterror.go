@@ -78,6 +78,18 @@ func (d Dialer) Waiting(p peer.AddrInfo, begun time.Time) error {
 	return d.explain(p, begun, errWaiting)
 }
 
+// WhyNot says why a peer that somebody else dials is not connected, as far as
+// dials of its addresses have lately told; "" when they have not.
+func (h *Host) WhyNot(p peer.AddrInfo) string {
+	var told []string
+	for _, a := range addrs.Merge(p, peer.AddrInfo{ID: p.ID, Addrs: h.KnownAddrs(p.ID)})[0].Addrs {
+		if err, ok := h.failures.of(p.ID, a, time.Time{}); ok && len(told) < maxTold {
+			told = append(told, a.String()+": "+causes.Dial(err, h.private))
+		}
+	}
+	return strings.Join(told, "; ")
+}
+
 // Explain returns an error of libp2p about a connected peer, as of opening a
 // stream: libp2p may have found the connection lost, and have dialed again.
 func (d Dialer) Explain(id peer.ID, begun time.Time, err error) error {

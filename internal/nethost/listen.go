@@ -40,7 +40,7 @@ func (h *Host) listen(a ma.Multiaddr) error {
 	for _, b := range h.ListenAddrs() {
 		if q, _ := portOf(b); fixed && own == nil && p.overlaps(q) {
 			own = b
-			if !p.udp && !(h.sharesTCP && p == q && addrs.KindOf(a) != addrs.KindOf(b)) {
+			if !p.udp && !(h.sharesTCP && p == q && speaks(a) != speaks(b)) {
 				return &causes.OwnListener{By: own}
 			}
 		}
@@ -88,6 +88,17 @@ func (p port) overlaps(q port) bool {
 	return p.number == q.number && p.udp == q.udp && p.six == q.six && (p.ip == q.ip || p.ip == "" || q.ip == "")
 }
 
+// speaks tells what comes first on a TCP connection, by which those on a shared
+// port are told apart.
+func speaks(a ma.Multiaddr) string {
+	for _, c := range a {
+		if code := c.Protocol().Code; code == ma.P_TLS || code == ma.P_WSS {
+			return "tls"
+		}
+	}
+	return string(addrs.KindOf(a))
+}
+
 // SharedTCP returns two of the addresses that are of different kinds and have
 // one TCP port; nil when there are none.
 func SharedTCP(list []ma.Multiaddr) (one, other ma.Multiaddr) {
@@ -97,7 +108,7 @@ func SharedTCP(list []ma.Multiaddr) (one, other ma.Multiaddr) {
 			continue
 		}
 		for _, b := range list[:i] {
-			if q, _ := portOf(b); p == q && addrs.KindOf(a) != addrs.KindOf(b) {
+			if q, _ := portOf(b); p == q && speaks(a) != speaks(b) {
 				return b, a
 			}
 		}

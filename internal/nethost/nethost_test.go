@@ -182,3 +182,24 @@ func TestPartsOfTheApplicationAreUsed(t *testing.T) {
 	other := hosttest.New(t, loopback)
 	must(t, dialer(other, other).Connect(t.Context(), hosttest.Info(h)))
 }
+
+// Two addresses share a TCP port when what they speak can be told apart on it.
+func TestSharedTCP(t *testing.T) {
+	for _, row := range []struct {
+		a, b  string
+		share bool
+	}{
+		{"/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/1/ws", true},
+		{"/ip4/0.0.0.0/tcp/1/ws", "/ip4/0.0.0.0/tcp/1/tls/ws", true},
+		{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws", false},
+		{"/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/2/ws", false},
+		{"/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.2/tcp/1/ws", false},
+		{"/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1/ws", false},
+		{"/ip4/127.0.0.1/udp/1/quic-v1", "/ip4/127.0.0.1/udp/1/webrtc-direct", false},
+	} {
+		one, _ := nethost.SharedTCP([]ma.Multiaddr{ma.StringCast(row.a), ma.StringCast(row.b)})
+		if (one != nil) != row.share {
+			t.Errorf("%s and %s: shared is %v", row.a, row.b, one != nil)
+		}
+	}
+}

@@ -253,7 +253,18 @@ func (c *Client) names(id peer.ID) bool {
 // Missing returns why there is no reservation at a relay.
 func (c *Client) Missing(id peer.ID) string {
 	h := c.host.Load()
-	if h == nil || !h.Direct(id) {
+	if h == nil {
+		return "it is not connected"
+	}
+	if !h.Direct(id) {
+		for _, r := range c.Relays() {
+			if r.ID != id {
+				continue
+			}
+			if why := h.WhyNot(r); why != "" {
+				return "it is not connected: " + why
+			}
+		}
 		return "it is not connected"
 	}
 	switch protos := h.Protocols(id); {
