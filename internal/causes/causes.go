@@ -168,7 +168,7 @@ func Handshake(err error) (garbled, cut bool) {
 		text := err.Error()
 		in := func(s string) bool { return strings.Contains(text, s) }
 		garbled = garbled || slices.ContainsFunc(garbledTexts, in)
-		cut = cut || err == io.EOF || in("could not read full nonce") ||
+		cut = cut || errors.Is(err, io.EOF) || in("could not read full nonce") ||
 			in("negotiate security protocol") && slices.ContainsFunc(cutTexts, in)
 		return false
 	})
@@ -220,7 +220,7 @@ func visit(err error, f func(error) bool) bool {
 	if f(err) {
 		return true
 	}
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it is this function that unwraps
 	case interface{ Unwrap() error }:
 		return visit(e.Unwrap(), f)
 	case interface{ Unwrap() []error }:

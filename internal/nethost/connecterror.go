@@ -114,7 +114,7 @@ func (d Dialer) whole(err error, told bool) string {
 	var de *swarm.DialError
 	dialed := errors.As(err, &de)
 	switch {
-	case err == errWaiting:
+	case errors.Is(err, errWaiting):
 		return err.Error()
 	case dialed && len(de.DialErrors) == 0 && errors.Is(de.Cause, swarm.ErrGaterDisallowedConnection):
 		return "a gater of WithLibp2pOptions refuses the peer"
@@ -145,7 +145,7 @@ func (d Dialer) whole(err error, told bool) string {
 // what it knows of the addresses.
 func ended(err error) bool {
 	var de *swarm.DialError
-	return !errors.As(err, &de) && (err == errWaiting || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
+	return !errors.As(err, &de) && (errors.Is(err, errWaiting) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
 }
 
 func endedBy(err error) string {
