@@ -254,7 +254,7 @@ func (c *config) pubsubBytes() (queue, total int64) {
 	return queue, cmp.Or(c.limits.PubSub, max(limits.Memory()/32, 4*queue))
 }
 
-// effectiveMinPeers is the minimum of [WithMinPeers], or 1 if the options say
+// effectiveMinPeers returns the minimum of [WithMinPeers], or 1 if the options set
 // where to find peers.
 func (c *config) effectiveMinPeers() int {
 	if c.minPeers >= 0 {
@@ -276,7 +276,7 @@ func (c *config) effectiveReachability() network.Reachability {
 	return c.reachability
 }
 
-// looksForPeers reports whether the options say where to find peers.
+// looksForPeers reports whether the options set where to find peers.
 func (c *config) looksForPeers() bool {
 	return len(c.bootstrapPeers())+len(c.bootstrapDNS) > 0 || len(c.persistent) > 0 || c.mdns
 }

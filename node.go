@@ -152,8 +152,8 @@ type counters struct {
 	bandwidth *metrics.BandwidthCounter
 }
 
-// minPeers is the minimum of [WithMinPeers]: by default one, while there is
-// somebody to look for.
+// minPeers returns the minimum of [WithMinPeers]: by default 1 if the node looks
+// for peers.
 func minPeers(n *Node) int {
 	switch {
 	case n.cfg.minPeers >= 0:
@@ -165,6 +165,6 @@ func minPeers(n *Node) int {
 	}
 }
 
-// looksForPeers reports whether the node was told where to find others, by its
-// options or since.
+// looksForPeers reports whether the options set bootstrap peers, persistent peers
+// or mDNS, or such peers were added at run time.
 func looksForPeers(n *Node) bool { return n.cfg.mdns || n.keeper.Told() }

@@ -446,20 +446,20 @@ func WithBootstrapAddrs(addresses ...string) Option {
 	}}
 }
 
-// WithBootstrapDNS adds names behind which bootstrap peers are, without their
-// IDs: /dns4/<name>/tcp/4001, with dns, dns4 or dns6, for TCP, QUIC (quic-v1) or
-// WebSocket. It is for a cluster's name of many hosts that come and go, such as
-// a headless service of Kubernetes. In each round of dialing, the node resolves
-// the names, dials up to 32 addresses of each, and takes whoever answers for a
-// bootstrap peer, as with [Node.AddBootstrapPeers]; [EventPeerFound] reports
-// them with the source "dns". It forgets those that are no longer found and not
-// connected, and knows up to 64 at a time.
+// WithBootstrapDNS adds DNS names of bootstrap peers, without their IDs:
+// /dns4/<name>/tcp/4001, with dns, dns4 or dns6, for TCP, QUIC (quic-v1) or
+// WebSocket. Use it for a cluster's name with many, changing hosts, such as a
+// headless service of Kubernetes. In each round of dialing, the node resolves
+// the names, dials up to 32 addresses of each, and adds the peers that answer as
+// bootstrap peers, as [Node.AddBootstrapPeers] does; [EventPeerFound] reports
+// them with the source "dns". The node knows up to 64 at a time, and removes
+// those that are neither found again nor connected.
 //
-// Whoever controls the name, or the way to its addresses, chooses the peers, as
-// nothing checks their IDs: use it with [WithPrivateNetwork], so that only
-// holders of the key can answer, or with [WithAllowedPeers], of whose peers
-// others are left out. Where the IDs are known, [WithBootstrapAddrs] takes names
-// too.
+// Nothing checks the IDs, so whoever controls the name, or the network path to
+// its addresses, chooses the peers. Use it with [WithPrivateNetwork], so that
+// only holders of the key can answer, or with [WithAllowedPeers], which leaves
+// out all other peers. If you know the IDs, use [WithBootstrapAddrs], which also
+// takes names.
 func WithBootstrapDNS(names ...string) Option {
 	names = slices.Clone(names)
 	return option{"WithBootstrapDNS", func(c *config) error {
@@ -500,13 +500,15 @@ func addPeers(name string, peers []peer.AddrInfo, list func(*config) *[]peer.Add
 	}}
 }
 
-// WithKeepAlive makes the node ping every connected peer at an interval, at least
-// a second, and close the connections of those that do not answer within 5
-// seconds. A peer whose process crashes is noticed then: by itself TCP notices at
-// once, because the peer's system says so, but QUIC after 15 to 45 seconds, and
-// nobody notices a machine that loses its power or its network any sooner.
-// [Peer].LastSeen tells of the last answer. By default the node pings nobody,
-// except when it has woken from sleep or its addresses have changed.
+// WithKeepAlive pings each connected peer at an interval of at least a second,
+// and closes the connections of peers that do not answer within 5 seconds.
+// [Peer].LastSeen is the time of the last answer. By default the node pings
+// peers only after it has woken from sleep or its addresses have changed.
+//
+// Use it to notice dead peers sooner. Without it, TCP notices a crashed process
+// immediately, because the peer's system closes the connection, but QUIC only
+// after 15 to 45 seconds. Neither notices a machine that loses power or its
+// network any sooner.
 func WithKeepAlive(interval time.Duration) Option {
 	return option{"WithKeepAlive", func(c *config) error {
 		if interval < time.Second {
@@ -517,12 +519,16 @@ func WithKeepAlive(interval time.Duration) Option {
 	}}
 }
 
-// WithMinPeers sets how many connected peers the node wants at least. Below
-// that it dials its bootstrap and saved peers, and [Node.WaitReady] waits. The
-// default is 1 with bootstrap peers, persistent peers or mDNS, and 0 without
-// any of them; a node with saved peers ([WithDataDir]) looks for one all the
-// same. With 0 it dials bootstrap and saved peers only while the DHT's routing
-// table is empty, and without a DHT never.
+// WithMinPeers sets the minimum number of connected peers, overriding the default
+// of 1 with bootstrap peers, persistent peers or mDNS, and 0 without. The default
+// follows changes at run time: it becomes 1 with the first peer of
+// [Node.AddBootstrapPeers] or [Node.AddPersistentPeers].
+//
+// While fewer peers are connected, the node dials its bootstrap and saved peers,
+// and [Node.WaitReady] waits. A node with saved peers ([WithDataDir]) looks for
+// one peer even with the default of 0. With an explicit 0, it dials bootstrap and
+// saved peers only while the DHT's routing table is empty, and without a DHT
+// never.
 func WithMinPeers(n int) Option {
 	return option{"WithMinPeers", func(c *config) error {
 		if n < 0 {

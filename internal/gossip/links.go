@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	// openLimit bounds the opening of a stream.
+	// openLimit bounds how long opening a stream may take.
 	openLimit = 10 * time.Second
 	// A stream that ends is reopened at once, and after delays from reopenMin to
 	// reopenMax if the peer keeps ending it. A stream that lasted for steady
@@ -35,17 +35,17 @@ const (
 	reopenMin = 100 * time.Millisecond
 	reopenMax = 2 * time.Second
 	steady    = 30 * time.Second
-	// sendLimit is how long a message may take to be sent, and goodbyeLimit how
-	// long all that wait may take when the router closes.
+	// sendLimit is how long sending a message may take, and goodbyeLimit how long
+	// sending all waiting messages may take when the router closes.
 	sendLimit    = 30 * time.Second
 	goodbyeLimit = time.Second
-	// firstTries is how often opening the first stream to a peer is tried:
-	// gossipsub itself gives up on a peer for as long as it is connected.
+	// firstTries is how many attempts NewStream makes: if it fails, gossipsub
+	// ignores the peer until it reconnects.
 	firstTries = 5
-	// deafAfter is how long a connected peer may be without the stream on which
-	// it had sent before.
+	// deafAfter is how long a connected peer may go without reopening its stream
+	// before it counts as deaf.
 	deafAfter = 15 * time.Second
-	// deafAgain is how long a peer is not reported again.
+	// deafAgain is the minimum time between two reports of a peer.
 	deafAgain = 10 * time.Minute
 )
 
@@ -69,27 +69,28 @@ type links struct {
 	host.Host
 	log    *slog.Logger
 	group  *lifecycle.Group
-	topics func() []string // those to announce; a call to gossipsub's loop
+	topics func() []string // the topics to announce; a call to gossipsub's loop
 	// deaf is called for a connected peer that has closed its stream and not opened
 	// another. It may block.
 	deaf func(ctx context.Context, id peer.ID)
-	lost func(id peer.ID, messages int) // messages that did not get through
-	// queueBytes bounds what waits for one peer, budget what waits for all.
+	lost func(id peer.ID, messages int) // counts messages that were not sent
+	// queueBytes bounds the messages that wait for one peer, and budget those for
+	// all peers.
 	queueBytes int64
 	budget     *ring.Budget
 	filter     *filter
 
 	mu    sync.Mutex
 	peers map[peer.ID]*linked   // guarded by mu
-	told  map[peer.ID]time.Time // when deaf was called last, in the last deafAgain; guarded by mu
+	told  map[peer.ID]time.Time // the calls of deaf in the last deafAgain; guarded by mu
 }
 
 // linked is the state of a connected peer.
 type linked struct {
 	out    *outgoing      // gossipsub's stream to the peer; nil without one
-	in     network.Stream // the newest of the peer's; nil when it has ended
-	opened int            // streams of the peer's since it is connected
-	watch  *time.Timer    // runs until the peer counts as deaf; nil while in is not
+	in     network.Stream // the peer's newest stream; nil if it has ended
+	opened int            // how many streams the peer has opened since it connected
+	watch  *time.Timer    // marks the peer as deaf when it fires; nil unless in is
 	deaf   bool
 }
 
@@ -97,7 +98,7 @@ func newLinks(h host.Host, group *lifecycle.Group, log *slog.Logger) *links {
 	return &links{Host: h, log: log, group: group, peers: make(map[peer.ID]*linked), told: make(map[peer.ID]time.Time)}
 }
 
-// start starts watching for peers that disconnect. Call stop when gossipsub has
+// start starts to watch for peers that disconnect. Call stop after gossipsub has
 // ended.
 func (l *links) start() (stop func()) {
 	gone := &network.NotifyBundle{DisconnectedF: func(n network.Network, c network.Conn) {
@@ -118,7 +119,7 @@ func (l *links) start() (stop func()) {
 	}
 }
 
-// forget drops the state of a peer that disconnected.
+// forget drops the state of a disconnected peer.
 func (l *links) forget(id peer.ID) {
 	l.mu.Lock()
 	p := l.peers[id]
@@ -166,8 +167,8 @@ func (l *links) connected(id peer.ID) bool {
 	return l.Network().Connectedness(id) == network.Connected
 }
 
-// open opens a stream on the connection on which the peer has opened its
-// newest: an older one may be dead unnoticed.
+// open opens a stream on the connection of the peer's newest stream: an older
+// connection may be dead.
 func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (network.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
@@ -185,7 +186,7 @@ func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (net
 		return nil, err
 	}
 	deadline, _ := ctx.Deadline()
-	_ = s.SetDeadline(deadline) // it fails if the stream is over, which the next step notices
+	_ = s.SetDeadline(deadline) // fails only if the stream has ended, which the next step notices
 	proto, err := multistream.SelectOneOf(protos, s)
 	if err == nil {
 		err = s.SetProtocol(proto)
@@ -198,7 +199,7 @@ func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (net
 	return s, nil
 }
 
-// link makes gossipsub's stream from an opened one.
+// link wraps an open stream as gossipsub's stream.
 func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network.Stream {
 	o := &outgoing{
 		Stream: s, links: l, id: id, protos: protos,
@@ -216,7 +217,7 @@ func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network
 		o.end()
 		o.drop()
 	}
-	if !l.connected(id) { // what was noted here would stay
+	if !l.connected(id) { // otherwise the state would remain
 		l.forget(id)
 	}
 	return o
@@ -235,7 +236,7 @@ func (l *links) SetStreamHandlerMatch(proto protocol.ID, match func(protocol.ID)
 func (l *links) serving(h network.StreamHandler) network.StreamHandler {
 	return func(s network.Stream) {
 		l.came(s)
-		h(s) // as long as the stream lives
+		h(s) // returns when the stream ends
 		l.went(s)
 	}
 }
@@ -256,7 +257,7 @@ func (l *links) came(s network.Stream) {
 	if again {
 		l.filter.forget(id) // gossipsub forgets, and hears anew
 	}
-	if !l.connected(id) { // what was noted here would stay
+	if !l.connected(id) { // otherwise the state would remain
 		l.forget(id)
 		return
 	}
@@ -265,8 +266,8 @@ func (l *links) came(s network.Stream) {
 	}
 }
 
-// went records the end of a peer's stream. A connected peer that opens no other
-// is deaf.
+// went records the end of a peer's stream. A connected peer that does not open
+// another is deaf.
 func (l *links) went(s network.Stream) {
 	id := s.Conn().RemotePeer()
 	l.mu.Lock()
@@ -319,30 +320,29 @@ func (l *links) deafPeers() (list []peer.ID) {
 }
 
 // outgoing is gossipsub's stream to a peer. Gossipsub writes whole messages, one
-// Write each, and reads to learn of the end. What it writes waits here, in a
-// bounded number of bytes, until it is sent: in gossipsub's own queue messages
-// are bounded in number alone.
+// per Write, and reads only to notice the end. Messages wait here until they are
+// sent, bounded in bytes: gossipsub's own queue bounds only their number.
 type outgoing struct {
-	network.Stream // the first one, for what never changes
+	network.Stream // the first stream, for methods whose results never change
 	links          *links
 	id             peer.ID
 	protos         []protocol.ID
 
-	turn  chan struct{} // holds a token while somebody writes, or replaces the stream
+	turn  chan struct{} // holds a token during a write or a replacement of the stream
 	over  chan struct{} // closed at the end
 	once  sync.Once
-	news  chan struct{} // has a token when something waits
-	again chan struct{} // has a token when the topics are to be announced again
-	ready chan struct{} // has a token when the peer has opened a stream
-	fresh chan struct{} // has a token when the stream has been replaced
+	news  chan struct{} // has a token if messages wait
+	again chan struct{} // has a token if the topics must be announced again
+	ready chan struct{} // has a token if the peer has opened a stream
+	fresh chan struct{} // has a token if the stream was replaced
 
 	mu      sync.Mutex
 	current network.Stream // guarded by mu
-	since   time.Time      // when it was opened; guarded by mu
-	left    bool           // it is given up for one on another connection; guarded by mu
-	waiting [][]byte       // to be sent; guarded by mu
-	bytes   int64          // of those, and of the one that is being sent; guarded by mu
-	done    bool           // nothing is sent any more; guarded by mu
+	since   time.Time      // when current was opened; guarded by mu
+	left    bool           // current is to be replaced by one on another connection; guarded by mu
+	waiting [][]byte       // messages to send; guarded by mu
+	bytes   int64          // of waiting and of the message that is being sent; guarded by mu
+	done    bool           // no more messages are sent; guarded by mu
 }
 
 func (o *outgoing) stream() network.Stream {
@@ -351,14 +351,14 @@ func (o *outgoing) stream() network.Stream {
 	return o.current
 }
 
-// Conn returns the connection of the present stream, or of the last one.
+// Conn returns the connection of the current stream, or of the last one.
 func (o *outgoing) Conn() network.Conn { return o.stream().Conn() }
 
-// SetWriteDeadline does nothing: a Write does not wait.
+// SetWriteDeadline does nothing: Write does not block.
 func (o *outgoing) SetWriteDeadline(time.Time) error { return nil }
 
-// Write has a message sent. One that does not get through is lost, and counted;
-// the stream is not.
+// Write queues a message. A message that cannot be sent is lost and counted, but
+// does not end the stream.
 func (o *outgoing) Write(message []byte) (int, error) {
 	size := int64(len(message))
 	o.mu.Lock()
@@ -373,7 +373,7 @@ func (o *outgoing) Write(message []byte) (int, error) {
 			o.links.lost(o.id, messages)
 			return len(message), nil
 		}
-		o.links.budget.Force(size) // a change of topics must not get lost, and is small
+		o.links.budget.Force(size) // a change of topics is small and must not get lost
 	}
 	kept := pool.Get(len(message))
 	copy(kept, message)
@@ -384,8 +384,8 @@ func (o *outgoing) Write(message []byte) (int, error) {
 	return len(message), nil
 }
 
-// contents tells whether a message, as it is on the wire, announces topics, and
-// how many published messages it carries.
+// contents returns whether an encoded RPC announces topics, and how many
+// published messages it carries.
 func contents(message []byte) (announces bool, published int) {
 	const subscriptions, publish = 1, 2 // fields of an RPC
 	_, n := protowire.ConsumeVarint(message)
@@ -412,8 +412,7 @@ func nudge(c chan struct{}) {
 	}
 }
 
-// send sends what is written, and announces the topics again when that is
-// needed.
+// send sends the queued messages, and announces the topics again if needed.
 func (o *outgoing) send(ctx context.Context) {
 	defer o.end()
 	for {
@@ -447,8 +446,8 @@ func (o *outgoing) sendNext() bool {
 	size := int64(len(message))
 	err := o.sendOne(message)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errLinkOver) {
-		// The stream had ended: the next one may take it. Peers know what they have
-		// seen already.
+		// The stream had ended: send the message on the next one. Peers recognize
+		// duplicates.
 		select {
 		case <-o.fresh:
 			err = o.sendOne(message)
@@ -469,25 +468,25 @@ func (o *outgoing) sendNext() bool {
 	return err == nil || !errors.Is(err, errLinkOver)
 }
 
-// sendOne makes one attempt at sending a message.
+// sendOne makes one attempt to send a message.
 func (o *outgoing) sendOne(message []byte) error {
 	select {
-	case <-o.fresh: // it is the present stream that counts
+	case <-o.fresh: // only later replacements matter
 	default:
 	}
 	return o.locked(func() error {
 		s := o.stream()
-		_ = s.SetWriteDeadline(time.Now().Add(sendLimit)) // a stream that takes none is over, which Write tells
+		_ = s.SetWriteDeadline(time.Now().Add(sendLimit)) // fails only if the stream has ended; then Write fails, too
 		_, err := s.Write(message)
 		if err != nil {
-			_ = s.Reset() // half of the message may be out; Read takes it from here
+			_ = s.Reset() // half of the message may be sent; Read replaces the stream
 		}
 		return err
 	})
 }
 
-// goodbye sends what waits when the router closes: that topics are left, for
-// one.
+// goodbye sends the waiting messages when the router closes, such as those that
+// leave topics.
 func (o *outgoing) goodbye() {
 	s := o.stream()
 	_ = s.SetWriteDeadline(time.Now().Add(goodbyeLimit))
@@ -499,11 +498,11 @@ func (o *outgoing) goodbye() {
 			break
 		}
 	}
-	_ = s.CloseWrite() // unlike a reset it lets through what was written
+	_ = s.CloseWrite() // unlike a reset, it does not drop what was written
 	o.drop()
 }
 
-// drop gives back what waits.
+// drop drops the waiting messages.
 func (o *outgoing) drop() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -514,8 +513,8 @@ func (o *outgoing) drop() {
 	o.waiting, o.bytes, o.done = nil, 0, true
 }
 
-// peerOpened is called when the peer has opened a stream, again when that was
-// not the first. It does not wait.
+// peerOpened is called after the peer has opened a stream, with again unless it
+// was the first. It does not block.
 func (o *outgoing) peerOpened(again bool) {
 	nudge(o.ready)
 	if again {
@@ -523,8 +522,8 @@ func (o *outgoing) peerOpened(again bool) {
 	}
 }
 
-// announceAgain announces the topics on the present stream, or has it replaced
-// by one on the connection that the peer has now.
+// announceAgain announces the topics on the current stream, or has it replaced by
+// one on the peer's new connection.
 func (o *outgoing) announceAgain() {
 	s := o.stream()
 	o.links.mu.Lock()
@@ -549,7 +548,7 @@ func (o *outgoing) Reset() error { o.end(); return nil }
 
 func (o *outgoing) ResetWithError(network.StreamErrorCode) error { o.end(); return nil }
 
-// end ends the stream for good.
+// end ends the stream; it is not replaced.
 func (o *outgoing) end() {
 	o.once.Do(func() {
 		close(o.over)
@@ -557,15 +556,15 @@ func (o *outgoing) end() {
 	})
 }
 
-// Read waits for the end, and meanwhile keeps a stream to the peer. Peers send
-// nothing on it.
+// Read waits for the end, and replaces the stream until then. Peers send nothing
+// on it.
 func (o *outgoing) Read([]byte) (int, error) {
 	defer o.end()
 	ctx := o.links.group.Context()
 	retry := backoff.Backoff{Min: reopenMin, Max: reopenMax}
 	for {
 		s := o.stream()
-		_, _ = s.Read(make([]byte, 1)) // whatever it returns, gossipsub would end the stream now
+		_, _ = s.Read(make([]byte, 1)) // any return means that the stream has ended
 		_ = s.Reset()
 		o.mu.Lock()
 		left, lasted := o.left, time.Since(o.since)
@@ -584,8 +583,7 @@ func (o *outgoing) Read([]byte) (int, error) {
 	}
 }
 
-// pause waits for d, or less if the peer opens a stream, which shows that it is
-// ready.
+// pause waits for d, or less if the peer opens a stream: then it is ready.
 func (o *outgoing) pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -597,8 +595,8 @@ func (o *outgoing) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// replace opens the next stream and announces the topics on it. It returns
-// false when there is to be none.
+// replace opens the next stream and announces the topics on it. It returns false
+// if the stream is not to be replaced.
 func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 	for {
 		if !o.links.connected(o.id) || ctx.Err() != nil {
@@ -617,7 +615,7 @@ func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 			o.current, o.since = s, time.Now()
 			o.mu.Unlock()
 			select {
-			case <-o.over: // whose reset was of the one before
+			case <-o.over: // end has reset only the previous stream
 				_ = s.Reset()
 				return errLinkOver
 			default:
@@ -637,7 +635,7 @@ func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 	}
 }
 
-// locked runs f while nobody else writes.
+// locked runs f while no other goroutine writes.
 func (o *outgoing) locked(f func() error) error {
 	select {
 	case o.turn <- struct{}{}:
@@ -648,8 +646,8 @@ func (o *outgoing) locked(f func() error) error {
 	return f()
 }
 
-// announce sends all topics to the peer. Changes that gossipsub has queued
-// follow and change nothing; later ones come later.
+// announce sends all topics to the peer. Changes that gossipsub has queued follow
+// and have no effect; later changes follow in order.
 func (o *outgoing) announce(s network.Stream) error {
 	_ = s.SetWriteDeadline(time.Now().Add(openLimit))
 	yes := true

@@ -11,22 +11,23 @@ import (
 	"github.com/pbnjay/memory"
 )
 
-// Memory returns how many bytes of memory the process may use: the machine's,
-// or what its control group allows, as in a container. It is read once.
+// Memory returns how many bytes of memory the process may use: those of the
+// machine, or the limit of its control group, as in a container. It reads them
+// once.
 var Memory = sync.OnceValue(func() int64 {
 	total := int64(min(memory.TotalMemory(), math.MaxInt64))
-	if total == 0 { // not known
+	if total == 0 { // unknown
 		total = 1 << 30
 	}
-	own, _ := os.ReadFile("/proc/self/cgroup") // on Linux alone
+	own, _ := os.ReadFile("/proc/self/cgroup") // exists only on Linux
 	return min(total, groupMemory(string(own), func(name string) string {
 		text, _ := os.ReadFile(name) // most of them do not exist
 		return string(text)
 	}))
 })
 
-// groupMemory is the least that the control groups of a process allow, given its
-// /proc/self/cgroup and a way to read files.
+// groupMemory returns the smallest limit of a process's control groups, given the
+// content of its /proc/self/cgroup and a function that reads files.
 func groupMemory(own string, read func(name string) string) int64 {
 	files := []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
 	for line := range strings.Lines(own) {
