@@ -9,9 +9,9 @@ import (
 	"go.uber.org/fx"
 )
 
-// QUIC are the options of a libp2p host on the machine whose QUIC transport
+// QUIC returns the options of a libp2p host on the machine whose QUIC transport
 // sends its packets over the simulated network. The host must listen on
-// ListenAddr, and have no transport but QUIC.
+// ListenAddr, and QUIC must be its only transport.
 func (m *Machine) QUIC() []libp2p.Option {
 	return []libp2p.Option{
 		libp2p.QUICReuse(
@@ -20,7 +20,7 @@ func (m *Machine) QUIC() []libp2p.Option {
 				if err != nil {
 					return nil, err
 				}
-				// Libp2p closes its own connection manager, not a given one.
+				// Libp2p closes only its own connection manager.
 				lc.Append(fx.StopHook(cm.Close))
 				return cm, nil
 			},
@@ -30,7 +30,7 @@ func (m *Machine) QUIC() []libp2p.Option {
 	}
 }
 
-// ownIP says that a machine sends from its only address.
+// ownIP selects the machine's only address as the source.
 type ownIP struct{ m *Machine }
 
 func (s ownIP) PreferredSourceIPForDestination(*net.UDPAddr) (net.IP, error) {

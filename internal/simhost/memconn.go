@@ -16,14 +16,14 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// memPair is a connection: both of its ends, under one lock.
+// memPair is a connection: both its ends, under one lock.
 type memPair struct {
 	net  *Network
 	ends [2]*memConn
 
 	mu    sync.Mutex
 	cut   bool        // guarded by mu
-	timer *time.Timer // ends a connection that is cut for too long; guarded by mu
+	timer *time.Timer // ends a connection that is cut for idleTimeout; guarded by mu
 }
 
 // memConn is one end of a connection.
@@ -38,9 +38,9 @@ type memConn struct {
 	done       chan struct{}
 	acceptWake chan struct{}
 
-	err      error                   // why it is closed; guarded by mu
+	err      error                   // the reason for closing; guarded by mu
 	streams  map[*memStream]struct{} // guarded by mu
-	accepted []*memStream            // opened by the other end, not accepted yet; guarded by mu
+	accepted []*memStream            // streams of the other end that wait for AcceptStream; guarded by mu
 }
 
 var _ transport.CapableConn = (*memConn)(nil)
@@ -52,14 +52,14 @@ func newMemConn(t *memTransport, local, remote ma.Multiaddr, remoteT *memTranspo
 	}
 }
 
-// reject undoes an admission; there may have been none.
+// reject undoes an admission, if any.
 func (c *memConn) reject() {
 	if c != nil {
 		c.scope.Done()
 	}
 }
 
-// pair joins two ends.
+// pair connects two ends.
 func (c *memConn) pair(d *memConn) {
 	p := &memPair{net: c.t.m.net, ends: [2]*memConn{c, d}}
 	c.memPair, d.memPair, c.other, d.other = p, p, d, c
@@ -92,9 +92,9 @@ func (c *memConn) IsClosed() bool {
 
 func (c *memConn) Close() error { return c.CloseWithError(0) }
 
-// CloseWithError closes this end at once, and the other one when it hears of
-// it. Over a cut path it never does: it times out or, once the path is healed,
-// is told by a reset.
+// CloseWithError closes this end immediately, and the other end after the latency
+// of the path. Over a cut path the other end times out or, once the path is
+// healed, gets a reset.
 func (c *memConn) CloseWithError(code network.ConnErrorCode) error {
 	closed := errors.New("connection closed")
 	c.mu.Lock()
@@ -111,7 +111,7 @@ func (c *memConn) CloseWithError(code network.ConnErrorCode) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.cut {
-			return // meanwhile: the packet is lost
+			return // cut meanwhile: the packet is lost
 		}
 		other.endLocked(&network.ConnError{Remote: true, ErrorCode: code, TransportError: closed})
 	})
@@ -139,8 +139,8 @@ func (c *memConn) endLocked(why error) bool {
 	return true
 }
 
-// forgetHeldLocked drops what the other end would have sent once the path is
-// healed: that end is gone, and nobody is left to send it.
+// forgetHeldLocked drops what the other end would have sent after the path is
+// healed: that end has closed.
 func (c *memConn) forgetHeldLocked() {
 	for s := range c.streams {
 		s.in = slices.DeleteFunc(s.in, func(k chunk) bool {
@@ -158,7 +158,7 @@ func (n *Network) forget(p *memPair) {
 	n.mu.Unlock()
 }
 
-// recheck finds out whether the path was cut or healed.
+// recheck checks whether the path was cut or healed.
 func (p *memPair) recheck() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -182,8 +182,8 @@ func (p *memPair) recheck() {
 		p.timer.Stop()
 		for _, c := range p.ends {
 			if c.err == nil && c.other.err != nil {
-				// It was closed, or restarted, while nobody could say so; the
-				// next packet is answered by a stateless reset.
+				// The other end closed or restarted during the cut; the next packet
+				// gets a stateless reset.
 				time.AfterFunc(2*p.net.transit(c.t.m.site, c.other.t.m.site, memPacket), func() {
 					p.mu.Lock()
 					defer p.mu.Unlock()
@@ -197,7 +197,7 @@ func (p *memPair) recheck() {
 	}
 }
 
-// timeout ends a connection whose path was cut for too long.
+// timeout ends a connection whose path was cut for idleTimeout.
 func (p *memPair) timeout() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -209,7 +209,7 @@ func (p *memPair) timeout() {
 	}
 }
 
-// OpenStream opens a stream. The other end hears of it with the first write.
+// OpenStream opens a stream. The other end learns of it from the first write.
 func (c *memConn) OpenStream(ctx context.Context) (network.MuxedStream, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -226,7 +226,7 @@ func (c *memConn) OpenStream(ctx context.Context) (network.MuxedStream, error) {
 	return s, nil
 }
 
-// AcceptStream waits for a stream that the other end opened.
+// AcceptStream waits for a stream of the other end.
 func (c *memConn) AcceptStream() (network.MuxedStream, error) {
 	for {
 		c.mu.Lock()
@@ -239,7 +239,7 @@ func (c *memConn) AcceptStream() (network.MuxedStream, error) {
 		for i, s := range c.accepted {
 			at, ok := s.nextLocked()
 			if ok && !at.After(now) {
-				if i == 0 { // most often: nothing has to move
+				if i == 0 { // the usual case: nothing to move
 					c.accepted[0] = nil
 					c.accepted = c.accepted[1:]
 				} else {
@@ -253,11 +253,11 @@ func (c *memConn) AcceptStream() (network.MuxedStream, error) {
 			}
 		}
 		c.mu.Unlock()
-		_ = await(c.acceptWake, next, time.Time{}, c.done) // woken for whatever reason, look again
+		_ = await(c.acceptWake, next, time.Time{}, c.done) // check again for any reason
 	}
 }
 
-// await waits for a wake-up, for a time, or for a deadline, which is an error.
+// await waits for a wake-up, a time or a deadline, which is an error.
 func await(wake <-chan struct{}, at, deadline time.Time, done <-chan struct{}) error {
 	var timeC <-chan time.Time
 	late := !deadline.IsZero() && (at.IsZero() || deadline.Before(at))
@@ -289,12 +289,12 @@ type memStream struct {
 	c     *memConn
 	other *memStream
 
-	announced bool // the other end of the connection knows of it; guarded by c.mu
-	ended     int  // directions that are through, of two; guarded by c.mu
+	announced bool // the other end of the connection knows the stream; guarded by c.mu
+	ended     int  // how many of the two directions have ended; guarded by c.mu
 
-	in       []chunk   // what is under way to this end, and what waits for Read; guarded by c.mu
+	in       []chunk   // in flight to this end, or waiting for Read; guarded by c.mu
 	inBytes  int       // guarded by c.mu
-	last     time.Time // when the last of in arrives; guarded by c.mu
+	last     time.Time // the arrival of the last chunk of in; guarded by c.mu
 	readErr  error     // guarded by c.mu
 	writeErr error     // guarded by c.mu
 	readBy   time.Time // deadline; guarded by c.mu
@@ -303,13 +303,13 @@ type memStream struct {
 	readWake, writeWake chan struct{}
 }
 
-// chunk is a write under way.
+// chunk is a write in flight.
 type chunk struct {
 	data []byte
-	at   time.Time // when it arrives
-	held bool      // the path is cut: it arrives some time after that is healed
-	end  error     // instead of data: io.EOF, or the reset that the reader gets
-	stop bool      // instead of data: the far end reads no more
+	at   time.Time // of arrival
+	held bool      // the path is cut: the chunk arrives after it is healed
+	end  error     // instead of data: io.EOF, or a reset for the reader
+	stop bool      // instead of data: the other end has stopped reading
 }
 
 func newMemStream(c *memConn) *memStream {
@@ -323,7 +323,7 @@ func wake(ch chan struct{}) {
 	}
 }
 
-// nextLocked is when the next thing arrives, if anything does.
+// nextLocked returns when the next chunk arrives, if any.
 func (s *memStream) nextLocked() (time.Time, bool) {
 	if len(s.in) == 0 || s.in[0].held {
 		return time.Time{}, false
@@ -335,7 +335,7 @@ func (s *memStream) nextLocked() (time.Time, bool) {
 func (s *memStream) pushLocked(k chunk, size int) {
 	o := s.other
 	if s.c.other.err != nil {
-		return // nobody is there any more
+		return // the other end has closed
 	}
 	if !s.announced {
 		s.announced = true
@@ -359,8 +359,8 @@ func (s *memStream) pushLocked(k chunk, size int) {
 	}
 }
 
-// holdLocked keeps back what is under way: those packets are lost, and sent
-// again once the path is healed.
+// holdLocked holds the chunks in flight: their packets are lost, and sent again
+// after the path is healed.
 func (s *memStream) holdLocked() {
 	now := time.Now()
 	for i := range s.in {
@@ -371,7 +371,7 @@ func (s *memStream) holdLocked() {
 	s.last = time.Time{}
 }
 
-// releaseLocked lets what was held arrive.
+// releaseLocked lets held chunks arrive.
 func (s *memStream) releaseLocked() {
 	for i := range s.in {
 		if s.in[i].held {
@@ -400,8 +400,8 @@ func (s *memStream) failLocked(why error) {
 	wake(s.writeWake)
 }
 
-// controlLocked takes what has arrived and is not data off the queue: resets
-// at once, wherever they stand, as the far end has dropped what it sent before.
+// controlLocked removes arrived chunks without data from the queue. Resets apply
+// immediately, even behind data, because the other end has dropped that.
 func (s *memStream) controlLocked(now time.Time) {
 	for i := 0; i < len(s.in); i++ {
 		k := s.in[i]
@@ -430,8 +430,8 @@ func (s *memStream) controlLocked(now time.Time) {
 	}
 }
 
-// doneLocked counts a direction that is through; with both, the stream is
-// forgotten.
+// doneLocked counts a direction that has ended, and removes the stream after
+// both.
 func (s *memStream) doneLocked() {
 	if s.ended++; s.ended >= 2 {
 		delete(s.c.streams, s)
@@ -459,7 +459,7 @@ func (s *memStream) Read(b []byte) (int, error) {
 	}
 }
 
-// takeLocked reads from what has arrived.
+// takeLocked reads from the arrived chunks.
 func (s *memStream) takeLocked(b []byte) (int, error) {
 	if s.in[0].end == io.EOF {
 		s.readErr = io.EOF
@@ -500,7 +500,7 @@ func (s *memStream) Write(b []byte) (int, error) {
 				return written, nil
 			}
 		}
-		// The reader is too far behind, or a reset is on its way here.
+		// The reader is too far behind, or a reset is in flight to this end.
 		at, _ := s.nextLocked()
 		s.c.mu.Unlock()
 		if err := await(s.writeWake, at, deadline, s.c.done); err != nil {
@@ -509,7 +509,7 @@ func (s *memStream) Write(b []byte) (int, error) {
 	}
 }
 
-// Close closes both directions: what was written still arrives.
+// Close closes both directions. Written data still arrives.
 func (s *memStream) Close() error {
 	return errors.Join(s.CloseRead(), s.CloseWrite())
 }

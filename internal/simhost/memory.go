@@ -22,30 +22,31 @@ import (
 )
 
 const (
-	// handshakeTimeout is how long a dial waits for an answer, as in QUIC.
+	// handshakeTimeout is how long a dial waits for a reply, as in QUIC.
 	handshakeTimeout = 5 * time.Second
-	// idleTimeout is when a connection over a cut path ends, as in QUIC.
+	// idleTimeout is how long a connection lasts over a cut path, as in QUIC.
 	idleTimeout = 30 * time.Second
-	// memPacket is how much of a write is lost or delivered at once.
+	// memPacket is the unit of loss, in bytes.
 	memPacket = 1200
-	// memWindow is how much a stream's reader may be behind its writer.
+	// memWindow is how many bytes a stream's writer may be ahead of its reader.
 	memWindow = 512 << 10
-	// memBacklog is how many connections wait to be accepted.
+	// memBacklog is how many connections wait for Accept.
 	memBacklog = 1024
 )
 
-// Memory are the options of a libp2p host on the machine whose connections
-// are carried without packets: a write arrives at the far end, whole, after
-// the time that the path and the links take, and peers are who they say. That
-// costs a hundredth of what QUIC does. It keeps the addresses of QUIC, the
-// time that handshakes and timeouts take, latency, jitter, bandwidth, cuts and
-// crashes, and the order and flow control of streams. It gives up encryption,
-// congestion control, packets (loss delays what it hits, as if sent again) and
+// Memory returns the options of a libp2p host on the machine whose connections
+// have no packets: a write arrives at the other side as a whole, after the delay
+// of the path and the links. That costs a hundredth of QUIC.
+//
+// It keeps QUIC's addresses, the time of handshakes and timeouts, latency,
+// jitter, bandwidth, cuts and crashes, and the order and flow control of streams.
+// It gives up encryption (peers are trusted to have the ID that they claim),
+// congestion control, packets (lost data arrives late, as if sent again) and
 // NATs.
 func (m *Machine) Memory() []libp2p.Option {
 	return []libp2p.Option{
 		func(cfg *libp2p.Config) error {
-			cfg.Transports = nil // QUIC, whose addresses this takes
+			cfg.Transports = nil // removes QUIC, whose addresses this transport uses
 			return nil
 		},
 		libp2p.Transport(func(key crypto.PrivKey, limits network.ResourceManager, gater connmgr.ConnectionGater) (*memTransport, error) {
@@ -67,7 +68,7 @@ type memTransport struct {
 	gater  connmgr.ConnectionGater // nil without one
 
 	mu       sync.Mutex
-	listener *memListener // the first one, whose address is dialed from; guarded by mu
+	listener *memListener // the first one, whose address is the source of dials; guarded by mu
 }
 
 var _ transport.Transport = (*memTransport)(nil)
@@ -82,10 +83,10 @@ func (t *memTransport) CanDial(a ma.Multiaddr) bool {
 func (t *memTransport) Protocols() []int { return []int{ma.P_QUIC_V1} }
 func (t *memTransport) Proxy() bool      { return false }
 
-// quicAddr reads /ip4/…/udp/…/quic-v1.
+// quicAddr parses /ip4/…/udp/…/quic-v1.
 func quicAddr(a ma.Multiaddr) (netip.AddrPort, error) {
 	if len(a) != 3 || a[2].Code() != ma.P_QUIC_V1 {
-		return netip.AddrPort{}, fmt.Errorf("%s is no QUIC address", a)
+		return netip.AddrPort{}, fmt.Errorf("%s is not a QUIC address", a)
 	}
 	na, err := manet.ToNetAddr(a[:2])
 	if err != nil {
@@ -98,14 +99,14 @@ func quicMultiaddr(ap netip.AddrPort) ma.Multiaddr {
 	return ma.StringCast(fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", ap.Addr(), ap.Port()))
 }
 
-// Listen opens the address.
+// Listen listens on an address.
 func (t *memTransport) Listen(a ma.Multiaddr) (transport.Listener, error) {
 	ap, err := quicAddr(a)
 	if err != nil {
 		return nil, err
 	}
 	if t.m.nat != nil || t.m.firewall != nil {
-		return nil, errors.New("connections in memory know no NATs")
+		return nil, errors.New("connections in memory do not support NATs")
 	}
 	port := ap.Port()
 	if port == 0 {
@@ -131,7 +132,7 @@ func (t *memTransport) Listen(a ma.Multiaddr) (transport.Listener, error) {
 	return l, nil
 }
 
-// memListener is an open address.
+// memListener listens on an address.
 type memListener struct {
 	t        *memTransport
 	ap       netip.AddrPort
@@ -169,7 +170,7 @@ func (l *memListener) Close() error {
 	return nil
 }
 
-// offer hands a connection to the listener when its handshake is through.
+// offer passes a connection to the listener after its handshake.
 func (l *memListener) offer(c *memConn) {
 	select {
 	case <-l.done:
@@ -184,7 +185,7 @@ func (l *memListener) offer(c *memConn) {
 	}
 }
 
-// Dial connects in one round trip, or fails when nobody answers for 5 seconds.
+// Dial connects in one round trip, or fails without a reply within 5 seconds.
 func (t *memTransport) Dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID) (transport.CapableConn, error) {
 	scope, err := t.limits.OpenConnection(network.DirOutbound, false, raddr)
 	if err != nil {
@@ -251,13 +252,13 @@ func (t *memTransport) dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID, 
 		_ = local.CloseWithError(network.ConnGated) // returns nil
 		return nil, fmt.Errorf("secured connection gated")
 	}
-	// The far end is through with the handshake half a round trip later.
+	// The other side completes the handshake half a round trip later.
 	time.AfterFunc(n.transit(t.m.site, dst, memPacket), func() { l.offer(admitted) })
 	return local, nil
 }
 
-// localAddr is the address that a dial comes from: the one listened on, as
-// QUIC does it, or any.
+// localAddr returns the source address of a dial: the listen address, as with
+// QUIC, or an ephemeral one.
 func (t *memTransport) localAddr() ma.Multiaddr {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -267,8 +268,7 @@ func (t *memTransport) localAddr() ma.Multiaddr {
 	return quicMultiaddr(netip.AddrPortFrom(t.m.ip, t.m.anyPort()))
 }
 
-// admit decides about a connection from another host, as the one who is
-// dialed.
+// admit accepts or refuses a connection from another host, on the dialed side.
 func (t *memTransport) admit(from *memTransport, l *memListener, addr ma.Multiaddr) (*memConn, error) {
 	refused := func(why error) (*memConn, error) {
 		return nil, &network.ConnError{Remote: true, ErrorCode: network.ConnResourceLimitExceeded, TransportError: why}
@@ -302,9 +302,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// transit is how long a write of some bytes is under way between two sites:
-// the time to put it on both links, the path's latency with its jitter, and
-// the time to find out about what is lost and to send it again.
+// transit returns how long a write of size bytes takes between two sites: the
+// time to transmit it on both links, the path's latency and jitter, and the time
+// to notice and resend lost packets.
 func (n *Network) transit(from, to *site, size int) time.Duration {
 	p := n.path(from, to)
 	r := n.rng(sitePair{from.Index, to.Index})
@@ -313,8 +313,8 @@ func (n *Network) transit(from, to *site, size int) time.Duration {
 		d += time.Duration(r.float() * float64(p.Jitter))
 	}
 	if p.Loss > 0 {
-		// The probe timeout of RFC 9002 with a settled estimate of the round
-		// trip, doubling; what is lost twelve times waits no longer.
+		// The probe timeout of RFC 9002 for a settled round-trip time, doubled each
+		// time, until it reaches idleTimeout.
 		timeout := 3*p.Latency + 25*time.Millisecond
 		for left := (size + memPacket - 1) / memPacket; left > 0; {
 			again := 0
@@ -337,13 +337,13 @@ func (n *Network) transit(from, to *site, size int) time.Duration {
 	return d
 }
 
-// meter is one direction of a link, which carries one write after another.
+// meter is one direction of a link, which transmits one write after another.
 type meter struct {
 	mu   sync.Mutex
 	free time.Time // guarded by mu
 }
 
-// reserve returns how long after now the last bit is through.
+// reserve returns how long after now the last bit is transmitted.
 func (m *meter) reserve(now time.Time, rate, size int) time.Duration {
 	if rate == 0 {
 		return 0
@@ -357,7 +357,7 @@ func (m *meter) reserve(now time.Time, rate, size int) time.Duration {
 	return m.free.Sub(now)
 }
 
-// recheck looks at all connections after the network was cut or healed.
+// recheck checks all connections after the network was cut or healed.
 func (n *Network) recheck() {
 	n.mu.RLock()
 	list := make([]*memPair, 0, len(n.pairs))

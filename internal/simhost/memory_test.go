@@ -23,7 +23,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// newNet is a network with one latency, closed with the test.
+// newNet returns a network with a single latency, which closes when the test
+// ends.
 func newNet(tb testing.TB, latency time.Duration) *Network {
 	tb.Helper()
 	n := New(1, func(Site, Site) time.Duration { return latency })
@@ -285,8 +286,8 @@ func TestMemoryLossDelaysAndKeepsOrder(t *testing.T) {
 	})
 }
 
-// What was under way, or said, when a machine went down never arrives: its
-// connections fall silent, as after a crash.
+// Data in flight when a machine goes down never arrives, and neither does what it
+// sends later: its connections fall silent, as after a crash.
 func TestMemoryCrashIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNet(t, 10*time.Millisecond)
@@ -312,7 +313,7 @@ func TestMemoryCrashIsSilent(t *testing.T) {
 }
 
 // A machine that is up again within the timeout answers with a reset, and has
-// forgotten what it meant to say.
+// dropped the data that it had to send.
 func TestMemoryCrashedMachineThatIsBackResets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNet(t, 10*time.Millisecond)
@@ -332,7 +333,7 @@ func TestMemoryCrashedMachineThatIsBackResets(t *testing.T) {
 	})
 }
 
-// A direction in which everything is lost ends connections as a cut does.
+// A direction that loses all packets ends connections like a cut.
 func TestMemoryDeadDirectionIsACut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNet(t, 10*time.Millisecond)

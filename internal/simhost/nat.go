@@ -8,39 +8,39 @@ import (
 	"time"
 )
 
-// NATKind is how a NAT maps and filters, in the terms of RFC 3489; those of
-// RFC 4787 are given beside.
+// NATKind is how a NAT maps and filters. The names are those of RFC 3489, the
+// descriptions use the terms of RFC 4787.
 type NATKind int
 
 const (
-	// Firewall does not translate. It lets in what answers: packets from an
-	// address and port that were sent to before.
+	// Firewall does not translate, and lets in only replies: packets from an
+	// address and port to which a machine behind it has sent.
 	Firewall NATKind = iota
-	// FullCone maps endpoint-independently and filters nothing.
+	// FullCone maps endpoint-independently and does not filter.
 	FullCone
 	// RestrictedCone maps endpoint-independently and filters by address.
 	RestrictedCone
 	// PortRestricted maps endpoint-independently and filters by address and port.
 	PortRestricted
-	// Symmetric maps and filters by address and port: every destination sees
-	// another port.
+	// Symmetric maps and filters by address and port: each destination sees another
+	// port.
 	Symmetric
 )
 
-// natLifetime is how long a mapping, or what a filter remembers, lives after
-// the last packet out: the value that RFC 4787 (REQ-5) recommends.
+// natLifetime is how long mappings and filter entries remain after the last
+// outgoing packet: the value that RFC 4787 (REQ-5) recommends.
 const natLifetime = 5 * time.Minute
 
 // lanLatency is how long a packet takes between two machines behind one NAT.
 const lanLatency = 200 * time.Microsecond
 
 // NAT is a network address translator, or a firewall, with machines behind it.
-// It does not hairpin: machines behind it reach one another by their private
-// addresses only.
+// It does not hairpin: machines behind it reach each other only by their private
+// addresses.
 type NAT struct {
 	net   *Network
 	kind  NATKind
-	site  *site // nil for Firewall, whose machines have addresses of their own
+	site  *site // nil for Firewall, whose machines have their own addresses
 	index int
 
 	mu       sync.Mutex
@@ -50,10 +50,10 @@ type NAT struct {
 	lastPort uint16              // guarded by mu
 }
 
-// natKey is what a mapping is for. Cones leave the destination out.
+// natKey is the key of a mapping. Cones leave out the destination.
 type natKey struct{ inside, outside netip.AddrPort }
 
-// mapping is an outside port that stands for an inside one.
+// mapping maps an outside port to an inside one.
 type mapping struct {
 	inside *endpoint
 	outer  *endpoint
@@ -89,7 +89,7 @@ func (t *NAT) NewMachine() *Machine {
 	return m
 }
 
-// outbound sends a packet of a machine inside.
+// outbound sends a packet of a machine behind the NAT.
 func (t *NAT) outbound(from *endpoint, b []byte, to netip.AddrPort) bool {
 	n := t.net
 	n.mu.RLock()
@@ -115,7 +115,7 @@ func (t *NAT) outbound(from *endpoint, b []byte, to netip.AddrPort) bool {
 	return true
 }
 
-// mapping finds or makes the mapping for a packet out.
+// mapping returns the mapping for an outgoing packet, and makes it if needed.
 func (t *NAT) mapping(from *endpoint, to netip.AddrPort) *mapping {
 	key := natKey{inside: from.addr}
 	if t.kind == Symmetric {
@@ -129,7 +129,7 @@ func (t *NAT) mapping(from *endpoint, to netip.AddrPort) *mapping {
 		}
 		delete(t.byPort, m.outer.addr.Port())
 	}
-	// A cone keeps the port number when it is free, as most do.
+	// A cone keeps the port number if it is free, as most NATs do.
 	port := from.addr.Port()
 	for t.kind == Symmetric || t.byPort[port] != nil {
 		t.lastPort++
@@ -146,7 +146,7 @@ func (t *NAT) mapping(from *endpoint, to netip.AddrPort) *mapping {
 	return m
 }
 
-// inbound lets a packet in, or not.
+// inbound delivers a packet if the filter admits it.
 func (t *NAT) inbound(m *mapping, data []byte, from netip.AddrPort) {
 	if !m.filter.admits(from) {
 		t.net.lost.Add(1)
@@ -174,7 +174,7 @@ func (t *NAT) endpoints() []*endpoint {
 	return list
 }
 
-// filter remembers what was sent where, and lets in what the kind allows.
+// filter records where packets were sent, and admits those that its kind allows.
 type filter struct {
 	kind NATKind
 
@@ -194,7 +194,7 @@ func (f *filter) sent(to netip.AddrPort) {
 	f.hosts[to.Addr()], f.ports[to] = f.last, f.last
 }
 
-// idle reports whether nothing was sent for so long that it is forgotten.
+// idle reports whether the last packet was sent more than natLifetime ago.
 func (f *filter) idle() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,11 +1,10 @@
 // Package simhost is a simulated IP network for libp2p hosts: machines with
-// addresses, links between them, NATs, and faults, all within one process. It
-// works in real time and, under testing/synctest, in virtual time.
+// addresses, links, NATs and faults, all in one process. It works in real time
+// and, under testing/synctest, in virtual time.
 //
-// Packets travel through simnet, whose endpoints, rate-limited links and
-// router it uses as they are. What simnet has no notion of is added around
-// its endpoints: loss, machines that are cut off, address translation. A
-// second way to carry connections, without packets, is in memory.go.
+// It sends packets through the endpoints, rate-limited links and router of
+// simnet, and adds loss, cuts and address translation around the endpoints.
+// memory.go is a second way to carry connections, without packets.
 package simhost
 
 import (
@@ -24,17 +23,17 @@ import (
 	"github.com/marcopolo/simnet"
 )
 
-// Link is what joins one machine to the network. The zero value is a link
-// without limits or faults.
+// Link connects a machine to the network. The zero value is a link without limits
+// or faults.
 type Link struct {
-	Up, Down int           // bits a second in each direction; 0 means unlimited
+	Up, Down int           // bits per second in each direction; 0 means unlimited
 	Latency  time.Duration // one way, added to that of the path
-	Jitter   time.Duration // at most so much more for each packet, drawn evenly; packets can overtake one another
-	Loss     float64       // the share of packets lost in each direction, from 0 to 1
-	MTU      int           // bytes of the largest IP packet that passes; 0 means 1500
+	Jitter   time.Duration // the largest additional delay of a packet, drawn uniformly; packets can overtake each other
+	Loss     float64       // the fraction of packets lost in each direction, from 0 to 1
+	MTU      int           // the largest IP packet that passes, in bytes; 0 means 1500
 }
 
-// Path is what lies between two machines, in one direction.
+// Path is the network between two machines, in one direction.
 type Path struct {
 	Latency time.Duration // one way
 	Jitter  time.Duration
@@ -45,22 +44,22 @@ const (
 	defaultMTU = 1500
 	// headers are the IPv4 and UDP headers of a packet.
 	headers = 28
-	// A link without a limit has a rate in bits a second and a burst in bytes
-	// that no packet ever waits for. The rate alone would not do: at one so
-	// high that a packet takes less than a nanosecond, simnet's link (v0.0.7)
-	// waits forever.
-	unlimitedRate  = min(10_000_000_000, math.MaxInt) // which is less on 32 bits
+	// An unlimited link has a rate in bits per second and a burst in bytes that
+	// delay no packet. A high rate is not enough: if a packet takes less than a
+	// nanosecond, simnet's link (v0.0.7) waits forever.
+	unlimitedRate  = min(10_000_000_000, math.MaxInt) // the latter on 32 bits
 	unlimitedBurst = 1 << 30
 )
 
-// LatencyFunc tells the latency one way between two sites. It is called for
-// every packet, from several goroutines.
+// LatencyFunc returns the latency, one way, between two sites. The network calls
+// it for each packet, from several goroutines.
 type LatencyFunc func(from, to Site) time.Duration
 
-// Site is where a machine is attached: machines behind one NAT share one.
+// Site is the point at which a machine is attached to the network. Machines
+// behind one NAT share it.
 type Site struct {
 	Index  int    // in the order of creation
-	Region string // as set with SetRegion
+	Region string // set by SetRegion
 }
 
 // Network is a simulated network. Its methods are safe for concurrent use.
@@ -88,28 +87,28 @@ type Network struct {
 
 // faults are the cuts of the network at one moment.
 type faults struct {
-	group map[*Machine]int // partition: nil when there is none; absent machines form a group of their own, 0
+	group map[*Machine]int // the partition; nil without one; machines that are not in it form group 0
 }
 
 // sitePair is a direction between two sites, by index.
 type sitePair [2]int
 
-// rng is a source of chance of its own for each direction of each path, so
-// that what happens elsewhere does not change its outcome.
+// rng is a source of randomness. Each direction of each path has its own, so that
+// events elsewhere do not change its results.
 type rng struct {
 	mu sync.Mutex
 	r  *rand.Rand // guarded by mu
 }
 
-// site is a public address: that of one machine or of several, or a NAT's.
+// site is a public address: of one or several machines, or of a NAT.
 type site struct {
 	Site
 	ip    netip.Addr
 	link  atomic.Pointer[Link]
 	up    meter
 	down  meter
-	hosts []*Machine // none: a NAT's; guarded by Network.mu
-	nat   *NAT       // nil: a machine's
+	hosts []*Machine // empty for a NAT; guarded by Network.mu
+	nat   *NAT       // nil for machines
 }
 
 // New starts a network.
@@ -127,15 +126,15 @@ func New(seed uint64, latency LatencyFunc) *Network {
 	n.faults.Store(&faults{})
 	n.sim = &simnet.Simnet{
 		LatencyFunc: func(p *simnet.Packet) time.Duration { return n.delay(p.From, p.To) },
-		// It reports every packet to an address where nobody listens, which
-		// here is what dialing a crashed machine looks like.
+		// The logger reports each packet to an address without a listener, such as
+		// one to a crashed machine.
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	n.sim.Start()
 	return n
 }
 
-// Close stops the network. The hosts on it are to be closed first.
+// Close stops the network. Close the hosts on it first.
 func (n *Network) Close() {
 	n.mu.Lock()
 	n.closed = true
@@ -144,20 +143,20 @@ func (n *Network) Close() {
 	n.wg.Wait()
 }
 
-// Stats tells how many packets were carried and how many were lost on the way
-// by loss, cuts, and NATs.
+// Stats returns how many packets were carried, and how many were lost to loss,
+// cuts and NATs.
 func (n *Network) Stats() (carried, lost uint64) { return n.carried.Load(), n.lost.Load() }
 
-// NewMachine adds a machine with a public address of its own.
+// NewMachine adds a machine with its own public address.
 func (n *Network) NewMachine() *Machine {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.newSiteLocked().newMachineLocked(n)
 }
 
-// NewNeighbor adds a machine at the public address of another one, which is
-// behind no NAT. They share the address's ports, link and region; each listens
-// on a port of its own, and each can be cut off without the other.
+// NewNeighbor adds a machine at the public address of another one, which must not
+// be behind a NAT. They share the ports, link and region of the address. Each
+// listens on its own port, and can be cut off without the other.
 func (m *Machine) NewNeighbor() *Machine {
 	m.net.mu.Lock()
 	defer m.net.mu.Unlock()
@@ -180,14 +179,14 @@ func (n *Network) newSiteLocked() *site {
 	return s
 }
 
-// publicIP spreads machines over /16 networks, as the peers of a DHT are: its
-// routing table takes only a few from each.
+// publicIP spreads machines over /16 networks, because the DHT's routing table
+// takes only a few peers from each.
 func publicIP(i int) netip.Addr {
-	// 16 to 95 avoids what is private or reserved below and above.
+	// 16 to 95 avoids the private and reserved addresses below and above.
 	return netip.AddrFrom4([4]byte{byte(16 + i/250%80), byte(1 + i%250), byte(i / 20000), 1})
 }
 
-// rng returns the source of chance of one direction of a path.
+// rng returns the source of randomness of one direction of a path.
 func (n *Network) rng(p sitePair) *rng {
 	n.mu.RLock()
 	r := n.rngs[p]
@@ -210,8 +209,8 @@ func (r *rng) float() float64 {
 	return r.r.Float64()
 }
 
-// SetPath replaces what the network's latency function says about one
-// direction between two machines.
+// SetPath overrides the network's latency function for one direction between two
+// machines.
 func (n *Network) SetPath(from, to *Machine, p Path) {
 	key := sitePair{from.site.Index, to.site.Index}
 	n.mu.Lock()
@@ -223,15 +222,16 @@ func (n *Network) SetPath(from, to *Machine, p Path) {
 	}
 }
 
-// Path is what lies between two machines now, in one direction, without their
-// links.
+// Path returns the current path between two machines, in one direction and
+// without their links.
 func (n *Network) Path(from, to *Machine) Path {
 	p, _ := n.bare(from.site, to.site)
 	return p
 }
 
-// bare is what lies between two sites without their links. Within a site that
-// is nothing, and there are no links, unless a path was set.
+// bare returns the path between two sites without their links, and whether the
+// links apply. Within a site there are no links, and the path is empty unless
+// SetPath has set one.
 func (n *Network) bare(from, to *site) (p Path, links bool) {
 	key := sitePair{from.Index, to.Index}
 	n.mu.RLock()
@@ -244,7 +244,7 @@ func (n *Network) bare(from, to *site) (p Path, links bool) {
 	return p, from != to
 }
 
-// path is what lies between two sites now, with both their links.
+// path returns the current path between two sites, including both links.
 func (n *Network) path(from, to *site) Path {
 	p, links := n.bare(from, to)
 	if !links {
@@ -258,8 +258,8 @@ func (n *Network) path(from, to *site) Path {
 	return p
 }
 
-// delay is how long a packet is under way. Its addresses are public ones, or
-// both behind one NAT.
+// delay returns how long a packet takes. Its addresses are public, or both behind
+// one NAT.
 func (n *Network) delay(from, to net.Addr) time.Duration {
 	a, b := n.siteOf(from), n.siteOf(to)
 	if a == nil || b == nil {
@@ -283,13 +283,13 @@ func (n *Network) siteOf(a net.Addr) *site {
 	return n.sites[ap.Addr()]
 }
 
-// drops decides by chance whether a packet is lost.
+// drops decides at random whether a packet is lost.
 func (n *Network) drops(from, to *site) bool {
 	p := n.path(from, to)
 	return p.Loss > 0 && n.rng(sitePair{from.Index, to.Index}).float() < p.Loss
 }
 
-// machineAt finds out who sends from, or listens at, a public address.
+// machineAt returns the machine that sends from, or listens on, an address.
 func (n *Network) machineAt(ap netip.AddrPort) *Machine {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -305,8 +305,8 @@ func (n *Network) machineAt(ap netip.AddrPort) *Machine {
 	return nil
 }
 
-// Partition divides the machines into groups that cannot reach one another.
-// Those in no group form one more.
+// Partition divides the machines into groups that cannot reach each other. The
+// machines in none of them form another group.
 func (n *Network) Partition(groups ...[]*Machine) {
 	g := make(map[*Machine]int)
 	for i, members := range groups {
@@ -324,8 +324,8 @@ func (n *Network) Heal() {
 	n.recheck()
 }
 
-// dead reports whether two machines are cut off from each other, or whether
-// everything is lost in one of the directions.
+// dead reports whether two machines are cut off from each other, or one direction
+// loses all packets.
 func (n *Network) dead(a, b *Machine) bool {
 	if n.cut(a, b) {
 		return true
@@ -350,12 +350,12 @@ func (n *Network) cut(a, b *Machine) bool {
 type Machine struct {
 	net  *Network
 	site *site
-	nat  *NAT // nil: it has a public address
+	nat  *NAT // nil with a public address
 	ip   netip.Addr
-	port uint16 // that ListenAddr names
-	// firewall is nil for a machine that anybody can send to.
+	port uint16 // of ListenAddr
+	// firewall is nil for a machine that everybody can send to.
 	firewall *filter
-	down     atomic.Int32 // how many reasons there are for it to be cut off
+	down     atomic.Int32 // calls of Down without an Up
 
 	mu       sync.Mutex
 	ports    map[uint16]*endpoint // guarded by mu
@@ -366,49 +366,48 @@ type Machine struct {
 func (m *Machine) init(i int) {
 	m.ports = make(map[uint16]*endpoint)
 	m.port = uint16(Port + i)
-	// Neighbors begin apart, and skip what another one has.
+	// Neighbors begin at different ports, and skip ports of others.
 	m.lastPort = firstEphemeral + uint16(i*ephemeralShare%ephemeralPorts)
 }
 
-// IP is the machine's address: a private one behind a NAT.
+// IP returns the machine's address; behind a NAT, the private one.
 func (m *Machine) IP() netip.Addr { return m.ip }
 
-// firstEphemeral is where the ports begin that are handed out when any will
-// do: RFC 6335.
+// firstEphemeral is the first of the ephemeral ports, according to RFC 6335.
 const (
 	firstEphemeral = 49152
 	ephemeralPorts = 1<<16 - firstEphemeral
-	ephemeralShare = 256 // how far apart the machines at one address begin
+	ephemeralShare = 256 // the distance between the first ports of machines at one address
 )
 
-// Port is the one that a node on a machine is meant to listen on. The next
-// machine at the same address has the port after it.
+// Port is the listening port of a machine. The next machine at the same address
+// has the next port.
 const Port = 4001
 
-// ListenAddr is the multiaddr for a node on the machine to listen on.
+// ListenAddr returns the multiaddr on which a node on the machine listens.
 func (m *Machine) ListenAddr() string {
 	return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", m.ip, m.port)
 }
 
-// Site tells where the machine is attached.
+// Site returns the site at which the machine is attached.
 func (m *Machine) Site() Site {
 	m.net.mu.RLock()
 	defer m.net.mu.RUnlock()
 	return m.site.Site
 }
 
-// SetRegion names where the machine stands, for a latency function.
+// SetRegion sets the region of the machine's site, for a latency function.
 func (m *Machine) SetRegion(region string) {
 	m.net.mu.Lock()
 	defer m.net.mu.Unlock()
 	m.site.Region = region
 }
 
-// Link returns what joins the machine to the network.
+// Link returns the machine's link.
 func (m *Machine) Link() Link { return *m.site.link.Load() }
 
-// SetLink changes what joins the machine, or the NAT that it is behind, to
-// the network. Packets under way are not affected.
+// SetLink replaces the link of the machine, or of the NAT in front of it. It does
+// not affect packets in flight.
 func (m *Machine) SetLink(l Link) {
 	old := m.site.link.Swap(&l)
 	if (old.Loss >= 1) != (l.Loss >= 1) {
@@ -435,7 +434,7 @@ func (m *Machine) SetLink(l Link) {
 	}
 }
 
-// Down cuts the machine off: nothing gets in or out. Every Down needs an Up.
+// Down cuts the machine off: no packets get in or out. Each Down needs an Up.
 func (m *Machine) Down() {
 	m.down.Add(1)
 	m.net.recheck()
@@ -447,8 +446,8 @@ func (m *Machine) Up() {
 	m.net.recheck()
 }
 
-// ListenUDP opens a port of the machine; port 0 means any, the address itself
-// is always the machine's.
+// ListenUDP opens a port of the machine; port 0 means any. The IP address is
+// always the machine's.
 func (m *Machine) ListenUDP(_ string, laddr *net.UDPAddr) (net.PacketConn, error) {
 	port := uint16(0)
 	if laddr != nil {
@@ -467,7 +466,7 @@ func (m *Machine) ListenUDP(_ string, laddr *net.UDPAddr) (net.PacketConn, error
 		}
 		ep = &endpoint{net: m.net, owner: m, addr: netip.AddrPortFrom(m.ip, port)}
 		if m.nat != nil {
-			// Seen on the NAT's own network only; the outside knows mappings.
+			// Known only behind the NAT; others know the mappings.
 			m.net.mu.Lock()
 			m.net.lan[ep.addr] = ep
 			m.net.mu.Unlock()
@@ -483,7 +482,7 @@ func (m *Machine) ListenUDP(_ string, laddr *net.UDPAddr) (net.PacketConn, error
 	return c, nil
 }
 
-// owns reports whether a port is the machine's, or could be.
+// owns reports whether a port belongs to the machine or to none.
 func (m *Machine) owns(port uint16) bool {
 	m.net.mu.RLock()
 	defer m.net.mu.RUnlock()
@@ -491,8 +490,8 @@ func (m *Machine) owns(port uint16) bool {
 	return owner == nil || owner == m
 }
 
-// claim makes a port the machine's, for good. It fails when a neighbor has
-// it. Behind a NAT there is nothing to claim.
+// claim assigns a port to the machine, permanently. It reports false if the port
+// belongs to a neighbor. Behind a NAT there are no neighbors.
 func (m *Machine) claim(port uint16) bool {
 	if m.nat != nil {
 		return true
@@ -521,19 +520,19 @@ func (m *Machine) nextPortLocked() uint16 {
 	return m.lastPort
 }
 
-// endpoint is a port that packets arrive at. It outlives the sockets bound to
+// endpoint is a port at which packets arrive. It outlives the sockets bound to
 // it, as an address outlives a program.
 type endpoint struct {
 	net   *Network
 	owner *Machine
 	addr  netip.AddrPort
-	sim   atomic.Pointer[simnet.SimConn] // nil: not on the public network
+	sim   atomic.Pointer[simnet.SimConn] // nil behind a NAT
 	bound atomic.Pointer[conn]
-	inlet func(data []byte, from netip.AddrPort) // instead of bound: a NAT's
+	inlet func(data []byte, from netip.AddrPort) // replaces bound for a NAT's endpoint
 }
 
-// open puts the endpoint on the network, or puts it there anew with another
-// link: simnet's links cannot be changed.
+// open attaches the endpoint to the network, or replaces it with one that has
+// another link: simnet's links cannot be changed.
 func (ep *endpoint) open(l Link) {
 	settings := func(rate int) simnet.LinkSettings {
 		if rate == 0 {
@@ -555,7 +554,7 @@ func (ep *endpoint) open(l Link) {
 	}
 }
 
-// pump takes packets off the network.
+// pump receives packets from the network.
 func (ep *endpoint) pump(s *simnet.SimConn) {
 	buf := make([]byte, 1<<16)
 	for {
@@ -567,7 +566,7 @@ func (ep *endpoint) pump(s *simnet.SimConn) {
 	}
 }
 
-// arrive delivers a packet unless the network was cut while it was under way.
+// arrive delivers a packet unless the network was cut meanwhile.
 func (ep *endpoint) arrive(data []byte, from netip.AddrPort) {
 	if ep.inlet != nil {
 		ep.inlet(data, from)
@@ -583,17 +582,17 @@ func (ep *endpoint) arrive(data []byte, from netip.AddrPort) {
 	c.queue.push(data, from)
 }
 
-// send puts a packet on the network, from this endpoint.
+// send sends a packet from this endpoint.
 func (ep *endpoint) send(data []byte, to netip.AddrPort) {
 	s := ep.sim.Load()
 	if s == nil {
 		return
 	}
-	// The only error is that of a closed endpoint: the packet is lost then.
+	// The only error is that of a closed endpoint: then the packet is lost.
 	_, _ = s.WriteTo(data, net.UDPAddrFromAddrPort(to))
 }
 
-// conn is an open port: the net.PacketConn that QUIC runs on.
+// conn is an open port: the net.PacketConn for QUIC.
 type conn struct {
 	m  *Machine
 	ep *endpoint
@@ -602,8 +601,8 @@ type conn struct {
 
 var _ net.PacketConn = (*conn)(nil)
 
-// WriteTo sends a packet. It never waits and, as with UDP, success does not
-// mean that anybody gets it.
+// WriteTo sends a packet. It never blocks and, as with UDP, success does not mean
+// that the packet arrives.
 func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if c.queue.isClosed() {
 		return 0, net.ErrClosed
@@ -614,7 +613,7 @@ func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// transmit sends a packet on its way, unless it is lost on the first step.
+// transmit sends a packet, and reports whether the sender's side did not drop it.
 func (m *Machine) transmit(ep *endpoint, b []byte, to netip.AddrPort) bool {
 	n := m.net
 	if m.down.Load() > 0 || len(b)+headers > m.site.link.Load().mtu() {
@@ -652,7 +651,7 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// addrPort is the comparable form of an address, IPv4 in four bytes.
+// addrPort returns the comparable form of an address, with IPv4 in four bytes.
 func addrPort(a net.Addr) netip.AddrPort {
 	u, ok := a.(*net.UDPAddr)
 	if !ok {

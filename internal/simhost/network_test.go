@@ -20,7 +20,7 @@ func listen(tb testing.TB, m *Machine, port int) net.PacketConn {
 	return c
 }
 
-// receive returns the next packet, or "" when none comes for a second.
+// receive returns the next packet, or "" after a second without one.
 func receive(tb testing.TB, c net.PacketConn) (string, net.Addr) {
 	tb.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
@@ -82,7 +82,7 @@ func TestSockets(t *testing.T) {
 		if _, err := x.WriteTo([]byte("x"), y.LocalAddr()); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("a write on a closed socket: %v", err)
 		}
-		// The port is free again, and packets to it while it was closed are gone.
+		// The port is free again, and packets sent while it was closed are lost.
 		send(t, y, "lost", x.LocalAddr())
 		time.Sleep(time.Second)
 		x = listen(t, a, 4001)
@@ -211,8 +211,8 @@ func TestCutsLoseWhatIsUnderWay(t *testing.T) {
 func TestMappingsOfNATs(t *testing.T) {
 	for _, c := range []struct {
 		kind                         NATKind
-		sameMapping                  bool // every destination sees one port
-		samePort, sameHost, stranger bool // who gets in: whom it sent to, another port of that, others
+		sameMapping                  bool // all destinations see the same port
+		samePort, sameHost, stranger bool // whether packets get in: from where it sent to, another port of that host, others
 	}{
 		{Firewall, true, true, false, false},
 		{FullCone, true, true, true, true},
@@ -250,7 +250,7 @@ func TestMappingsOfNATs(t *testing.T) {
 				}
 
 				time.Sleep(natLifetime + time.Second)
-				enters(p1, false) // it is forgotten
+				enters(p1, false) // the mapping has expired
 				send(t, in, "out", p1.LocalAddr())
 				_, seen = receive(t, p1)
 				enters(p1, true)
@@ -325,7 +325,7 @@ func TestNeighborsShareAnAddress(t *testing.T) {
 			t.Error("a port is open twice at one address")
 		}
 		ports := make(map[string]bool)
-		for range 600 { // more than neighbors are apart
+		for range 600 { // more than the distance between neighbors' ports
 			ports[listen(t, a, 0).LocalAddr().String()] = true
 			ports[listen(t, b, 0).LocalAddr().String()] = true
 		}
@@ -348,7 +348,7 @@ func TestNeighborsShareAnAddress(t *testing.T) {
 			t.Errorf("%q after %v", text, time.Since(begun))
 		}
 
-		// One is cut off without the other; the link is that of both.
+		// One is cut off without the other; they share the link.
 		a.Down()
 		send(t, z, "in", x.LocalAddr())
 		send(t, z, "in", y.LocalAddr())

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// queueLen is how many packets wait at a socket for its reader; more are
+// queueLen is how many packets wait for the reader of a socket. Further ones are
 // lost, as in the buffer of a UDP socket.
 const queueLen = 1024
 
-// queue is the receiving half of a socket.
+// queue is the receiving side of a socket.
 type queue struct {
 	packets chan packet
 	done    chan struct{}
@@ -32,7 +32,7 @@ func newQueue() *queue {
 	return &queue{packets: make(chan packet, queueLen), done: make(chan struct{}), changed: make(chan struct{})}
 }
 
-// buffers are those of packets on their last step.
+// buffers holds the buffers of packets in queues.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1500); return &b }}
 
 func (q *queue) push(data []byte, from netip.AddrPort) {
@@ -91,7 +91,7 @@ func (q *queue) isClosed() bool {
 	}
 }
 
-// SetReadDeadline bounds ReadFrom, also one that waits already.
+// SetReadDeadline bounds ReadFrom, including a blocked one.
 func (q *queue) SetReadDeadline(t time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -101,10 +101,10 @@ func (q *queue) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// SetDeadline bounds ReadFrom: WriteTo never waits.
+// SetDeadline bounds ReadFrom: WriteTo never blocks.
 func (q *queue) SetDeadline(t time.Time) error { return q.SetReadDeadline(t) }
 
-// SetWriteDeadline does nothing: WriteTo never waits.
+// SetWriteDeadline does nothing: WriteTo never blocks.
 func (q *queue) SetWriteDeadline(time.Time) error { return nil }
 
 // SetReadBuffer and SetWriteBuffer do nothing; without them quic-go warns.
