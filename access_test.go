@@ -32,7 +32,7 @@ type banner interface {
 	UnbanSubnet(subnet netip.Prefix) error
 }
 
-// ban bans what a Ban names, and unban ends that.
+// ban bans the peer or subnet of a Ban, and unban removes the ban.
 func ban(n banner, b p2pnode.Ban) error {
 	if b.Peer != "" {
 		return n.BanPeer(b.Peer, b.Until, b.Reason)
@@ -283,7 +283,7 @@ func TestBansSurviveARestart(t *testing.T) {
 			t.Error("a block is ended twice")
 		}
 
-		// A damaged file is told, set aside, and stops nothing.
+		// A damaged file is reported and set aside, and the node starts.
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -373,7 +373,7 @@ func TestBadBans(t *testing.T) {
 	})
 }
 
-// TestShutOutPeersAreSaidToBe: whoever is told to dial them learns why not.
+// TestShutOutPeersAreSaidToBe checks that the error of a dial names the ban.
 func TestShutOutPeersAreSaidToBe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -414,7 +414,7 @@ func TestShutOutPeersAreSaidToBe(t *testing.T) {
 		if !errors.Is(err, swarm.ErrGaterDisallowedConnection) || !errors.Is(err, p2pnode.ErrBanned) {
 			t.Errorf("%v is no error of the gater, or not ErrBanned", err)
 		}
-		// One address of several is no block of the peer.
+		// Banning one of several addresses does not ban the peer.
 		both := strict.AddrInfo()
 		both.Addrs = append(slices.Clone(both.Addrs), must(p2pnode.ParsePeers("/ip4/16.200.0.1/udp/1/quic-v1/p2p/" + both.ID.String()))[0].Addrs...)
 		if err := n.Connect(t.Context(), both); err == nil || errors.Is(err, p2pnode.ErrBanned) {
@@ -474,7 +474,7 @@ func TestSavedPeersThatAreShutOutAreNotDialed(t *testing.T) {
 	})
 }
 
-// TestGaterOfTheApplicationIsAskedToo: the list stands in front of it.
+// TestGaterOfTheApplicationIsAskedToo checks that the list of bans wraps it.
 func TestGaterOfTheApplicationIsAskedToo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

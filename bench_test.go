@@ -28,9 +28,9 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Each benchmark runs as impl=p2pnode and as impl=raw: the same thing put together by
-// hand from go-libp2p, kad-dht and pubsub, with the same settings. The
-// difference is what the library costs.
+// Each benchmark runs as impl=p2pnode and as impl=raw: the same assembled by hand
+// from go-libp2p, kad-dht and pubsub, with the same settings. The difference is
+// the library's cost.
 
 // rawNode is a node put together by hand.
 type rawNode struct {
@@ -213,7 +213,7 @@ func rawNetwork(b *testing.B) []*rawNode {
 	return nodes
 }
 
-// numbered is a CID of its own for each i.
+// numbered returns another CID for each i.
 func numbered(b *testing.B, i int) cid.Cid {
 	b.Helper()
 	c, err := CIDOf(bytes.NewReader(binary.BigEndian.AppendUint64(nil, uint64(i))))

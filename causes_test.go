@@ -19,7 +19,8 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 )
 
-// silent accepts connections and says nothing, closed refuses them: their ports.
+// silent is a port that accepts connections and sends nothing, closed one that
+// refuses them.
 func silentAndClosed(t *testing.T) (silent, closed int) {
 	t.Helper()
 	hole, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -31,7 +32,7 @@ func silentAndClosed(t *testing.T) (silent, closed int) {
 	return hole.Addr().(*net.TCPAddr).Port, dead.Addr().(*net.TCPAddr).Port
 }
 
-// hollow is a peer that nobody is, at the addresses.
+// hollow returns a peer ID without a peer, at the addresses.
 func hollow(t *testing.T, addresses ...string) peer.AddrInfo {
 	t.Helper()
 	p := peer.AddrInfo{ID: mustKeyID(t)}
@@ -60,7 +61,7 @@ func names(t *testing.T, r madns.BasicResolver) Option {
 	return WithLibp2pOptions(libp2p.MultiaddrResolver(swarm.ResolverFromMaDNS{Resolver: resolver}))
 }
 
-// says fails the test unless a text has all the parts, and is one line.
+// says fails the test unless a text has all parts and is one line.
 func says(t *testing.T, what, text string, parts ...string) {
 	t.Helper()
 	if strings.Contains(text, "\n") {
@@ -73,8 +74,8 @@ func says(t *testing.T, what, text string, parts ...string) {
 	}
 }
 
-// A deadline hides none of what is known by then: the address that refused is
-// named with its reason, on every way that ends in a dial.
+// A deadline does not hide known causes: every method that dials names the
+// address that refused, and the reason.
 func TestDeadlineKeepsTheReasons(t *testing.T) {
 	silent, closed := silentAndClosed(t)
 	p := hollow(t, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", silent), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", closed), "/dns4/nobody.test/tcp/1")
@@ -189,8 +190,8 @@ func TestWrongNetworkKeyIsNamed(t *testing.T) {
 	says(t, "silence", fmt.Sprint(one.Connect(ctx, hollow(t, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", hole)))), "WithPrivateNetwork")
 }
 
-// A relay that cannot be reached is told with the reason, also to who waits for
-// it.
+// The errors for an unreachable relay have the reason, also those of waiting
+// calls.
 func TestUnreachableRelayIsToldWhy(t *testing.T) {
 	_, closed := silentAndClosed(t)
 	n := newNode(t, WithAutoRelay(hollow(t, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", closed))))
@@ -212,7 +213,7 @@ func TestListenErrorKeepsItsWordsInJSON(t *testing.T) {
 	}
 }
 
-// Ping tells why the peer cannot be reached, however often it is asked.
+// Ping reports why it cannot reach the peer, however often it is called.
 func TestPingTellsTheCauseEachTime(t *testing.T) {
 	n := newNode(t)
 	_, closed := silentAndClosed(t)
@@ -261,8 +262,8 @@ func TestOwnListenerIsNamed(t *testing.T) {
 	}
 }
 
-// TCP and WebSocket share a port when they are told to, in either order, and
-// both are served; another node is refused it.
+// TCP and WebSocket share a port if the options say so, in either order, and both
+// work; another node cannot bind it.
 func TestTCPAndWebSocketShareAPort(t *testing.T) {
 	_, port := silentAndClosed(t)
 	tcp, ws := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", port)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// All problems come back at once, bad values and bad relations.
+// One error has all problems, with values and with relations.
 func TestAllProblemsAtOnce(t *testing.T) {
 	err := ValidateOptions(WithNetwork(""), WithMinPeers(-1), WithHolePunching(), WithoutRelay(), WithRelayService())
 	var joined interface{ Unwrap() []error }

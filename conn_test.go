@@ -106,14 +106,14 @@ func TestConnsPassTheSuiteOfGo(t *testing.T) {
 	})
 }
 
-// halfCloser is what net.TCPConn has beside net.Conn.
+// halfCloser has the methods of net.TCPConn that net.Conn lacks.
 type halfCloser interface {
 	net.Conn
 	CloseWrite() error
 	CloseRead() error
 }
 
-// want checks the error of a call by what it must and must not match.
+// want checks which errors the error of a call matches.
 func want(t *testing.T, what string, got error, matches error, not ...error) {
 	t.Helper()
 	if !errors.Is(got, matches) {
@@ -251,9 +251,9 @@ func TestConnErrors(t *testing.T) {
 	}
 }
 
-// When a node closes, calls on its streams that wait return net.ErrClosed, and
-// those of the other side a reset: never an EOF, which would be the end of what
-// it wanted to say.
+// When a node closes, blocked calls on its streams return net.ErrClosed, and
+// those of the other side a reset: never an EOF, which would mean that the data
+// is complete.
 func TestConnsWhenTheNodeCloses(t *testing.T) {
 	overRoutes(t, func(t *testing.T, r route) {
 		a, b := r.pair(t)
@@ -277,8 +277,7 @@ func TestConnsWhenTheNodeCloses(t *testing.T) {
 	})
 }
 
-// meet makes a node serve a protocol whose handlers all wait for each other, n
-// of them, before they answer.
+// meet serves a protocol whose handlers answer only once n of them run.
 func meet(tb testing.TB, n *Node, all int) {
 	tb.Helper()
 	var mu sync.Mutex
@@ -299,7 +298,7 @@ func meet(tb testing.TB, n *Node, all int) {
 	}))
 }
 
-// request sends something on a stream of its own, and wants it back.
+// request sends data on a new stream, and expects it back.
 func request(ctx context.Context, from, to *Node, p protocol.ID) error {
 	s, err := from.OpenStream(ctx, to.ID(), p)
 	if err != nil {
@@ -319,8 +318,8 @@ func request(ctx context.Context, from, to *Node, p protocol.ID) error {
 	return err
 }
 
-// requests are sent by so many clients at once, each of which sends so many. It
-// returns how many failed, and why the first did.
+// requests sends requests from concurrent clients. It returns how many failed,
+// and the first error.
 func requests(ctx context.Context, from, to *Node, p protocol.ID, clients, each int) (failed int, first error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -342,9 +341,9 @@ func requests(ctx context.Context, from, to *Node, p protocol.ID, clients, each 
 	return failed, first
 }
 
-// A thousand streams of one peer are open at the same time with the defaults, and
-// as many as StreamsPerPeer says when that is raised, whatever else has limits:
-// the resource manager's scopes, yamux's windows, QUIC's streams.
+// One peer can have a thousand open streams with the defaults, and StreamsPerPeer
+// if that is raised, in spite of all other limits: the resource manager's scopes,
+// yamux's windows, QUIC's streams.
 func TestStreamsAtOnce(t *testing.T) {
 	for _, r := range routes()[:3] {
 		for _, c := range []struct {
@@ -382,9 +381,9 @@ func TestManyRequests(t *testing.T) {
 	}
 }
 
-// Where a limit of either side leaves no room, requests wait for each other.
-// Those that are not to wait fail at once, and those whose ctx ends say why they
-// waited.
+// While a limit of either side is reached, requests wait for each other. Those
+// with OpenNow fail immediately, and the errors of those whose ctx ends name the
+// limit.
 func TestStreamsWaitForRoom(t *testing.T) {
 	few := WithLimits(Limits{StreamsPerPeer: 20})
 	for _, r := range routes()[:3] {

@@ -54,8 +54,8 @@ type errReader struct{ err error }
 
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
-// Provide right after New waits for the routing table; with nobody it says
-// that the table is empty, and why (pitfall 2).
+// Provide right after New waits for the routing table. Without peers its error
+// reports that the table is empty, and why (pitfall 2).
 func TestPitfall02ProvideRightAfterNew(t *testing.T) {
 	boot := newNode(t)
 	mustNot(t, newNode(t, via(boot)).Provide(testContext(t), mustCID(t, "x")))

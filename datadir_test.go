@@ -72,7 +72,7 @@ func TestDataDirReadOnly(t *testing.T) {
 	mustNot(t, os.Mkdir(dir, 0o755))
 	mustNot(t, os.Chmod(dir, 0o555))
 	if os.Geteuid() == 0 { // who writes everywhere
-		// The directories above are root's alone: let others through.
+		// Only root can enter the directories above: let others through.
 		for d := outer; d != filepath.Dir(d) && d != os.TempDir(); d = filepath.Dir(d) {
 			mustNot(t, os.Chmod(d, 0o755))
 		}

@@ -143,10 +143,10 @@ func reset(list []network.Stream) {
 	}
 }
 
-// Streams that end while the peers stay connected leave nobody deaf (issue
-// pubsub#128 and its like), whoever ends them, however often, on both sides, and
-// whoever the other is. Gossipsub alone announces topics once and gives up a peer
-// after five times.
+// Streams that end while the peers stay connected leave no peer deaf (pubsub#128
+// and similar issues), whichever side ends them, however often, and with any other
+// implementation. Gossipsub by itself announces topics once, and gives up on a
+// peer after five times.
 func TestTopicsOutliveTheirStreams(t *testing.T) {
 	t.Parallel()
 	cuts := map[string]func(a, b *speaker){
@@ -229,7 +229,7 @@ func TestPeerThatStopsSendingIsConnectedAnew(t *testing.T) {
 		sim.Connected(n, b)
 		flows(t, "connected anew", a, b)
 
-		// Not again within 10 minutes: Diagnose tells.
+		// Not again within 10 minutes: Diagnose reports the peer.
 		for range 5 {
 			reset(meshStreams(n.Host(), b.id(), network.DirInbound))
 			time.Sleep(time.Second)
@@ -239,8 +239,8 @@ func TestPeerThatStopsSendingIsConnectedAnew(t *testing.T) {
 	})
 }
 
-// A message above the other side's limit, as while the limit of a network is
-// being raised, costs that message alone.
+// Only a message above the other side's limit gets lost, as during a rollout of a
+// higher limit.
 func TestTopicsOutliveAMessageAboveTheOthersLimit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -261,8 +261,8 @@ func TestTopicsOutliveAMessageAboveTheOthersLimit(t *testing.T) {
 	})
 }
 
-// A subscriber that crashes and comes back before its old connection has timed
-// out is told of the topics, also the twentieth time.
+// A subscriber that crashes and restarts before its old connection has timed out
+// gets the topics again, even the twentieth time.
 func TestTopicsOutliveCrashes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -324,7 +324,7 @@ func TestTopicsOutliveOneOfTwoConnections(t *testing.T) {
 	}
 }
 
-// atOnce returns what runs both at the same moment.
+// atOnce returns a function that runs both concurrently.
 func atOnce(t *testing.T, f, g func() error) func() {
 	return func() {
 		var wg sync.WaitGroup

@@ -64,8 +64,8 @@ func providers(tb testing.TB, n *Node, c cid.Cid, opts ...FindOption) []peer.Add
 	return list
 }
 
-// Networks do not mix, even when their peers are connected (pitfall 8), and
-// the error says what is spoken.
+// Networks do not mix, even if their peers are connected (pitfall 8), and the
+// error names the protocols.
 func TestPitfall08NetworksDoNotMix(t *testing.T) {
 	a, b := newNode(t, WithNetwork("one"), WithMinPeers(1)), newNode(t, WithNetwork("two"))
 	mustNot(t, a.Connect(testContext(t), b.AddrInfo()))
@@ -209,7 +209,7 @@ func TestPutAndGetValue(t *testing.T) {
 	}
 }
 
-// A record that nobody keeps is an error (contract: nothing is lost in
+// PutValue fails if no peer stores the record (contract: nothing is lost in
 // silence): the other peer does not know the namespace.
 func TestPutValueThatNobodyKeeps(t *testing.T) {
 	other := newNode(t)

@@ -163,7 +163,7 @@ func TestDiagnoseNoBootstrapPeerReached(t *testing.T) {
 		if list, err := n.Diagnose(ctx); !errors.Is(err, context.Canceled) || len(list) != 0 {
 			t.Errorf("with a context that has ended: %v, %v", list, err)
 		}
-		// With one of them back it is no finding.
+		// With one of them connected again there is no finding.
 		sim.Restart(b)
 		sim.Ready(n)
 		finds(t, n)
@@ -181,8 +181,7 @@ func TestDiagnoseBootstrapPeerThatHangsUp(t *testing.T) {
 			sim.Ready(n)
 			mustBan(t, boot, p2pnode.Ban{Peer: n.ID()})
 			time.Sleep(2 * time.Second)
-			// Also while one of the connections stands that the bootstrap loop
-			// makes again and again.
+			// Also during one of the connections that the keeper keeps opening.
 			for i := range 40 {
 				time.Sleep(time.Duration(i) * 17 * time.Millisecond)
 				finds(t, n, p2pnode.FindingNoBootstrap)
@@ -446,7 +445,7 @@ func TestDiagnoseClockFarBehind(t *testing.T) {
 	names(t, finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingClock), later.UTC().Format(time.RFC3339))
 }
 
-// Dials that fail blame no firewall while a connection over UDP stands.
+// Failed dials do not blame a firewall while a connection over UDP is open.
 func TestDiagnoseDeadPeersAreNoFirewall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -463,12 +462,12 @@ func TestDiagnoseDeadPeersAreNoFirewall(t *testing.T) {
 			}
 			cancel()
 		}
-		finds(t, n) // a connection over UDP stands: no firewall is in the way
+		finds(t, n) // a connection over UDP is open, so no firewall blocks it
 	})
 }
 
-// TestDiagnoseUDPBlockedWithNobodyConnected: the swarm is made to forget what it
-// found out, lest the node stay alone.
+// TestDiagnoseUDPBlockedWithNobodyConnected checks that the node resets the
+// swarm's judgment of UDP, so that it does not stay isolated.
 func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -489,7 +488,7 @@ func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
 	})
 }
 
-// logged is told when a log has another line.
+// logged is notified of each new line of a log.
 type logged chan struct{}
 
 func (l logged) Enabled(context.Context, slog.Level) bool { return true }
@@ -498,7 +497,7 @@ func (l logged) WithGroup(string) slog.Handler            { return l }
 func (l logged) Handle(context.Context, slog.Record) error {
 	select {
 	case l <- struct{}{}:
-	default: // who is told looks at everything
+	default: // the receiver reads all lines
 	}
 	return nil
 }
@@ -543,8 +542,8 @@ func TestPitfall60DiagnoseAnotherNetworkKey(t *testing.T) {
 	names(t, text, "WithPrivateNetwork")
 }
 
-// TestPeersThatAreShutOutHaveTheRightKey: they are no failed handshakes, and
-// this is no matter of keys.
+// TestPeersThatAreShutOutHaveTheRightKey checks that refused peers do not count as
+// failed handshakes, and that no finding blames the key.
 func TestPeersThatAreShutOutHaveTheRightKey(t *testing.T) {
 	psk := make(pnet.PSK, 32)
 	psk[0] = 1

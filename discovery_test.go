@@ -37,8 +37,8 @@ func TestRendezvous(t *testing.T) {
 	}
 }
 
-// What could not be announced is announced later (pitfall 4): the first
-// attempt fails, and the announcement stands when a peer has come.
+// The node repeats a failed announcement (pitfall 4): the first attempt fails,
+// and one succeeds once a peer has connected.
 func TestPitfall04AdvertiseGoesOn(t *testing.T) {
 	lone := newNode(t)
 	ctx, cancel := context.WithCancel(testContext(t))

@@ -104,8 +104,7 @@ func tableOf(t *testing.T, file string) []defaultRow {
 	return rows
 }
 
-// The table of defaults in docs/defaults.md and the list in doc.go say what the
-// code does.
+// The table of defaults in docs/defaults.md and the list in doc.go match the code.
 func TestDefaultsInTheDocsEqualTheCode(t *testing.T) {
 	table, list := tableOf(t, "docs/defaults.md"), listOf(t, "doc.go")
 	want := codeDefaults()

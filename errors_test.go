@@ -19,7 +19,7 @@ func TestErrorKinds(t *testing.T) {
 	}
 }
 
-// The methods of a part that is off say which option decides.
+// The errors of methods whose part is off name the option.
 func TestDisabledPartsSaySo(t *testing.T) {
 	n := newNode(t, WithoutDHT(), WithoutPubSub())
 	ctx := testContext(t)

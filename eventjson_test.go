@@ -103,7 +103,7 @@ func FuzzUnmarshalEvent(f *testing.F) {
 		}
 		once, err := json.Marshal(ev)
 		if err != nil {
-			return // a time beyond the year 9999, an ID that is none
+			return // a time beyond the year 9999, an invalid peer ID
 		}
 		again, err := UnmarshalEvent(once)
 		if err != nil {
@@ -115,7 +115,7 @@ func FuzzUnmarshalEvent(f *testing.F) {
 	})
 }
 
-// A stream with the state begins with what stands.
+// EventsWithState begins with the current state.
 func TestEventsWithState(t *testing.T) {
 	a, b := pair(t)
 	subscribe(t, a, "t")

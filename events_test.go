@@ -51,8 +51,8 @@ func TestPitfall72PeerEvents(t *testing.T) {
 	}
 }
 
-// A consumer that does not read loses events, is told how many, and holds up
-// nobody (pitfall 59).
+// A consumer that does not read loses events, gets their number, and delays no
+// other (pitfall 59).
 func TestPitfall59SlowConsumer(t *testing.T) {
 	n := newNode(t)
 	unread := n.Events(testContext(t))
@@ -93,7 +93,7 @@ func TestWaitReady(t *testing.T) {
 	mustNot(t, newNode(t).Connect(testContext(t), n.AddrInfo()))
 	mustNot(t, <-waiting)
 
-	// Connected, and nobody serves the DHT.
+	// Connected, but no peer serves the DHT.
 	client := newNode(t, WithDHTMode(DHTModeClient))
 	m := newNode(t, via(client))
 	for ev := range m.Events(testContext(t), EventsWithState()) {
@@ -171,7 +171,7 @@ func gather(tb testing.TB, reg *prometheus.Registry, name string) map[string]flo
 	return values
 }
 
-// Two nodes share a registerer and are told apart (pitfall 36).
+// Two nodes share a registerer, with distinct metrics (pitfall 36).
 func TestPitfall36TwoNodesOnOneRegisterer(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	a, b := pair(t, WithMetrics(reg))

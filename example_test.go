@@ -15,7 +15,7 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 )
 
-// here is where the nodes of the examples listen: on this machine alone.
+// here sets where the nodes of the examples listen: only on this machine.
 var here = p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0")
 
 // two starts two nodes, the second of which knows the first, and waits until
@@ -173,7 +173,7 @@ func ExampleNode_Subscribe() {
 		fmt.Println(err)
 		return
 	}
-	// Publish waits until somebody is on the topic.
+	// Publish waits until a peer is on the topic.
 	if err := b.Publish(ctx, "news", []byte("it rains")); err != nil {
 		fmt.Println(err)
 		return
@@ -269,7 +269,7 @@ func ExampleWithDataDir() {
 	// after a restart, the same identity: true
 }
 
-// A network that only those who have its key can enter.
+// A network that only peers with its key can join.
 func ExampleLoadOrCreateSwarmKey() {
 	ctx := context.Background()
 	dir, remove := tempDir()

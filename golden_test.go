@@ -94,7 +94,7 @@ func TestGoldenErrors(t *testing.T) {
 	})
 }
 
-// The texts of New for what only a start finds out.
+// The texts of New for problems that only the start finds.
 func TestGoldenStart(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string, mode fs.FileMode) string {
@@ -181,8 +181,7 @@ func TestGoldenWarnings(t *testing.T) {
 	golden.Check(t, "warnings", texts, dir, "DIR")
 }
 
-// The texts of bans, of the list of allowed peers, and of dialing those who are
-// shut out.
+// The texts of bans, of the list of allowed peers, and of dialing refused peers.
 func TestGoldenAccess(t *testing.T) {
 	byOption, banned := mustKeyID(t), somePeer("1")
 	n := bare(t, WithBannedPeers(byOption))
@@ -304,7 +303,7 @@ func TestGoldenStreams(t *testing.T) {
 	}, spoken, "[PROTOCOLS]", n.ID().String(), "SELF", other.ID().String(), "OTHER")
 }
 
-// The texts of the DHT and of what stands on it: values, content and rendezvous.
+// The texts of the DHT and of what uses it: values, content and rendezvous.
 func TestGoldenDHT(t *testing.T) {
 	lone := newNode(t, WithValidator("app", longest{}))
 	one, two := newNode(t, WithNetwork("one"), WithMinPeers(1)), newNode(t, WithNetwork("two"))
@@ -411,7 +410,7 @@ func TestGoldenKeys(t *testing.T) {
 	})
 }
 
-// The texts of what reads the library's own text forms.
+// The texts of the parsers of the library's own formats.
 func TestGoldenTextForms(t *testing.T) {
 	var r Reachability
 	golden.Check(t, "text forms", []golden.Text{

@@ -118,7 +118,7 @@ func TestPitfall34BusyPortIsAnError(t *testing.T) {
 	}
 }
 
-// A machine without IPv6 can have the default addresses all the same.
+// The default addresses work on a machine without IPv6.
 func TestDefaultAddressesNeedNoIPv6(t *testing.T) {
 	defaults, err := newConfig(nil)
 	mustNot(t, err)

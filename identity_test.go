@@ -146,8 +146,8 @@ func TestIdentityFileIsCreatedOnceAndReused(t *testing.T) {
 	}
 }
 
-// A file that cannot be used is an error that says what to do, and stays as
-// it is (pitfall 39).
+// The error for an unusable file has a way out, and the file stays unchanged
+// (pitfall 39).
 func TestPitfall39BadIdentityFileStaysUntouched(t *testing.T) {
 	key := someKey(t)
 	text, err := EncodeKey(key)
@@ -208,7 +208,7 @@ func TestPitfall39BadIdentityFileStaysUntouched(t *testing.T) {
 	}
 }
 
-// Nodes and processes that start at once end up with the same key.
+// Nodes and processes that start concurrently get the same key.
 func TestIdentityFileRace(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "node.key")
 	ids := make([]string, 24)

@@ -18,12 +18,12 @@ import (
 
 const module = "github.com/go-p2pnode/p2pnode"
 
-// A room of nobody but tests.
+// A room only for tests.
 const forTests = "for tests alone"
 
-// rooms are the packages of the module and, of it, what each may import, with
-// the reason. A package that is not in it fails TestImports, and so does an
-// import that is not: the walls are moved here, where somebody reads it.
+// rooms lists the packages of the module and which of the others each may import,
+// with the reason. TestImports fails for packages and imports that are not in it,
+// so that changes are made here and get reviewed.
 var rooms = map[string]map[string]string{
 	// The ground imports nothing of ours.
 	"internal/addrs":      {},
@@ -152,7 +152,7 @@ var rooms = map[string]map[string]string{
 	"dashboard": {"": "the node"},
 }
 
-// program is what the packages in cmd and examples may import.
+// program lists what the packages in cmd and examples may import.
 var program = map[string]string{
 	"":             "the node",
 	"p2ptest":      "examples/simulate",
@@ -234,7 +234,7 @@ func ours(importPath string) (string, bool) {
 	return strings.CutPrefix(importPath, module+"/")
 }
 
-// Every package imports of the module what rooms allows, and nothing else.
+// Every package imports only the packages of the module that rooms allows.
 func TestImports(t *testing.T) {
 	for _, f := range goFiles(t) {
 		allowed, known := rooms[f.dir]
@@ -292,7 +292,7 @@ func TestRoomsAreComplete(t *testing.T) {
 	}
 }
 
-// What the face must not do, and the files that do it all the same.
+// What the face must not do, and the files with exceptions.
 var (
 	startsGoroutines = map[string]string{}
 	hasMutexes       = map[string]string{}
@@ -334,8 +334,8 @@ func TestFaceIsFlat(t *testing.T) {
 	}
 }
 
-// noPackages imports every package as an empty one: what the face's files use of
-// each other is known without.
+// noPackages imports every package as an empty one: to know what the face's files
+// use of each other, they are not needed.
 type noPackages struct{}
 
 func (noPackages) Import(p string) (*types.Package, error) {
@@ -383,8 +383,8 @@ func TestFaceHasNoCircles(t *testing.T) {
 	if len(named["new.go"]) < 5 {
 		t.Fatalf("new.go uses %v: the files were not understood", named["new.go"])
 	}
-	// Take away files that use none of the rest, or that none of the rest uses,
-	// until circles are left, and what lies between two.
+	// Remove files that use none of the rest, or that none of the rest uses, until
+	// only circles remain, and files between two circles.
 	left := map[string]bool{}
 	for _, p := range paths {
 		left[p] = true
