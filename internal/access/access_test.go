@@ -54,8 +54,8 @@ func subnet(i int) Ban {
 	return Ban{Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)}
 }
 
-// The list never grows beyond its bound, also when many are added at once, for
-// a longer one could not be read at the next start. Replacing one always works.
+// The list never exceeds its bound, even with concurrent additions, because the
+// next start could not read a longer one. Replacing an entry always works.
 func TestBansStayBelowTheirBound(t *testing.T) {
 	l := newList(nil)
 	for i := range MaxBans - 1 {

@@ -11,8 +11,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/datadir"
 )
 
-// FuzzParseBans: whatever stands in the file, what is read from it can be
-// written and read again.
+// FuzzParseBans checks that bans parsed from any file can be written and parsed
+// again.
 func FuzzParseBans(f *testing.F) {
 	f.Add([]byte(`[{"peer":"12D3KooWSRYRmzof8CB97fDdse451jbDNSaCVjP6iwofhxexoAtV","reason":"spam"},{"subnet":"192.0.2.0/24","until":"2999-01-01T00:00:00Z"}]`))
 	f.Add([]byte(`[{}]`))

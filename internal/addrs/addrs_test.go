@@ -54,7 +54,7 @@ func TestKindOf(t *testing.T) {
 // realID is a peer ID that decodes.
 var realID = peer.ID("\x12\x20" + strings.Repeat("x", 32)).String()
 
-// What is no address is refused, and named unless it is huge.
+// Errors name invalid addresses unless they are huge.
 func TestGoldenParse(t *testing.T) {
 	var texts []golden.Text
 	for _, in := range []string{"", "127.0.0.1:4001", "/ip4/127.0.0.1/tcp", "/ip4/999.0.0.1/tcp/1", "/nonsense/1", "/" + strings.Repeat("x", 5000)} {

@@ -112,7 +112,7 @@ func TestReplace(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
-	// What a crash left behind is in nobody's way.
+	// Leftovers of a crash do no harm.
 	if err := os.WriteFile(filepath.Join(dir, ".file.tmp"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// A Replace that fails leaves what was there, and nothing else.
+// A failed Replace leaves the former file, and no other.
 func TestReplaceFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -22,8 +22,8 @@ const (
 	killRounds = 200
 )
 
-// numbered is content that says whether it is whole: the same number on every
-// line.
+// numbered returns content that shows whether it is complete: the same number on
+// every line.
 func numbered(i int) []byte {
 	return bytes.Repeat([]byte(strconv.Itoa(i)+"\n"), 1000)
 }

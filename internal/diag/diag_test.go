@@ -185,7 +185,7 @@ func kinds(t *testing.T) (list []Kind) {
 	return list
 }
 
-// TestGoldenFindings keeps what is told to people.
+// TestGoldenFindings keeps the texts of findings.
 func TestGoldenFindings(t *testing.T) {
 	var texts []golden.Text
 	for _, c := range cases {

@@ -24,7 +24,7 @@ func TestSectionsAreReplacedOneByOne(t *testing.T) {
 	}
 }
 
-// No section is left of a test that is gone: each is named by a test.
+// Every section belongs to a test that exists.
 func TestEverySectionHasATest(t *testing.T) {
 	file, err := path()
 	if err != nil {

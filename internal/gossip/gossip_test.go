@@ -178,8 +178,8 @@ func TestATopicLingersAfterAMessage(t *testing.T) {
 	must(t, r.Publish(within(t), "t", []byte("x"), true))
 }
 
-// Users come while the last one leaves, on one topic: none of them may meet a
-// topic that is half left, and the last one turns the light off.
+// Users join a topic while the last one leaves: none of them may get a topic that
+// is being left, and the last one leaves it.
 func TestLeavingAndJoiningAtOnce(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
 	ended, cancel := context.WithCancel(t.Context())
@@ -272,8 +272,8 @@ func TestCloseWhileOthersComeAndGo(t *testing.T) {
 	}
 }
 
-// A topic that somebody uses through the upstream router cannot be left, and
-// is still there for the next user.
+// A topic in use through the upstream router cannot be left, and remains for the
+// next user.
 func TestATopicInUseUpstreamIsTakenUpAgain(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
 	s, err := r.Subscribe(within(t), "t", 1)
@@ -379,8 +379,8 @@ func TestPeersOfATopicAreTold(t *testing.T) {
 	if list := a.Topics(); len(list) != 1 || len(list[0].Peers) != 1 || list[0].Subscriptions != 1 {
 		t.Errorf("Topics = %+v", list)
 	}
-	// The peers that are there already are told to a node that comes back, and
-	// nobody leaves when it is the node that goes.
+	// A node that joins again gets events for the peers on the topic, and none when
+	// it leaves itself.
 	sa.Close()
 	if _, joined := a.Reach("t"); joined {
 		t.Error("joined after the last subscription has closed")
@@ -392,8 +392,9 @@ func TestPeersOfATopicAreTold(t *testing.T) {
 	sb.Close()
 }
 
-// With one worker that checks signatures, what one author publishes arrives in
-// order over a direct link; with one a core about one in twenty is late.
+// With one worker that checks signatures, the messages of one author arrive in
+// order over a direct connection; with one worker per core, about one in twenty is
+// late.
 func TestABurstKeepsItsOrderOverADirectLink(t *testing.T) {
 	ha, hb := newHost(t), newHost(t)
 	a, b := newRouter(t, ha, nil), newRouter(t, hb, nil)
@@ -414,8 +415,8 @@ func TestABurstKeepsItsOrderOverADirectLink(t *testing.T) {
 	}
 }
 
-// What waits for a peer that does not read is bounded in bytes, and what does
-// not fit is counted; those who read get everything (go-spacemesh#5696).
+// The messages that wait for a peer that does not read are bounded in bytes, and
+// the others are lost and counted; peers that read get all (go-spacemesh#5696).
 func TestPeerThatDoesNotReadHoldsFewBytes(t *testing.T) {
 	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes = 4 << 20 })
 	deaf, reader := newHost(t), newHost(t)
@@ -456,12 +457,13 @@ func TestPeerThatDoesNotReadHoldsFewBytes(t *testing.T) {
 		t.Errorf("%d messages count as not sent", n)
 	}
 	must(t, deaf.Close())
-	for r.budget.Used() > 0 { // what waited for it is gone
+	for r.budget.Used() > 0 { // until its messages are dropped
 		runtime.Gosched()
 	}
 }
 
-// So is what waits in a subscription that nobody reads; its reader is told.
+// The messages that wait in a subscription are bounded, too; its reader gets the
+// number of lost ones.
 func TestUnreadSubscriptionHoldsFewBytes(t *testing.T) {
 	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes, c.TotalBytes = 4<<20, 6<<20 })
 	first, err := r.Subscribe(within(t), "t", 1000)
@@ -490,8 +492,8 @@ func TestUnreadSubscriptionHoldsFewBytes(t *testing.T) {
 	}
 }
 
-// What a stranger can say that it is subscribed to is bounded, in number and in
-// bytes, and so are the node's own topics.
+// The topics that a stranger can subscribe to are bounded, in number and in bytes,
+// and so are the node's own topics.
 func TestTopicsOfAPeerAreBounded(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
 	stranger := newHost(t)

@@ -73,7 +73,7 @@ func newID(tb testing.TB) peer.ID {
 	return id
 }
 
-// meet connects a DHT with a host, and waits until it is in the routing table.
+// meet connects a DHT to a host, and waits until that is in the routing table.
 func meet(tb testing.TB, d *DHT, h *nethost.Host) {
 	tb.Helper()
 	ctx := testContext(tb)
@@ -91,8 +91,8 @@ func meet(tb testing.TB, d *DHT, h *nethost.Host) {
 	}
 }
 
-// scripted is a peer that answers DHT queries as a test says; without an answer
-// it resets the stream.
+// scripted is a peer with scripted responses to DHT queries; without one it resets
+// the stream.
 func scripted(tb testing.TB, answer func(*pb.Message) *pb.Message) *nethost.Host {
 	tb.Helper()
 	h := newHost(tb)
@@ -159,8 +159,8 @@ func living(tb testing.TB) peer.AddrInfo {
 	return peer.AddrInfo{ID: newID(tb), Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/4001")}}
 }
 
-// Providers that were named without addresses delay nobody else, however many
-// come first and however long their look-ups take, and a break ends those.
+// Providers without addresses do not delay others, however many come first and
+// however long their lookups take, and break ends these.
 func TestBareProvidersDelayNobody(t *testing.T) {
 	var list []peer.AddrInfo
 	for range 40 {
@@ -237,7 +237,7 @@ func TestAddressesOfProvidersAreLookedUp(t *testing.T) {
 	}
 }
 
-// Nobody has it, and nobody answered: only the latter is an error.
+// It is an error if no peer responds, but not if none has the value.
 func TestNobodyIsNotNoAnswer(t *testing.T) {
 	d := newDHT(t)
 	meet(t, d, names(t, nil))
@@ -274,7 +274,7 @@ func TestNobodyIsNotNoAnswer(t *testing.T) {
 	}
 }
 
-// The texts of what others do not do, and of validators that do wrong.
+// The texts for failures of other peers, and for faulty validators.
 func TestGoldenKad(t *testing.T) {
 	takes := scripted(t, func(m *pb.Message) *pb.Message { return pb.NewMessage(m.Type, m.Key, 0) })
 	d := newDHT(t)
@@ -291,7 +291,7 @@ func TestGoldenKad(t *testing.T) {
 	}, takes.ID().String(), "ID")
 }
 
-// mad is a validator that panics and selects what is not there.
+// mad is a validator that panics, and selects an index out of range.
 type mad struct{}
 
 func (mad) Validate(string, []byte) error        { panic("mad") }
@@ -320,7 +320,7 @@ func TestAbsurdPeerIDs(t *testing.T) {
 	}
 }
 
-// A record of the greatest size, with what is sent beside it, just fits.
+// A record of the maximum size fits into a message with all other fields.
 func TestMaxRecord(t *testing.T) {
 	for _, key := range []string{"/app/x", "/app/" + string(make([]byte, 1000))} {
 		limit := MaxRecord(key)

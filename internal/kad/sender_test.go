@@ -105,7 +105,7 @@ func TestSenderEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Those who wait for a peer that disconnects go on with a new stream.
+// Requests that wait for a peer that disconnects continue on a new stream.
 func TestSenderSurvivesADisconnect(t *testing.T) {
 	block, asked := make(chan struct{}), make(chan struct{}, 10)
 	var second atomic.Bool

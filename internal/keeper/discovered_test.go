@@ -11,7 +11,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// discovering is a keeper of a node that was told of nobody.
+// discovering returns a keeper of a node that knows no peers.
 func discovering(t *testing.T, self peer.ID) (*Keeper, *fakeNet) {
 	f := newNet()
 	cfg := f.config()
@@ -30,8 +30,8 @@ func info(id peer.ID, port int) peer.AddrInfo {
 	return peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))}}
 }
 
-// Two peers that discover each other at once: the lower ID dials at once, the
-// higher one gives it 1 to 2 seconds (pitfalls 13 and 14).
+// Of two peers that discover each other at the same time, the lower ID dials
+// immediately, the higher one after 1 to 2 seconds (pitfalls 13 and 14).
 func TestPitfall13TheLowerIDDialsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		low, lowNet := discovering(t, "a")
@@ -198,8 +198,8 @@ func TestIgnoresItselfAndPeersWithoutAddresses(t *testing.T) {
 	})
 }
 
-// A peer that hangs up a few seconds after each connection is not dialed each
-// time at once, and is when it was connected for long.
+// A peer that closes each connection after a few seconds is redialed with delays,
+// and immediately after a long connection.
 func TestPeerThatHangsUpIsDialedWithDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, n := discovering(t, "a")

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	leaktest.Main(m)
 }
 
-// fakeNet is what a keeper sees of the world.
+// fakeNet simulates the network of a keeper.
 type fakeNet struct {
 	change, moved signal.Signal
 
@@ -40,7 +40,7 @@ type fakeNet struct {
 	room      int
 	dials     []time.Time
 	to        []peer.ID // whom each dial was for
-	now, most int       // dials under way, and at most
+	now, most int       // current dials, and their maximum
 	refreshed int
 	rounds    []Round
 }
@@ -49,7 +49,7 @@ func newNet() *fakeNet {
 	return &fakeNet{up: map[peer.ID]bool{}, connected: map[peer.ID]time.Time{}, hang: map[peer.ID]bool{}, kept: map[peer.ID]bool{}, min: 1, room: 1000}
 }
 
-// config is what a keeper on the network is made of.
+// config returns the configuration of a keeper on the network.
 func (f *fakeNet) config() Config {
 	return Config{
 		Self: "self", Conns: f, Log: slog.New(slog.DiscardHandler), Change: &f.change, Moved: &f.moved,
@@ -226,9 +226,9 @@ func TestPitfall11BootstrapRetriesForEver(t *testing.T) {
 	})
 }
 
-// In the first minute a dial is cut short, so that a peer that comes back is
-// met by the next one: after a second, or three times what it took to reach
-// it before. A peer never reached gets longer every third time.
+// In the first minute dials have a short timeout, so that the next one reaches a
+// peer that has returned: a second, or three times what an earlier dial took. A
+// peer that was never reached gets more time every third dial.
 func TestBootstrapDialsAreShortInTheFirstMinute(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -273,8 +273,8 @@ func TestBootstrapDialsAreShortInTheFirstMinute(t *testing.T) {
 	}
 }
 
-// A peer that was met before and is silent is met again within 2 seconds of its
-// return in the first minute, and within the longest backoff later.
+// A known peer that is silent is connected again within 2 seconds of its return
+// in the first minute, and later within the longest backoff.
 func TestBootstrapMeetsAPeerThatComesBack(t *testing.T) {
 	for _, down := range []time.Duration{5 * time.Second, 31 * time.Second, 58 * time.Second, 10 * time.Minute} {
 		for offset := range 20 {
@@ -310,8 +310,7 @@ func TestBootstrapMeetsAPeerThatComesBack(t *testing.T) {
 	}
 }
 
-// While there are too few peers the bootstrap peers are spared from trimming,
-// and no longer.
+// Bootstrap peers are protected from trimming only while there are too few peers.
 func TestPitfall15BootstrapPeersAreSparedWhileThereAreTooFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, stop := startBootstrap(t, "a", "b")
@@ -358,8 +357,8 @@ func TestNetworkChangeStartsARoundWithEnoughPeers(t *testing.T) {
 	})
 }
 
-// With enough others a missing bootstrap peer is still looked for, ever more
-// seldom, and at once no more often when it hangs up on this node each time.
+// With enough other peers a missing bootstrap peer is still dialed, at growing
+// intervals, and not immediately if it closes each connection.
 func TestMissingBootstrapPeersAreLookedForWithEnoughOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, stop := startBootstrap(t, "a", "b")
@@ -500,7 +499,7 @@ func TestBootstrapPeerThatHangsHoldsUpNobody(t *testing.T) {
 	})
 }
 
-// Peers that connect and drop at once do not make it spin.
+// Peers that connect and disconnect immediately do not make the keeper spin.
 func TestBootstrapDoesNotSpin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, stop := startBootstrap(t, "flaps")
@@ -538,7 +537,7 @@ func TestBootstrapLooksFurther(t *testing.T) {
 	})
 }
 
-// A node that wants nobody dials nobody, wherever it moves.
+// A node that wants no peers dials none, even after its addresses change.
 func TestBootstrapOfANodeThatWantsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newNet()

@@ -15,7 +15,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/keeper/peerfile"
 )
 
-// memory is a Store that counts what is written.
+// memory is a Store that counts writes.
 type memory struct {
 	mu     sync.Mutex
 	text   []byte
@@ -62,7 +62,7 @@ func (m *memory) peers(t *testing.T) map[peer.ID]peerfile.Peer {
 	return byID
 }
 
-// announcing is a network whose peers announce what they like.
+// announcing is a network whose peers announce arbitrary addresses.
 type announcing struct {
 	*fakeNet
 	addrs []ma.Multiaddr
@@ -99,8 +99,8 @@ func someID(t *testing.T) peer.ID {
 	return id
 }
 
-// A peer is worth saving when it has been connected for a while, or has left:
-// somebody who came a moment ago says nothing about whom to ask after a crash.
+// A peer is saved once it has been connected for a while, or has disconnected: a
+// peer that has just connected may not be useful after a crash.
 func TestPeersAreSavedAfterAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newNet()
@@ -131,10 +131,9 @@ func TestPeersAreSavedAfterAWhile(t *testing.T) {
 	})
 }
 
-// Of what a peer announces a few addresses are saved, and none that is of no
-// use later: addresses through relays, and those of WebTransport and
-// WebRTC-direct, whose certificates change (pitfall 74). The address at which it
-// was reached comes first.
+// A few of a peer's announced addresses are saved, without those that do not last:
+// circuit addresses, and those of WebTransport and WebRTC-direct, whose
+// certificates change (pitfall 74). The address of the connection comes first.
 func TestPitfall74AnnouncedAddressesAreSavedWithinLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		relay := someID(t)
@@ -161,8 +160,7 @@ func TestPitfall74AnnouncedAddressesAreSavedWithinLimits(t *testing.T) {
 	})
 }
 
-// The file is written when it would say something new, not every ten minutes of
-// a year.
+// The file is written only if its content would change, not every ten minutes.
 func TestSavedPeersAreWrittenWhenThereIsNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newNet()
@@ -170,7 +168,7 @@ func TestSavedPeersAreWrittenWhenThereIsNews(t *testing.T) {
 		k, store := saving(t, f, f)
 		time.Sleep(time.Hour)
 		if n := store.count(); n != 0 {
-			t.Errorf("a node that met nobody has written %d times", n)
+			t.Errorf("a node without peers has written %d times", n)
 		}
 		id := someID(t)
 		f.set(id, true)

@@ -10,8 +10,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
-// The clock of this test jumps as it does for a process that was stopped: a
-// time.Time whose monotonic clock stood still cannot be made.
+// The clock of this test jumps as for a stopped process: a test cannot make a
+// time.Time whose monotonic clock has paused.
 func TestClockJumpsAreNoticed(t *testing.T) {
 	for _, c := range []struct {
 		name       string

@@ -11,7 +11,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/golden"
 )
 
-// looks is what a file looks like.
+// looks describes a file.
 type looks struct {
 	fs.FileInfo
 	mode fs.FileMode

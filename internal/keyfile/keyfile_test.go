@@ -94,8 +94,8 @@ func state(t testing.TB, dir string) string {
 	return b.String()
 }
 
-// wantError checks that err names path and each of want, and contains no piece
-// of secret. What it says is in the golden file.
+// wantError checks that err names path and each of want, and contains no part of
+// secret. Its text is in the golden file.
 func wantError(t testing.TB, err error, path string, secret []byte, want ...string) {
 	t.Helper()
 	if err == nil {
@@ -250,7 +250,7 @@ func TestRefusedKinds(t *testing.T) {
 	}
 	tests := []struct {
 		name, path string
-		want       []string // that the error names, beside the path
+		want       []string // what the error names in addition to the path
 	}{
 		{"directory", in("dir"), nil},
 		{"link to a directory", in("todir"), nil},
@@ -362,8 +362,8 @@ func TestGenerateFails(t *testing.T) {
 	}
 }
 
-// TestCreationIsLost plays what others may do meanwhile, and file systems that
-// are not at hand.
+// TestCreationIsLost simulates concurrent changes by others, and file systems that
+// the machine does not have.
 func TestCreationIsLost(t *testing.T) {
 	t.Parallel()
 	t.Run("not exclusive", func(t *testing.T) {

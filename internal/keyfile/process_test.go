@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// The two tests below start this test binary again as another process, which
-// then runs TestHelperProcess alone.
+// The two tests below start this test binary as another process, which runs only
+// TestHelperProcess.
 const (
 	helperMode = "KEYFILE_TEST_HELPER"
 	helperPath = "KEYFILE_TEST_PATH"
@@ -40,7 +40,7 @@ func TestHelperProcess(t *testing.T) {
 		t.Skip("only for the processes that other tests start")
 	case "race":
 		fmt.Println("ready")
-		io.Copy(io.Discard, os.Stdin) // until the parent says go
+		io.Copy(io.Discard, os.Stdin) // until the parent closes it
 		data, created, err := LoadOrCreate(path, generate, check)
 		if err != nil {
 			fmt.Println("error:", err)

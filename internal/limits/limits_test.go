@@ -21,7 +21,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/golden"
 )
 
-// limitedFor is a manager with limits, and what it logs and reports.
+// limitedFor returns a manager with limits, its log and its reports.
 func limitedFor(t *testing.T, l Limits) (m *Manager, text *bytes.Buffer, reached *[]string) {
 	t.Helper()
 	text, reached = new(bytes.Buffer), new([]string)
@@ -59,8 +59,8 @@ func byLimit(c Counts) map[string]uint64 {
 	return counts
 }
 
-// TestPitfall40EachLimitHoldsAndIsNamed: exactly so many are let through, in either
-// direction, though the resource manager has other limits beside them.
+// TestPitfall40EachLimitHoldsAndIsNamed checks that exactly the limit is admitted,
+// in either direction, although the resource manager has other limits.
 func TestPitfall40EachLimitHoldsAndIsNamed(t *testing.T) {
 	id := peer.ID("somebody")
 	connFrom := func(m network.ResourceManager, dir network.Direction, host int, owner peer.ID) error {
@@ -195,7 +195,7 @@ func TestErrorsThatAreNoLimitsStayAsTheyAre(t *testing.T) {
 	}
 }
 
-// The texts of each limit, behind what the resource manager says.
+// The texts of each limit, after those of the resource manager.
 func TestGoldenLimits(t *testing.T) {
 	m, _, _ := limitedFor(t, Limits{})
 	refused := func(scope string, conn bool) error {

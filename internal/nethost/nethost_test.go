@@ -73,7 +73,7 @@ func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
 	}
 }
 
-// The code with which the other side closed is told in words, once.
+// Errors describe the code with which the other side closed, once.
 func TestGoldenReasonsOfTheOtherSide(t *testing.T) {
 	told := make(map[string]bool)
 	var texts []golden.Text
@@ -99,7 +99,7 @@ func TestGoldenReasonsOfTheOtherSide(t *testing.T) {
 	), id.String(), "ID")
 }
 
-// A name that resolves to nothing is told as such (causes travel).
+// The error for a DNS name that does not resolve names it (causes travel).
 func TestGoldenNamesThatResolveToNothing(t *testing.T) {
 	name := ma.StringCast("/dns4/nobody.invalid/tcp/1")
 	a, b := hosttest.New(t), hosttest.New(t)
@@ -183,7 +183,7 @@ func TestPartsOfTheApplicationAreUsed(t *testing.T) {
 	must(t, dialer(other, other).Connect(t.Context(), hosttest.Info(h)))
 }
 
-// Two addresses share a TCP port when what they speak can be told apart on it.
+// Two addresses share a TCP port if their protocols can be distinguished on it.
 func TestSharedTCP(t *testing.T) {
 	for _, row := range []struct {
 		a, b  string

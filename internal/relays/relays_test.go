@@ -41,7 +41,7 @@ func TestOptionsReachLibp2p(t *testing.T) {
 	}
 }
 
-// Why there is no reservation.
+// The reasons for a missing reservation.
 func TestGoldenMissing(t *testing.T) {
 	c := New(Config{Log: slog.New(slog.DiscardHandler)})
 	h, other := hosttest.New(t), hosttest.New(t, ma.StringCast("/ip4/127.0.0.1/tcp/0"))

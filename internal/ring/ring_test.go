@@ -149,7 +149,7 @@ func TestQueueIsBoundedInBytes(t *testing.T) {
 	if a.Len() != 0 || total.Used() != 0 || a.Push(1) != 0 || a.Len() != 0 {
 		t.Errorf("closed: %d left, %d bytes in all", a.Len(), total.Used())
 	}
-	// An element above the limit alone is taken.
+	// A single element above the limit is taken.
 	if n := NewSized(10, 5, nil, size).Push(50); n != 0 {
 		t.Error("a large element is dropped from an empty queue")
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
-// answers reads what another side says, whatever it is told.
+// answers is a remote side with fixed replies, whatever it receives.
 type answers struct{ io.Reader }
 
 func (answers) Write(p []byte) (int, error) { return len(p), nil }

@@ -51,7 +51,7 @@ func newHost(t *testing.T, listen string) host.Host {
 	return h
 }
 
-// logged tells the level of each line that is logged.
+// logged returns the level of each log line.
 type logged struct{ each chan slog.Level }
 
 func newLogged() *logged { return &logged{each: make(chan slog.Level, 100)} }
@@ -129,7 +129,7 @@ func TestCtxEndsWithTheStream(t *testing.T) {
 			overBoth(t, func(t *testing.T, r *rig) {
 				running, ended := make(chan struct{}), make(chan error, 1)
 				must(t, r.server.Handle("/p", func(ctx context.Context, s network.Stream) error {
-					// A deadline that has passed says nothing about the peer.
+					// An expired deadline is no fault of the peer.
 					if err := errors.Join(readOne(s), s.SetReadDeadline(time.Now())); err != nil {
 						t.Error(err)
 					}
@@ -202,8 +202,8 @@ func TestReadingAheadLosesNothing(t *testing.T) {
 	})
 }
 
-// A handler's own deadline holds for its reads, also for one that waits for
-// what is read ahead, and its own Close ends no ctx.
+// A handler's own deadline applies to its reads, including one that waits for data
+// that is read ahead, and its own Close does not end its ctx.
 func TestDeadlinesAndHalfClosesAreTheHandlersOwn(t *testing.T) {
 	overBoth(t, func(t *testing.T, r *rig) {
 		result := make(chan error, 1)
@@ -301,7 +301,7 @@ func TestProtocolsHaveOneOwner(t *testing.T) {
 	if err := r.server.Handle("", nop, nil); err == nil {
 		t.Error("a protocol without a name is accepted")
 	}
-	// Of many at once, one gets it.
+	// One of many concurrent calls gets it.
 	for range 50 {
 		var wg sync.WaitGroup
 		results := make(chan error, 8)
@@ -327,8 +327,8 @@ func TestProtocolsHaveOneOwner(t *testing.T) {
 	}
 }
 
-// What is served under its own name, and what the node serves, goes before
-// what is matched, whichever came first.
+// Handlers of exact protocol IDs, and the node's own protocols, take precedence
+// over matches, whatever the order of registration.
 func TestMatchingComesLast(t *testing.T) {
 	r := newRig(t, overTCP)
 	says := func(text string) Handler {

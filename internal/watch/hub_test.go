@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// change of one of some numbers: it is there, or no longer.
+// change is the addition or removal of a number.
 type change struct {
 	number int
 	here   bool
@@ -21,7 +21,7 @@ func newTestHub(capacity int) *Hub[change] {
 	})
 }
 
-// read takes what is there already.
+// read returns the values that have already arrived.
 func read(s *Sub[change], n int) (list []change, lost uint64) {
 	for range n {
 		ev, missing, ok := s.Next(nil, nil)

@@ -144,8 +144,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// Strangers who connect just before the end do not displace the peers that were
-// known before, nor do those keep out all newcomers.
+// Strangers that connect just before the end do not displace known peers, and
+// those do not displace all new ones.
 func TestStrangersDoNotDisplaceThosePeersKnownBefore(t *testing.T) {
 	addr := func(i int) string { return fmt.Sprintf("/ip4/%d.%d.0.1/tcp/1", 11+i/200, i%200) }
 	var old, fresh []Peer
