@@ -11,7 +11,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// Bootstrap peers can be added to a node that was told of none, and removed.
+// Bootstrap peers can be added to a node without any, and removed.
 func TestBootstrapPeersAddedAndRemoved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -85,8 +85,8 @@ func TestDisconnect(t *testing.T) {
 	})
 }
 
-// A node that is told of its first bootstrap peer at run time wants to meet it,
-// as one that was told from the start: WaitReady waits for it.
+// After its first bootstrap peer is added at run time, a node wants one peer, as
+// with WithBootstrapPeers: WaitReady waits for it.
 func TestBootstrapPeersAddedAreWaitedFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestBootstrapPeersAddedAreWaitedFor(t *testing.T) {
 	})
 }
 
-// Peers that a node was not told of are reported with what found them.
+// EventPeerFound reports discovered peers with the source.
 func TestPeersFoundAreReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -36,20 +36,20 @@ func killRounds() int {
 	}
 }
 
-// killOptions are those of a node that starts fast and meets nobody.
+// killOptions are the options of a node that starts fast and connects to no peer.
 func killOptions(dir string) []Option {
 	return []Option{WithDataDir(dir), WithoutListening(), WithoutDHT(), WithoutPubSub(), WithTransports(TransportTCP)}
 }
 
-// killContent is what the i-th save writes: a block and a saved peer, both of
-// which say which save it was.
+// killContent returns the content of the i-th save: a block and a saved peer, both
+// with the number i.
 func killContent(id peer.ID, i int) (Ban, peerfile.Peer) {
 	addr := ma.StringCast(fmt.Sprintf("/ip4/192.0.2.1/tcp/%d", i+1))
 	return Ban{Peer: id, Reason: fmt.Sprint("save ", i)}, peerfile.Peer{ID: id, Seen: time.Now().UTC(), Addrs: []ma.Multiaddr{addr}}
 }
 
-// checkKilled checks that what a killed process had saved last is there, or
-// what it was saving.
+// checkKilled checks that the last save of a killed process is there, or the one
+// during which it was killed.
 func checkKilled(t *testing.T, n *Node, id peer.ID, last int) {
 	t.Helper()
 	var blocked, saved bool
@@ -91,8 +91,8 @@ func TestKilledNode(t *testing.T) {
 	}
 }
 
-// A node that is killed while it saves its key, peers and blocks starts again,
-// with the identity that it had, what it had saved last, and nothing damaged.
+// A node that is killed while it saves its key, peers and blocks starts again with
+// the same identity, the last save, and no damaged file.
 func TestNodeStartsAgainAfterKills(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	identity := ""

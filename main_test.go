@@ -26,12 +26,11 @@ func TestMain(m *testing.M) {
 // long runs the tests that take minutes at their full size, as .ci/run does.
 var long = flag.Bool("long", false, "run tests at their full size, which takes minutes")
 
-// testTimeout ends a test that waits for something that never comes. It is no
-// assertion about speed.
+// testTimeout ends a test that waits in vain. It does not assert speed.
 const testTimeout = time.Minute
 
-// loopback are the options of a node on this machine alone: every default
-// transport, on 127.0.0.1.
+// loopback returns the options of a node that listens only on 127.0.0.1, with all
+// default transports.
 func loopback() Option {
 	return WithListenAddrs("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws")
 }

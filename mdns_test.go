@@ -28,7 +28,7 @@ func TestMDNSFindsPeersOfTheNetworkAlone(t *testing.T) {
 	}
 }
 
-// Both hear of each other at the same moment, and connect (pitfall 13).
+// Both discover each other at the same moment, and connect (pitfall 13).
 func TestPitfall13SimultaneousDiscoveryConnects(t *testing.T) {
 	needMulticast(t)
 	for range 10 {
@@ -58,7 +58,7 @@ type foundFunc func(peer.AddrInfo)
 
 func (f foundFunc) HandlePeerFound(ai peer.AddrInfo) { f(ai) }
 
-// The standard service name meets other implementations.
+// The standard service name works with other implementations.
 func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
 	needMulticast(t)
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"), nethost.NoMetrics)

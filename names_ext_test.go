@@ -17,9 +17,8 @@ import (
 // ip is the IP address of a node on a simulated network.
 func ipOf(sim *p2ptest.Network, n *p2ptest.Node) string { return sim.Addr(n).String() }
 
-// Several hosts behind one name, which come and go: whoever answers is a
-// bootstrap peer, the node itself is left out, and hosts that are gone are
-// forgotten.
+// One name has several, changing hosts: those that answer are bootstrap peers, the
+// node itself is left out, and hosts that have left are removed.
 func TestBootstrapDNSTakesWhoeverAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -85,7 +84,8 @@ func TestBootstrapDNSAsksTheAllowList(t *testing.T) {
 	})
 }
 
-// Every transport tells who answers, also with the key of a private network.
+// Every transport returns the ID of the peer that answers, also with the key of a
+// private network.
 func TestBootstrapDNSOnEveryTransport(t *testing.T) {
 	key := p2pnode.WithPrivateNetwork(bytes.Repeat([]byte{1}, 32))
 	for _, row := range []struct {

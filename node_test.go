@@ -23,10 +23,9 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
-// everything switches on every part of a node that works on loopback. The node
-// that it bootstraps from and reserves a place at is the caller's to close:
-// before a leak check, because it keeps what is left of a broken handshake
-// until that times out.
+// everything turns on every part of a node that works on loopback. The caller
+// closes its bootstrap peer and relay, before a leak check: a broken handshake
+// leaves goroutines there until it times out.
 func everything(tb testing.TB) (opts []Option, other *Node) {
 	tb.Helper()
 	needMulticast(tb)
@@ -82,9 +81,8 @@ func TestNewEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// The context of New bounds construction alone (pitfall 19 of the ones that
-// people meet with pubsub and older DHTs: a context with a timeout killed the
-// node some seconds later).
+// The context of New bounds only construction (pitfall 19, of pubsub and older
+// DHTs: a context with a timeout ended the node some seconds later).
 func TestNewContextDoesNotBoundTheNode(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	a, err := New(ctx, loopback())
@@ -127,7 +125,7 @@ func TestCloseReturnsTheFirstResult(t *testing.T) {
 	}
 }
 
-// A part that hangs is named and given up, and the others close all the same.
+// The error of Close names a part that hangs, and the others close nevertheless.
 func TestCloseIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -149,9 +147,8 @@ func TestCloseIsBounded(t *testing.T) {
 	})
 }
 
-// blockedCalls are all the calls that wait for something, made so that they
-// wait: the node knows nobody, except that it is connected to other, who never
-// answers.
+// blockedCalls returns all calls that can block, so that they block: the node
+// knows no peers, except that it is connected to other, which never answers.
 func blockedCalls(t *testing.T, n *Node) map[string]func() error {
 	ctx := testContext(t)
 	unknown := peer.ID(mustKeyID(t))
@@ -254,7 +251,7 @@ func TestCloseWakesBlockedCalls(t *testing.T) {
 	}
 }
 
-// After Close every method says so, or does nothing.
+// After Close every method returns ErrClosed or does nothing.
 func TestMethodsAfterClose(t *testing.T) {
 	n, err := New(testContext(t), loopback())
 	mustNot(t, err)
@@ -328,8 +325,8 @@ func TestPitfall35FiftyNodesLeaveNothing(t *testing.T) {
 		nodes = append(nodes, n)
 	}
 	ready(t, nodes[1:]...)
-	// A few at a time: each part has 5 seconds to close, and a busy machine
-	// shares those among all that close at once.
+	// A few at a time: each part has 5 seconds to close, and on a busy machine
+	// concurrent ones slow each other down.
 	var wg sync.WaitGroup
 	errs := make([]error, len(nodes))
 	closing := make(chan struct{}, 4)
@@ -391,7 +388,7 @@ func mustCID(tb testing.TB, content string) cid.Cid {
 	return c
 }
 
-// mustKeyID returns the ID of a peer that nobody is.
+// mustKeyID returns a peer ID without a peer.
 func mustKeyID(tb testing.TB) peer.ID {
 	tb.Helper()
 	key, err := GenerateKey(KeyEd25519)

@@ -338,7 +338,7 @@ func TestOptionsSetOrAdd(t *testing.T) {
 	}
 }
 
-// No secret, nor any part of one, stands in an error.
+// No error contains a secret or a part of one.
 func TestErrorsHoldNoSecrets(t *testing.T) {
 	text, err := EncodeKey(someKey(t))
 	mustNot(t, err)

@@ -64,7 +64,7 @@ func TestPersistentPeerIsDialedWithGrowingDelays(t *testing.T) {
 			t.Errorf("connected: %+v", s)
 		}
 
-		// Lost again, it is dialed at once.
+		// When lost again, it is dialed immediately.
 		if err := friend.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestPersistentPeersChangeAtRunTime(t *testing.T) {
 				t.Errorf("%s: no error", what)
 			}
 		}
-		// Another address of one that is kept is tried at once.
+		// Another address of a persistent peer is dialed immediately.
 		wrong := sim.AddrInfo(b)
 		wrong.Addrs = wrong.Addrs[:0:0]
 		for _, ai := range must(p2pnode.ParsePeers("/ip4/192.0.2.1/udp/1/quic-v1/p2p/" + b.ID().String())) {

@@ -18,8 +18,9 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// TestPublishRightAfterConnectingReachesEverybody: gossipsub alone loses what
-// is published within some 50 ms of connecting, and over slow links later.
+// TestPublishRightAfterConnectingReachesEverybody checks messages right after
+// connecting: gossipsub by itself loses those of the first 50 ms, and over slow
+// links later ones.
 func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -66,8 +67,8 @@ func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
 	})
 }
 
-// TestPitfall18BurstsArriveOverASlowLink: gossipsub's own queue for a peer has
-// 32 places, and what does not fit is dropped.
+// TestPitfall18BurstsArriveOverASlowLink checks bursts: gossipsub's own queue for
+// a peer holds 32 messages and drops the others.
 func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -150,9 +151,9 @@ func TestPublishGivesUpByItself(t *testing.T) {
 	})
 }
 
-// TestPublishedMessagesFitWhateverTheIdentity: what Publish takes arrives, also
-// with the signature and the key of a large RSA identity in every message
-// (go-libp2p#954), and a topic's name of the longest kind.
+// TestPublishedMessagesFitWhateverTheIdentity checks that all messages that
+// Publish accepts arrive, even with the signature and the key of a large RSA
+// identity (go-libp2p#954), and with the longest topic name.
 func TestPublishedMessagesFitWhateverTheIdentity(t *testing.T) {
 	t.Parallel()
 	rsa := func(bits int) func() (crypto.PrivKey, error) {
@@ -211,8 +212,8 @@ func TestPublishedMessagesFitWhateverTheIdentity(t *testing.T) {
 	}
 }
 
-// A message that cannot be sent in time over a slow link costs itself, and is
-// counted; those after it arrive. Gossipsub alone would lose the subscriber to all
+// A message that cannot be sent in time over a slow link is lost and counted;
+// those after it arrive. With gossipsub alone, the subscriber would lose all
 // topics.
 func TestMessageTooLargeForTheLinkIsLostAlone(t *testing.T) {
 	t.Parallel()

@@ -55,8 +55,8 @@ func TestPubSubDelivers(t *testing.T) {
 	}
 }
 
-// Nothing is lost right after the other side is there (pitfalls 18 and 50),
-// though both are subscribed and no mesh stands yet.
+// No message is lost right after connecting (pitfalls 18 and 50), when both are
+// subscribed but have no mesh yet.
 func TestPitfall18FirstMessagesArrive(t *testing.T) {
 	for range 5 {
 		a, b := newNode(t), newNode(t)
@@ -166,8 +166,8 @@ func TestPitfall22SubscribeAndCloseAtWill(t *testing.T) {
 	}
 }
 
-// A message of the largest size crosses three hops; one byte more is an error
-// at once (pitfalls 24 and 48).
+// A message of the maximum size crosses three hops; with one byte more, Publish
+// returns an error (pitfalls 24 and 48).
 func TestPitfall48MessageSizes(t *testing.T) {
 	size := WithMaxMessageSize(64 << 10)
 	var chain []*Node
@@ -183,7 +183,7 @@ func TestPitfall48MessageSizes(t *testing.T) {
 		last = subscribe(t, n, "t")
 	}
 	// The hops after the first one need a mesh, which gossipsub forms at its
-	// heartbeats: when a small message comes through, it stands.
+	// heartbeats: it is complete once a small message arrives.
 	through := make(chan *Message, 1)
 	go func() { through <- next(t, last) }()
 	for arrived := false; !arrived; {

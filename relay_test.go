@@ -44,9 +44,9 @@ func hiddenNode(tb testing.TB, relays ...*Node) *Node {
 	return n
 }
 
-// Reachability is never found out on a private network: a relay that is asked
-// for works at once all the same, on both sides, and on private addresses
-// (pitfalls 25, 26, 63).
+// On a private network reachability stays unknown: configured relays work
+// immediately nevertheless, on both sides, and on private addresses (pitfalls 25,
+// 26, 63).
 func TestPitfall25RelayWorksAtOnceOnAPrivateNetwork(t *testing.T) {
 	relay, dialer := newNode(t, WithRelayService()), newNode(t)
 	hidden := hiddenNode(t, relay)
@@ -161,8 +161,8 @@ func TestANodeLeavesItselfOut(t *testing.T) {
 	}
 }
 
-// A relay that does not answer a request for a reservation holds up the close
-// for no longer than it takes to close the connection.
+// A relay that does not answer a request for a reservation delays Close only until
+// the connection is closed.
 func TestSilentRelayDoesNotHoldUpClose(t *testing.T) {
 	relay := newNode(t, WithoutDHT(), WithoutPubSub())
 	asked, end := make(chan struct{}), make(chan struct{})

@@ -12,8 +12,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// A bootstrap peer as well as a persistent one is met within 3 seconds of its
-// return by nodes that have each other, once they have noticed that it was gone.
+// Nodes that are connected to each other reconnect to a bootstrap peer and to a
+// persistent one within 3 seconds of its return, if they had noticed its loss.
 func TestPeerThatRestartsIsMetSoonByThoseWhoHaveOthers(t *testing.T) {
 	for _, kind := range []string{"bootstrap", "persistent"} {
 		for _, end := range []string{"close", "crash"} {
@@ -79,9 +79,8 @@ func TestPeerThatRestartsIsMetSoonByThoseWhoHaveOthers(t *testing.T) {
 	}
 }
 
-// Three nodes that know each other stop
-// in turn, so that the last one is connected to nobody, and start again without
-// bootstrap peers.
+// Three nodes that know each other stop one after another, so that the last one
+// has no connections, and start again without bootstrap peers.
 func TestSmallNetworkComesBackFromSavedPeers(t *testing.T) {
 	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}} {
 		for _, pause := range []time.Duration{time.Second, 20 * time.Minute} {

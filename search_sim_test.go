@@ -20,8 +20,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// scripted is a peer of sim that answers the DHT's messages as it is told, and
-// not at all where the answer is nil.
+// scripted is a peer of sim with scripted responses to DHT messages, and none if
+// the response is nil.
 func scripted(t *testing.T, sim *p2ptest.Network, answer func(*pb.Message) *pb.Message) *p2ptest.RawNode {
 	t.Helper()
 	raw := sim.Raw(t)

@@ -74,7 +74,7 @@ func TestSettingsAreACopy(t *testing.T) {
 	}
 }
 
-// No secret, nor any part of one, stands in the settings.
+// The settings contain no secret and no part of one.
 func TestSettingsHoldNoSecrets(t *testing.T) {
 	key := someKey(t)
 	text, err := EncodeKey(key)
@@ -97,7 +97,7 @@ func TestSettingsHoldNoSecrets(t *testing.T) {
 	}
 }
 
-// What Describe says of the DHT is what a node then speaks.
+// The DHT protocols of Describe are those of a node.
 func TestDescribedDHTProtocolsAreSpoken(t *testing.T) {
 	for _, opts := range [][]Option{{WithNetwork("acme/chat"), WithDHTMode(DHTModeServer)}, {WithNetwork("ipfs"), WithDHTMode(DHTModeServer)}} {
 		n := newNode(t, opts...)
@@ -130,8 +130,8 @@ func TestOptionErrors(t *testing.T) {
 	}
 }
 
-// Every option shows in the settings beside its name, so that nobody has to
-// guess; those of the libraries underneath cannot be looked into.
+// Every option shows in the settings, in addition to its name. Options of the
+// libraries underneath cannot be inspected.
 func TestEveryOptionShowsInSettings(t *testing.T) {
 	opaque := map[string]bool{"WithLibp2pOptions": true, "WithDHTOptions": true, "WithPubSubOptions": true}
 	plain := defaultConfig().settings()

@@ -108,7 +108,7 @@ func TestBootstrapPeerThatComesBackIsMetSoon(t *testing.T) {
 					sim.Connected(nodes[2], boot)
 					limit := 2 * time.Second
 					if down > time.Minute {
-						limit = 30*time.Second + 5*time.Second // the longest backoff, and a dial that is under way
+						limit = 30*time.Second + 5*time.Second // the longest backoff, and a current dial
 					}
 					if took := time.Since(back); took > limit {
 						t.Errorf("connected again %v after the return", took)
@@ -119,9 +119,9 @@ func TestBootstrapPeerThatComesBackIsMetSoon(t *testing.T) {
 	}
 }
 
-// TestBootstrapPeerThatStartedAfreshIsFoundByThoseWhoHaveOthers: it knows nobody,
-// and they have each other and have forgotten it; whoever joins by it would be
-// in a network of its own.
+// TestBootstrapPeerThatStartedAfreshIsFoundByThoseWhoHaveOthers restarts a
+// bootstrap peer, which knows no peers, while the others have each other and have
+// forgotten it: nodes that join through it would form a separate network.
 func TestBootstrapPeerThatStartedAfreshIsFoundByThoseWhoHaveOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -245,8 +245,8 @@ func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
 	}
 }
 
-// TestPeersReachedByARelayAreNotSaved: also when the relay has no limits, by
-// which its connections could be told.
+// TestPeersReachedByARelayAreNotSaved includes a relay without limits, whose
+// connections are not marked as limited.
 func TestPeersReachedByARelayAreNotSaved(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -276,8 +276,8 @@ func TestPeersReachedByARelayAreNotSaved(t *testing.T) {
 	})
 }
 
-// TestPeersTellHowTheyAreConnected: directly or by a relay, over what, since
-// when, and what they speak.
+// TestPeersTellHowTheyAreConnected checks what Peers reports: direct or relayed
+// connections, their transports and times, and protocols.
 func TestPeersTellHowTheyAreConnected(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -455,11 +455,11 @@ func TestNetworksOfTwoNamesNeverMix(t *testing.T) {
 	})
 }
 
-// TestAThousandTimesAloneLeaveNothing: goroutines are what they were after a
-// few cycles of losing and regaining all peers, and so is the heap but for what
-// gossipsub (v0.17) keeps: it never cancels the context that it makes for each
-// stream to a peer, about 1 KB, until the node closes. Without -long the thousand
-// are two hundred.
+// TestAThousandTimesAloneLeaveNothing loses and regains all peers a thousand times,
+// or two hundred without -long. Afterwards there are as many goroutines as after a
+// few cycles, and the heap is as large, except that gossipsub (v0.17) never
+// cancels the context that it makes for each stream to a peer, about 1 KB, until
+// the node closes.
 func TestAThousandTimesAloneLeaveNothing(t *testing.T) {
 	if raced.Detector {
 		t.Skip("too many goroutines come and go for the race detector: run it without -race")

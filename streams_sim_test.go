@@ -186,7 +186,7 @@ func TestFirstStreamAfterARestart(t *testing.T) {
 	}
 }
 
-// A stream that waits for room until its ctx ends says what it waited for.
+// The error of an OpenStream that waits until its ctx ends names the limit.
 func TestWaitForRoomEndsWithTheCtx(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -62,7 +62,7 @@ func pair(tb testing.TB, opts ...Option) (a, b *Node) {
 	return a, b
 }
 
-// log collects what a node logs.
+// log collects the log of a node.
 type log struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -92,7 +92,7 @@ func TestEchoWithHalfClose(t *testing.T) {
 	}
 }
 
-// waitFor waits for what has no event of its own, such as a log line.
+// waitFor waits for conditions without an event, such as a log line.
 func waitFor(tb testing.TB, ok func() bool) error {
 	tb.Helper()
 	ctx := testContext(tb)
@@ -223,8 +223,8 @@ func TestHandleVersions(t *testing.T) {
 	}
 }
 
-// A stream can be opened the moment that Connect returns, and the moment that
-// the other side hears of the connection (pitfall 37).
+// A stream can be opened as soon as Connect returns, and as soon as the other side
+// has the event for the connection (pitfall 37).
 func TestPitfall37OpenStreamRightAfterConnect(t *testing.T) {
 	for range 20 {
 		a, b := newNode(t), newNode(t)
@@ -301,8 +301,8 @@ func TestListenAndDialCarryHTTP(t *testing.T) {
 	}
 }
 
-// A handler is refused whose protocol ID peers could not be told: identify has
-// room for a few KiB, and with more they would learn of none (specs#709).
+// Handle refuses a protocol whose ID identify could not send: its message has room
+// for a few KiB, and with more, peers would learn no protocols (specs#709).
 func TestProtocolsThatPeersAreToldOf(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	handler := func(context.Context, network.Stream) error { return nil }

@@ -25,9 +25,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// explicitDefaults are an option of every name with the value that the node has
-// without it, where there is one: what was given must not be taken for what was
-// not.
+// explicitDefaults has each option with its default value, if there is one: a
+// default that is set explicitly must not count as unset.
 func explicitDefaults(t *testing.T) map[string]Option {
 	c := defaultConfig()
 	key := someKey(t)
@@ -153,7 +152,7 @@ func TestTablesOfRelations(t *testing.T) {
 	}
 }
 
-// Every relation is found, under the right option, and alone.
+// Every relation is reported, under the right option, and without others.
 func TestEveryRelation(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, row := range relationRows(t) {
@@ -175,7 +174,7 @@ func TestEveryRelation(t *testing.T) {
 				r.find(cfg, func(args ...any) { seen[fmt.Sprint(i)] = true })
 			}
 		}
-		// New says the same, before it starts anything.
+		// New returns the same error, before it starts anything.
 		if n, nerr := New(testContext(t), row.opts...); n != nil || nerr == nil || nerr.Error() != err.Error() {
 			t.Errorf("%s: New says %v, ValidateOptions %v", row.name, nerr, err)
 		}
@@ -274,8 +273,8 @@ func replacedRows(t *testing.T) []relationRow {
 	return rows
 }
 
-// An address that nobody can dial is refused under the option that has it, with
-// what to write in its place.
+// An address that cannot be dialed is an error that names the option and how to
+// write it.
 func TestAddressesThatNobodyCanDial(t *testing.T) {
 	for option, with := range map[string]func(peer.AddrInfo) Option{
 		"WithBootstrapPeers":  func(p peer.AddrInfo) Option { return WithBootstrapPeers(p) },

@@ -31,8 +31,8 @@ func simNet(t *testing.T) *simhost.Network {
 	return sim
 }
 
-// A laptop that wakes in another network has connections that stand no longer,
-// and would notice half a minute later.
+// A laptop that wakes in another network has dead connections, and would notice
+// only half a minute later.
 func TestDeadConnectionsAreClosedAfterANetworkChange(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestDeadConnectionsAreClosedAfterANetworkChange(t *testing.T) {
 	})
 }
 
-// A check closes nothing that stands.
+// A check closes no live connection.
 func TestLivingConnectionsSurviveANetworkChange(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestProvidedAndAdvertisedAgainAfterATimeAlone(t *testing.T) {
 
 		other, _ := simNode(t, sim)
 		mustNot(t, other.Connect(testContext(t), n.AddrInfo()))
-		// A lookup that meets the dead peer waits 5 seconds for it.
+		// A lookup that queries the dead peer waits 5 seconds for it.
 		time.Sleep(30 * time.Second)
 		for what, key := range map[string][]byte{"kept": c.Hash(), "provided while alone": late.Hash(), "room": mustRendezvous(t, "room")} {
 			found, err := other.dht.Tables()[0].ProviderStore().GetProviders(t.Context(), key)

@@ -36,7 +36,7 @@ func TestResetOfAWebTransportStreamWakesItsReader(t *testing.T) {
 	const sessionGone = 0x170d7b68
 	raw.CancelWrite(sessionGone)
 
-	// The reset has arrived when what was sent after it has.
+	// The reset has arrived once data sent after it has.
 	_, err = b.Ping(testContext(t), a.ID())
 	mustNot(t, err)
 	mustNot(t, s.Reset())
