@@ -157,12 +157,12 @@ func (n *Node) Unhandle(p protocol.ID) error {
 // being trimmed by [WithConnLimits], on both sides: end each with Close or
 // Reset.
 func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID) (network.Stream, error) {
-	if err := n.canOpen(p, len(protos)); err != nil {
+	if err := canOpen(n, p, len(protos)); err != nil {
 		return nil, err
 	}
 	s, err := n.streams.Open(ctx, p, opensNow(ctx), protos...)
 	if err != nil {
-		return nil, n.failOpen(p, err)
+		return nil, failOpen(n, p, err)
 	}
 	return s, nil
 }
@@ -171,18 +171,18 @@ func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID)
 // returns it as a [net.Conn] whose addresses are peer IDs, for code that does
 // not know libp2p. It also has the CloseRead and CloseWrite of a [net.TCPConn].
 func (n *Node) Dial(ctx context.Context, p peer.ID, proto protocol.ID) (net.Conn, error) {
-	if err := n.canOpen(p, 1); err != nil {
+	if err := canOpen(n, p, 1); err != nil {
 		return nil, err
 	}
 	c, err := n.streams.Dial(ctx, p, opensNow(ctx), proto)
 	if err != nil {
-		return nil, n.failOpen(p, err)
+		return nil, failOpen(n, p, err)
 	}
 	return c, nil
 }
 
 // canOpen reports what is wrong with a call before anybody is asked.
-func (n *Node) canOpen(p peer.ID, protos int) error {
+func canOpen(n *Node, p peer.ID, protos int) error {
 	switch {
 	case n.closed():
 		return ErrClosed
@@ -200,7 +200,7 @@ func (n *Node) canOpen(p peer.ID, protos int) error {
 
 // failOpen tells that a stream could not be opened; an error of connecting tells
 // it all.
-func (n *Node) failOpen(p peer.ID, err error) error {
+func failOpen(n *Node, p peer.ID, err error) error {
 	if _, ok := errors.AsType[*nethost.ConnectError](err); ok {
 		return n.fail(err)
 	}
