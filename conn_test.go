@@ -11,9 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"golang.org/x/net/nettest"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 const connID = protocol.ID("/test/conn")
@@ -89,21 +92,61 @@ func TestConnsPassTheSuiteOfGo(t *testing.T) {
 	overRoutes(t, func(t *testing.T, r route) {
 		a, b := r.pair(t)
 		dial := conns(t, a, b)
-		for name, swap := range map[string]bool{"dialed": false, "accepted": true} {
+		for name, pipe := range map[string]func() (near, far net.Conn, err error){
+			"dialed": dial,
+			"accepted": func() (net.Conn, net.Conn, error) {
+				near, far, err := dial()
+				return far, near, err
+			},
+			"handled":             handled(t, a, b, "/test/handled", func(context.Context) {}),
+			"handled and watched": handled(t, a, b, "/test/watched", func(ctx context.Context) { ctx.Done() }),
+		} {
 			t.Run(name, func(t *testing.T) {
 				nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-					c1, c2, err = dial()
+					c1, c2, err = pipe()
 					if err != nil {
 						return nil, nil, nil, err
-					}
-					if swap {
-						c1, c2 = c2, c1
 					}
 					return c1, c2, func() { _, _ = c1.Close(), c2.Close() }, nil
 				})
 			})
 		}
 	})
+}
+
+// addressed is a handler's stream as a net.Conn.
+type addressed struct {
+	network.Stream
+	end context.CancelFunc // lets the handler return
+}
+
+func (addressed) LocalAddr() net.Addr  { return &net.TCPAddr{} }
+func (addressed) RemoteAddr() net.Addr { return &net.TCPAddr{} }
+func (a addressed) Close() error {
+	defer a.end()
+	return a.Stream.Close()
+}
+
+// handled are streams between two nodes, the near end in a handler that has
+// done something with its ctx.
+func handled(t *testing.T, a, b *Node, p protocol.ID, asks func(context.Context)) func() (near, far net.Conn, err error) {
+	t.Helper()
+	in := make(chan addressed)
+	mustNot(t, b.Handle(p, func(ctx context.Context, s network.Stream) error {
+		ended, end := context.WithCancel(context.Background())
+		asks(ctx)
+		in <- addressed{s, end}
+		<-ended.Done()
+		return nil
+	}))
+	return func() (near, far net.Conn, err error) {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		if far, err = a.Dial(ctx, b.ID(), p); err != nil {
+			return nil, nil, err
+		}
+		return <-in, far, nil
+	}
 }
 
 // halfCloser has the methods of net.TCPConn that net.Conn lacks.
@@ -199,6 +242,20 @@ func TestConnErrors(t *testing.T) {
 			mustNot(t, errors.Join(err, far.Close()))
 			if got, err := io.ReadAll(near); string(got) != "bye" || err != nil {
 				t.Errorf("%q, %v", got, err)
+			}
+			mustNot(t, errors.Join(near.CloseWrite(), near.Close()))
+		},
+		"the other side has closed, and what it wrote is read": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
+			near, far := dial()
+			data := make([]byte, 100<<10)
+			_, err := far.Write(data)
+			mustNot(t, errors.Join(err, far.Close()))
+			for err == nil {
+				_, err = near.Write(make([]byte, 1<<16))
+			}
+			want(t, "write to nobody", err, network.ErrReset, lost...)
+			if got, err := io.ReadAll(near); len(got) != len(data) || err != nil {
+				t.Errorf("%d bytes, %v", len(got), err)
 			}
 			mustNot(t, errors.Join(near.CloseWrite(), near.Close()))
 		},
@@ -423,5 +480,37 @@ func TestStreamsWaitForRoom(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A peer that is no p2pnode takes 256 streams over QUIC and says nothing of
+// further ones, which wait, or fail with the limit's name.
+func TestStreamsBeyondThoseOfQUIC(t *testing.T) {
+	n := newNode(t, WithoutDHT(), WithoutPubSub())
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1"), libp2p.ResourceManager(&network.NullResourceManager{}), nethost.NoMetrics)
+	mustNot(t, err)
+	defer mustClose(t, h)
+	h.SetStreamHandler(echoID, func(s network.Stream) {
+		_, _ = io.Copy(s, s)
+		_ = s.Close()
+	})
+	mustNot(t, n.Connect(testContext(t), addrInfoOf(h)))
+	var open []network.Stream
+	for err == nil && len(open) < 300 {
+		var s network.Stream
+		if s, err = n.OpenStream(OpenNow(testContext(t)), h.ID(), echoID); err == nil {
+			open = append(open, s)
+		}
+	}
+	if !errors.Is(err, ErrLimit) || len(open) < 200 || len(open) > 256 {
+		t.Errorf("%d streams, then %v", len(open), err)
+	}
+	waits := make(chan error)
+	go func() { waits <- result(n.OpenStream(testContext(t), h.ID(), echoID)) }()
+	mustNot(t, open[0].CloseWrite())
+	_, err = io.ReadAll(open[0])
+	mustNot(t, errors.Join(err, <-waits))
+	for _, s := range open {
+		mustNot(t, s.Reset())
 	}
 }

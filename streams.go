@@ -153,8 +153,9 @@ func (n *Node) Unhandle(p protocol.ID) error {
 // [os.ErrDeadlineExceeded], after its own Close or Reset, and when the node
 // closes, [ErrClosed]. An error that matches [network.ErrReset] and not
 // ErrClosed means that the peer, or the loss of the connection, ended it; that
-// is no error of Close and CloseWrite. An open stream protects its peer from
-// being trimmed by [WithConnLimits], on both sides: end each with Close or
+// is no error of Close and CloseWrite. Writing to a peer that has closed the
+// stream ends so too, soon if it is a p2pnode. An open stream protects its peer
+// from being trimmed by [WithConnLimits], on both sides: end each with Close or
 // Reset.
 func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID) (network.Stream, error) {
 	if err := canOpen(n, p, len(protos)); err != nil {

@@ -213,5 +213,17 @@ func TestWaitForRoomEndsWithTheCtx(t *testing.T) {
 		if took := time.Since(begun); took != time.Hour || !errors.Is(err, p2pnode.ErrLimit) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: %v", took, err)
 		}
+		waits := make(chan error, 1)
+		go func() {
+			_, err := a.OpenStream(context.Background(), b.ID(), simProto)
+			waits <- err
+		}()
+		time.Sleep(time.Minute) // virtual: it waits
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-waits; !errors.Is(err, p2pnode.ErrClosed) {
+			t.Errorf("the node has closed: %v", err)
+		}
 	})
 }

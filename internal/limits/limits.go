@@ -116,6 +116,9 @@ func (l Limits) applyTo(p *rcmgr.PartialLimitConfig, public bool) {
 	set(l.Conns, conns(&p.System)...)
 	atLeast(l.Conns/2, conns(&p.Transient)...)
 	set(l.ConnsPerPeer, conns(&p.PeerDefault)...)
+	// Over TCP each is a file. What the process may open stays the limit.
+	atLeast(min(l.ConnsPerPeer, int(p.System.FD)), &p.PeerDefault.FD)
+	atLeast(min(l.Conns/2, int(p.System.FD)), &p.Transient.FD)
 	set(l.Streams, streams(&p.System)...)
 	atLeast(l.Streams/8, streams(&p.Transient)...)
 	atLeast(l.Streams, streams(&p.ProtocolDefault)...)

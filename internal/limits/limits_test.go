@@ -272,6 +272,18 @@ func TestStreamsPerPeerMakesRoomInMemory(t *testing.T) {
 	}
 }
 
+// Connections over TCP are files: a raised number of them makes room for those,
+// as far as the process may open files.
+func TestConnsMakeRoomForFiles(t *testing.T) {
+	partial := rcmgr.PartialLimitConfig{
+		System: rcmgr.ResourceLimits{FD: 300}, Transient: rcmgr.ResourceLimits{FD: 64}, PeerDefault: rcmgr.ResourceLimits{FD: 4},
+	}
+	(Limits{Conns: 500, ConnsPerPeer: 1000}).applyTo(&partial, true)
+	if partial.System.FD != 300 || partial.Transient.FD != 250 || partial.PeerDefault.FD != 300 {
+		t.Errorf("%+v", partial)
+	}
+}
+
 // On the public network the number of streams of a peer stays as libp2p has it.
 func TestStreamsPerPeerOnThePublicNetwork(t *testing.T) {
 	for l, want := range map[Limits]int{{}: 0, {StreamsPerPeer: 300}: 300} {

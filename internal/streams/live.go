@@ -1,14 +1,23 @@
 package streams
 
 import (
+	"context"
 	"io"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
+)
+
+// A closed stream waits so long for the other side to close too, and drops so
+// much of what that writes: yamux's window.
+const (
+	lingerFor  = 10 * time.Second
+	lingerMost = 256 << 10
 )
 
 // past is a deadline that is over.
@@ -37,6 +46,8 @@ type live struct {
 	read  half  // guarded by mu
 	write half  // guarded by mu
 	reset bool  // by this side; guarded by mu
+	heard bool  // the other side writes no more; guarded by mu
+	left  bool  // Close has been called; guarded by mu
 }
 
 // newLive is a stream that has just been accepted, on either side.
@@ -110,6 +121,7 @@ func (s *live) leave(h *half, n int, err error) error {
 		}
 	default:
 		h.ended = true
+		s.heard = s.heard || h == &s.read
 		if err != io.EOF {
 			err = s.server.ended(err)
 			s.write.ended = s.write.ended || h == &s.read // a reset ends both
@@ -188,8 +200,47 @@ func wait(writing <-chan struct{}) {
 
 func (s *live) Close() error {
 	wait(s.shut(true, true))
+	s.mu.Lock()
+	leaving := s.left
+	s.left = true
+	linger := !s.heard && !s.reset
+	s.mu.Unlock()
+	if leaving {
+		return nil
+	}
+	// QUIC tells the other side that nobody reads any more.
+	if linger && s.Conn().ConnState().StreamMultiplexer == yamux.ID && s.server.group.Go(s.linger) {
+		return nil
+	}
 	_ = s.Stream.Close()
 	return nil
+}
+
+// linger closes a yamux stream on which the other side may still write. Yamux
+// does not tell it that nobody reads any more: it would write until the window
+// is full, and then wait forever. So what it writes is dropped for a while, in
+// which it can read what this side wrote, and then answered with a reset.
+func (s *live) linger(ctx context.Context) {
+	_ = s.Stream.CloseWrite()
+	_ = s.Stream.SetReadDeadline(time.Now().Add(lingerFor))
+	stop := context.AfterFunc(ctx, func() { _ = s.Stream.SetReadDeadline(past) })
+	defer stop()
+	buf := make([]byte, 1) // most often nothing comes
+	for dropped := 0; ; {
+		n, err := s.Stream.Read(buf)
+		dropped += n
+		if len(buf) == 1 && n == 1 {
+			buf = make([]byte, 4<<10)
+		}
+		switch {
+		case dropped > lingerMost, dropped > 0 && err != nil && timedOut(err):
+			_ = s.Stream.Reset()
+			return
+		case err != nil:
+			_ = s.Stream.Close()
+			return
+		}
+	}
 }
 
 func (s *live) CloseWrite() error {

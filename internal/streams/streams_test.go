@@ -383,7 +383,8 @@ func TestListenerResetsWhatNobodyAccepts(t *testing.T) {
 		}
 		for range 2 {
 			three := r.open(t, "/slow")
-			if _, err := three.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
+			_, err := three.Read(make([]byte, 1))
+			if se, ok := errors.AsType[*network.StreamError](err); !ok || se.ErrorCode != network.StreamResourceLimitExceeded {
 				t.Errorf("a stream beyond the backlog ended with %v", err)
 			}
 		}
