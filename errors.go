@@ -44,8 +44,8 @@ var (
 
 	// ErrTooLarge is returned by [Node.Publish] for a message above the limit of
 	// [WithMaxMessageSize], by [Node.PutValue] for a record that does not fit into
-	// a DHT message, and by [Node.Handle] and [Node.Listen] when the IDs of the
-	// node's protocols do not fit into the message that tells peers of them.
+	// a DHT message, and by [Node.Handle] and [Node.Listen] if the IDs of the
+	// node's protocols do not fit into the identify message.
 	ErrTooLarge = errs.ErrTooLarge
 
 	// ErrProtocolInUse is returned by [Node.Handle] and [Node.Listen] for a
@@ -58,11 +58,11 @@ var (
 	// for a peer that speaks none of the protocols.
 	ErrProtocolNotSupported = errs.ErrProtocolNotSupported
 
-	// ErrLimit is returned for what a limit refuses: by [Node.Connect] for a
-	// connection, by [Node.OpenStream] and [Node.Dial] for a stream, in which
-	// case the limit may also be the peer's, and by calls on a stream that the
-	// peer ended for one. If the limit is this node's, the error that wraps it
-	// names the field of [Limits].
+	// ErrLimit is returned if a limit is reached: by [Node.Connect] for
+	// connections, by [Node.OpenStream] and [Node.Dial] for streams, also if the
+	// limit is the peer's, and by calls on a stream that the peer reset for a
+	// limit. If the limit is this node's, the error that wraps it names the field
+	// of [Limits].
 	ErrLimit = errs.ErrLimit
 )
 

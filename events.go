@@ -52,7 +52,7 @@ type EventPeerDisconnected struct {
 	ID peer.ID `json:"id"`
 }
 
-// EventPeerFound reports a peer that the node was not told of. Its source is:
+// EventPeerFound reports a peer that no option or call has added. Its source is:
 //   - "mdns": multicast DNS found it, and the node dials it. It is not reported
 //     again while the node remembers it.
 //   - "saved": it was connected when the node last ran with its [WithDataDir],
@@ -75,8 +75,8 @@ type EventAddrsChanged struct {
 	Addrs []ma.Multiaddr `json:"addrs"`
 }
 
-// EventReachabilityChanged reports that the node found out, or was told by
-// [WithReachability], whether others can dial it.
+// EventReachabilityChanged reports that the node found out, or that
+// [WithReachability] set, whether others can dial it.
 type EventReachabilityChanged struct {
 	EventTime
 	Reachability Reachability `json:"reachability"`

@@ -6,12 +6,11 @@ import (
 
 // Limits bounds what other peers can make a node do; see [WithLimits]. A zero
 // field keeps its default. Like libp2p's, the default totals scale with the
-// machine's memory and open files. What exceeds a limit is refused at once,
-// with an error on this side that matches [ErrLimit]; [Node.OpenStream] waits for
-// room. Raising one field makes room in libp2p's other limits that would stand
-// in its way, but leaves a field alone that is set. [WithConnLimits], in
-// contrast, is where the node starts closing old connections; keep it well below
-// Conns.
+// machine's memory and open files. The node refuses what exceeds a limit
+// immediately, with an error on this side that matches [ErrLimit]; only
+// [Node.OpenStream] waits. Raising one field also raises libp2p's other limits if
+// needed, except for fields that are set. [WithConnLimits], in contrast, is where
+// the node starts closing old connections; keep it well below Conns.
 type Limits struct {
 	// Conns is how many connections there may be in all; at least twice the
 	// upper limit of [WithConnLimits]. Half as many may be in their handshakes.
@@ -31,24 +30,25 @@ type Limits struct {
 	Streams int `json:"streams,omitempty"`
 	// StreamsPerPeer is how many streams one peer may have, of one protocol or
 	// of several, counting those of both directions; at least 16, because the
-	// node itself needs some. The default is 2048, enough for 1,000 requests at
-	// once each way; with [WithIPFS] it is libp2p's, some hundreds, and 64 to
-	// 128 of one protocol. Over QUIC a peer may open at least 256.
+	// node itself needs some. The default is 2048, enough for 1,000 concurrent
+	// requests in each direction; with [WithIPFS] it is libp2p's, some hundreds,
+	// and 64 to 128 of one protocol. Over QUIC a peer may open at least 256.
 	StreamsPerPeer int `json:"streamsPerPeer,omitempty"`
 	// Memory is how many bytes the buffers of connections and streams may take
-	// in all; at least 16 MiB. Over TCP and WebSocket each stream counts 256
+	// in all; at least 16 MiB. Over TCP and WebSocket each stream counts as 256
 	// KiB, used or not, so 1,000 take 250 MiB: more than the default of machines
-	// with less than 2 GiB. Raising StreamsPerPeer raises the default too.
+	// with less than 2 GiB. Raising StreamsPerPeer also raises the default.
 	Memory int64 `json:"memory,omitempty"`
 	// PubSub is how many bytes of pubsub messages may wait in all: for peers that
-	// read too slowly, and in subscriptions that are read too slowly; default a
-	// 32nd of the memory that the machine has, or that the process's control group
-	// allows, and at least four times PubSubQueue. What does not fit is dropped,
-	// and counted by [Subscription.Dropped], [Message].Lost and [WithMetrics].
+	// read too slowly, and in subscriptions that are read too slowly. The default
+	// is a 32nd of the memory of the machine, or of the limit of the process's
+	// control group, and at least four times PubSubQueue. Further messages are
+	// dropped, and counted by [Subscription.Dropped], [Message].Lost and
+	// [WithMetrics].
 	PubSub int64 `json:"pubSub,omitempty"`
 	// PubSubQueue is how many bytes of pubsub messages may wait for one peer, or in
-	// one subscription; default 8 MiB, or four messages of [WithMaxMessageSize], if
-	// that is more; at least one of those.
+	// one subscription; default 8 MiB, or four times [WithMaxMessageSize], if that
+	// is more; at least [WithMaxMessageSize].
 	PubSubQueue int64 `json:"pubSubQueue,omitempty"`
 }
 

@@ -252,10 +252,10 @@ func startPubSub(n *Node) (err error) {
 	return nil
 }
 
-// protocolBytes is how many bytes the IDs of the node's protocols may have
-// together. Identify tells peers all of them in one message, of which others read
-// 4 KiB (rust-libp2p) or 8 KiB; with more they learn none of them. In the same
-// message are the public key, the agent, and a few addresses.
+// protocolBytes returns how many bytes the IDs of the node's protocols may have
+// together. Identify sends them in one message, of which peers read 4 KiB
+// (rust-libp2p) or 8 KiB; if it is larger, they learn no protocols. The same
+// message has the public key, the agent, and a few addresses.
 func protocolBytes(n *Node) int {
 	const message, rest = 4 << 10, 512
 	key, err := crypto.MarshalPublicKey(n.key.GetPublic())

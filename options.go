@@ -540,12 +540,11 @@ func WithMinPeers(n int) Option {
 }
 
 // WithMDNS announces the node on the LAN by multicast DNS, and dials the peers
-// of its network that it discovers there. Off by default, because it tells
-// everybody on the LAN that the node is there. Of two peers that discover each
-// other, the one with the lower ID dials at once, the other after 1 to 2
-// seconds; delays then grow from 1 to 30 seconds, until nothing has been heard
-// of the peer for 10 minutes. The node remembers up to 512 discovered peers and
-// dials 16 at a time.
+// of its network that it discovers there. Off by default, because it reveals the
+// node to everybody on the LAN. Of two peers that discover each other, the one
+// with the lower ID dials immediately, the other after 1 to 2 seconds; delays
+// then grow from 1 to 30 seconds, until the peer has not announced itself for 10
+// minutes. The node remembers up to 512 discovered peers and dials 16 at a time.
 //
 // The service name derives from [WithNetwork]; [WithMDNSService] sets another.
 // mDNS announces TCP and QUIC addresses only, so the node must listen on one.

@@ -217,7 +217,7 @@ func newBootstrapRound(r *keeper.Round) *BootstrapRound {
 // error's text, so an Err read from JSON matches no other.
 type DialFailure struct {
 	// ID is the peer that was dialed; empty for a name of [WithBootstrapDNS], which
-	// Err tells.
+	// Err contains.
 	ID peer.ID
 	// Err is why it was not reached.
 	Err error

@@ -67,10 +67,10 @@ func HandleVersions() HandleOption {
 }
 
 // Handle serves a protocol: h runs in its own goroutine for each incoming
-// stream, and the stream is closed when h returns nil. When h returns an error
-// or panics, only that stream is reset, and the failure is counted in [Status]
-// and logged: as a warning at most once in 10 seconds, otherwise at Debug, as is
-// the end of a stream that its peer has reset, which does not count. A handler
+// stream, and the stream closes when h returns nil. If h returns an error or
+// panics, the node resets only that stream, counts the failure in [Status], and
+// logs it: as a warning at most once in 10 seconds, otherwise at Debug. A stream
+// that its peer has reset is logged at Debug and does not count. A handler
 // without deadlines waits as long as its peer lets it. The stream has the errors
 // of [Node.OpenStream].
 //
@@ -137,26 +137,25 @@ func (n *Node) Unhandle(p protocol.ID) error {
 // works within the relay's limits, by default 128 KiB and 2 minutes; see
 // [RelayLimits].
 //
-// OpenStream returns when the peer has accepted the stream, which takes one
-// round trip. Until then nothing of the application's is written, so a
-// connection that turns out to be lost, as when its peer has restarted, is
-// replaced at once. When a limit of this node or of the peer leaves no room,
-// OpenStream waits for some until ctx ends; the error then matches ctx's and
-// [ErrLimit]. With the ctx of [OpenNow] it fails at once.
+// OpenStream returns once the peer has accepted the stream, which takes one round
+// trip. If the connection turns out to be dead, as after a restart of the peer,
+// OpenStream replaces it immediately. While a limit of this node or of the peer
+// is reached, it waits until ctx ends; the error then matches that of ctx and
+// [ErrLimit]. With the ctx of [OpenNow] it fails immediately instead.
 //
 // If the peer speaks none of the protocols, the error matches
 // [ErrProtocolNotSupported] and lists those it speaks. If it does not answer,
 // OpenStream gives up when ctx ends, or after 10 seconds if ctx has no deadline.
 // It also returns the errors of [Node.Connect], and [ErrClosed] after Close.
 //
-// The stream behaves alike over every transport: after a deadline calls return
-// [os.ErrDeadlineExceeded], after its own Close or Reset, and when the node
-// closes, [ErrClosed]. An error that matches [network.ErrReset] and not
-// ErrClosed means that the peer, or the loss of the connection, ended it; that
-// is no error of Close and CloseWrite. Writing to a peer that has closed the
-// stream ends so too, soon if it is a p2pnode. An open stream protects its peer
-// from being trimmed by [WithConnLimits], on both sides: end each with Close or
-// Reset.
+// The stream has the same errors over every transport. After a deadline, calls
+// return [os.ErrDeadlineExceeded]; after its own Close or Reset, and when the
+// node closes, [ErrClosed]. An error that matches [network.ErrReset] and not
+// ErrClosed means that the peer reset the stream or that the connection was
+// lost; Close and CloseWrite then return nil. Writes to a peer that has closed
+// the stream end with that error, too, soon if the peer is a p2pnode. An open
+// stream protects its peer from trimming ([WithConnLimits]) on both sides: end
+// each stream with Close or Reset.
 func (n *Node) OpenStream(ctx context.Context, p peer.ID, protos ...protocol.ID) (network.Stream, error) {
 	if err := canOpen(n, p, len(protos)); err != nil {
 		return nil, err
@@ -182,7 +181,7 @@ func (n *Node) Dial(ctx context.Context, p peer.ID, proto protocol.ID) (net.Conn
 	return c, nil
 }
 
-// canOpen reports what is wrong with a call before anybody is asked.
+// canOpen checks a call before anything is dialed.
 func canOpen(n *Node, p peer.ID, protos int) error {
 	switch {
 	case n.closed():
@@ -199,8 +198,8 @@ func canOpen(n *Node, p peer.ID, protos int) error {
 	return nil
 }
 
-// failOpen tells that a stream could not be opened; an error of connecting tells
-// it all.
+// failOpen adds to an error that a stream could not be opened; errors of
+// connecting are complete without.
 func failOpen(n *Node, p peer.ID, err error) error {
 	if _, ok := errors.AsType[*nethost.ConnectError](err); ok {
 		return n.fail(err)
@@ -210,21 +209,21 @@ func failOpen(n *Node, p peer.ID, err error) error {
 
 type openNowKey struct{}
 
-// OpenNow returns a ctx with which [Node.OpenStream] and [Node.Dial] fail at
-// once with [ErrLimit] when a limit leaves no room, instead of waiting. It is a
+// OpenNow returns a ctx with which [Node.OpenStream] and [Node.Dial] return
+// [ErrLimit] immediately if a limit is reached, instead of waiting. It is a
 // property of the ctx because the last parameter of OpenStream is a list of
-// protocols, and code that dials through [net.Conn], such as the DialContext of
-// an http.Transport, passes on a ctx alone.
+// protocols, and because code such as the DialContext of an http.Transport passes
+// on only a ctx.
 func OpenNow(ctx context.Context) context.Context { return context.WithValue(ctx, openNowKey{}, true) }
 
 func opensNow(ctx context.Context) bool { return ctx.Value(openNowKey{}) != nil }
 
 // Listen serves a protocol as a [net.Listener], for servers that do not know
-// libp2p, such as http.Server. Up to 1,024 streams wait for Accept; further ones
-// are reset with [ErrLimit], which is logged. The listener's Close stops serving the protocol
-// and resets waiting streams; accepted streams stay open. Accept returns
-// [ErrClosed] after the listener's Close or the node's. Listen returns
-// [ErrProtocolInUse] as [Node.Handle] does, and [ErrClosed] after Close.
+// libp2p, such as http.Server. Up to 1,024 streams wait for Accept; the node
+// resets further ones with [ErrLimit] and logs that. The listener's Close stops
+// serving the protocol and resets waiting streams; accepted streams stay open.
+// Accept returns [ErrClosed] after the listener's Close or the node's. Listen
+// returns [ErrProtocolInUse] as [Node.Handle] does, and [ErrClosed] after Close.
 func (n *Node) Listen(p protocol.ID) (net.Listener, error) {
 	if n.closed() {
 		return nil, ErrClosed

@@ -445,8 +445,8 @@ func (c *config) validate() []error {
 // addresses.
 func (c *config) canDial(p peer.AddrInfo) bool { return slices.ContainsFunc(p.Addrs, c.dials) }
 
-// dials reports whether an enabled transport can dial an address. A /dnsaddr is
-// of no kind: it stands for others.
+// dials reports whether an enabled transport can dial an address. A /dnsaddr has
+// no kind: it resolves to other addresses.
 func (c *config) dials(a ma.Multiaddr) bool {
 	switch kind := addrs.KindOf(a); {
 	case addrs.Undialable(a) != nil:

@@ -1,6 +1,5 @@
-// Package causes puts into plain words why a dial, a look-up of a name or a
-// listener failed: in one line, with the option to change. Every part that
-// tells a user of such a failure has its words from here.
+// Package causes explains why a dial, a DNS lookup or a listener failed: in one
+// line, with the option to change. All parts use its texts for such failures.
 package causes
 
 import (
@@ -21,8 +20,8 @@ import (
 	"github.com/multiformats/go-multistream"
 )
 
-// Dial says why a dial of one address failed. Private is whether this node has
-// the key of a private network, which is what a broken handshake is judged by.
+// Dial explains why a dial of one address failed. With private, the key of a
+// private network may be the cause of a failed handshake.
 func Dial(err error, private bool) string {
 	mismatch, isMismatch := errors.AsType[sec.ErrPeerIDMismatch](err)
 	dns, isDNS := errors.AsType[*net.DNSError](err)
@@ -81,11 +80,10 @@ func Dial(err error, private bool) string {
 	}
 }
 
-// relayText is in the error of every dial through a relay that the relay does
-// not serve.
+// relayText is in the error of every dial that a relay refuses.
 const relayText = "error opening hop stream to relay"
 
-// name says why a name has no address.
+// name explains why a DNS name does not resolve.
 func name(err *net.DNSError) string {
 	switch {
 	case err.IsNotFound:
@@ -97,8 +95,8 @@ func name(err *net.DNSError) string {
 	}
 }
 
-// Remote puts into words the code with which the other side ended a connection
-// or a stream, and reports whether that was for a limit; see
+// Remote describes the code with which the other side ended a connection or a
+// stream, and reports whether the code is for a limit; see
 // github.com/libp2p/specs/blob/master/error-codes.
 func Remote(err error) (words string, limit bool) {
 	if se, ok := errors.AsType[*network.StreamError](err); ok {
@@ -149,20 +147,19 @@ func remote(err error) string {
 	return words
 }
 
-// garbledTexts are what multistream and varint say of bytes that make no sense.
+// garbledTexts are the errors of multistream and varint for garbled data.
 var garbledTexts = []string{
 	"incoming message was too large", "message did not have trailing newline", "received mismatch in protocol id",
 	"varint not minimally encoded", "varints larger than uint63", "varints malformed",
 }
 
-// cutTexts are what a handshake says that the other side has ended, or in which
-// it is silent.
+// cutTexts are the errors of a handshake that the other side has ended, or in
+// which it is silent.
 var cutTexts = []string{"connection reset", "broken pipe", "EOF", "forcibly closed", "deadline exceeded", "i/o timeout"}
 
-// Handshake reports whether a dial ended as it does when the two sides have
-// different pre-shared keys: what arrives makes no sense (garbled), or the other
-// side, to which it makes none, hangs up or waits for more (cut). The second has
-// other causes too.
+// Handshake reports whether a dial failed as with different pre-shared keys: the
+// received data is garbled, or the other side, for which the sent data is garbled,
+// closes the connection or waits for more (cut). The latter has other causes, too.
 func Handshake(err error) (garbled, cut bool) {
 	visit(err, func(err error) bool {
 		text := err.Error()
@@ -175,9 +172,9 @@ func Handshake(err error) (garbled, cut bool) {
 	return garbled, cut
 }
 
-// NotYetValid finds out whether a dial failed because the peer's certificate,
-// which libp2p dates an hour back, begins to hold later than this machine's
-// clock, and from when on it holds.
+// NotYetValid reports whether a dial failed because the peer's certificate, which
+// libp2p dates an hour back, is not valid yet by this machine's clock, and from
+// when on it is valid.
 func NotYetValid(err error) (from string, ok bool) {
 	ok = visit(err, func(err error) bool {
 		_, text, ok := strings.Cut(err.Error(), "is not yet valid: current time ")
@@ -185,7 +182,7 @@ func NotYetValid(err error) (from string, ok bool) {
 			return false
 		}
 		if _, text, ok = strings.Cut(text, " is before "); !ok {
-			return false // it has expired, which the same error tells otherwise
+			return false // the certificate has expired, which has the same error type
 		}
 		end := strings.IndexFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789-:TZ+", r) })
 		if end < 0 {
@@ -197,22 +194,23 @@ func NotYetValid(err error) (from string, ok bool) {
 	return from, ok
 }
 
-// Line is an error's text in one line.
+// Line returns an error's text in one line.
 func Line(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// timeout reports whether an error is that of a deadline.
+// timeout reports whether an error is that of an expired deadline.
 func timeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || os.IsTimeout(err) ||
 		says(err, "no recent network activity") || says(err, "handshake did not complete in time")
 }
 
-// says reports whether a text is in that of an error, or of one that it wraps.
+// says reports whether the text of an error, or of one that it wraps, contains a
+// text.
 func says(err error, text string) bool {
 	return visit(err, func(err error) bool { return strings.Contains(err.Error(), text) })
 }
 
-// visit calls f with an error and those that it wraps, which may have a text
-// that it hides, until f returns true, and reports whether it did.
+// visit calls f with an error and those that it wraps, whose texts it may hide,
+// until f returns true, and reports whether it did.
 func visit(err error, f func(error) bool) bool {
 	if err == nil {
 		return false

@@ -20,16 +20,16 @@ import (
 )
 
 const (
-	// maxHosts bounds how many addresses of a name are asked.
+	// maxHosts bounds how many addresses of a name are dialed.
 	maxHosts = 32
-	// askAgain is after how long an address whose peer is connected, or answered
-	// before, is asked again: another may be there.
+	// askAgain is after how long an address whose peer is connected, or has answered
+	// before, is dialed again: it may belong to another peer now.
 	askAgain = 5 * time.Second
 )
 
-// Names finds out which peers are behind names without peer IDs: it resolves
-// them, dials each address, and takes from the handshake who answers. Its
-// methods are for one goroutine at a time.
+// Names finds the peers of DNS names without peer IDs: it resolves the names, dials
+// each address, and takes the peer ID from the handshake. Its methods are not safe
+// for concurrent use.
 type Names struct {
 	Dialer Dialer
 	Addrs  []ma.Multiaddr // each begins with a name
@@ -42,8 +42,8 @@ type answer struct {
 	at time.Time
 }
 
-// Ask reports each peer as soon as it is known, and returns why names and
-// addresses led to none. It ends when every address has answered, or with ctx.
+// Ask reports each peer as soon as it is known, and returns the failures of names
+// and addresses. It ends once every address has answered, or with ctx.
 func (n *Names) Ask(ctx context.Context, found func(peer.AddrInfo)) []error {
 	var (
 		wg     sync.WaitGroup
@@ -102,10 +102,10 @@ func (n *Names) Ask(ctx context.Context, found func(peer.AddrInfo)) []error {
 	return failed
 }
 
-// resolve turns the name that an address begins with into IP addresses.
+// resolve resolves the name with which an address begins to IP addresses.
 func (h *Host) resolve(ctx context.Context, a ma.Multiaddr) ([]ma.Multiaddr, error) {
 	if t, ok := h.swarm.TransportForDialing(a).(transport.Resolver); ok {
-		list, err := t.Resolve(ctx, a) // as WebSocket with TLS, which notes the name
+		list, err := t.Resolve(ctx, a) // for WebSocket with TLS, which records the name
 		if err != nil {
 			return nil, err
 		}
@@ -119,9 +119,9 @@ func (h *Host) resolve(ctx context.Context, a ma.Multiaddr) ([]ma.Multiaddr, err
 	return h.names.ResolveDNSComponent(ctx, a, maxHosts)
 }
 
-// whoAnswers dials an address and returns the ID of the peer there. libp2p dials
-// peers only by ID; dialed for an ID that nobody has, the other side proves its
-// own in the handshake, and the error tells it.
+// whoAnswers dials an address and returns the ID of its peer. libp2p dials peers
+// only by ID, so this dials an unused one: the other side proves its own ID in the
+// handshake, and the error has it.
 func (h *Host) whoAnswers(ctx context.Context, a ma.Multiaddr) (peer.ID, error) {
 	if own, err := h.InterfaceAddrs(); err == nil && ma.Contains(own, a) {
 		return h.ID(), nil
@@ -140,7 +140,7 @@ func (h *Host) whoAnswers(ctx context.Context, a ma.Multiaddr) (peer.ID, error) 
 		return "", errors.New("its subnet is banned (see Bans), a gater of WithLibp2pOptions refuses it, or dials like this have failed too often")
 	}
 	conn, err := t.Dial(ctx, a, nobody)
-	if err == nil { // of a transport that proves nothing
+	if err == nil { // the transport does not check IDs
 		id := conn.RemotePeer()
 		return id, errors.Join(conn.Close(), notNobody(id, nobody))
 	}
@@ -157,7 +157,7 @@ func notNobody(id, nobody peer.ID) error {
 	return nil
 }
 
-// unusedID returns the ID of a key that nobody has.
+// unusedID returns the ID of a new key that is then dropped.
 func unusedID() (peer.ID, error) {
 	sum := make([]byte, 32)
 	if _, err := rand.Read(sum); err != nil {

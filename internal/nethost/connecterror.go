@@ -23,12 +23,12 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
-// maxTold bounds how many addresses a [ConnectError] tells of.
+// maxTold bounds how many addresses the text of a [ConnectError] has.
 const maxTold = 16
 
-// ConnectError is a failed connection attempt, told in one line with the reason
-// for every address. The swarm's own error has a line for each address, and
-// none of them when a deadline ended the dial.
+// ConnectError is a failed connection attempt. Its text is one line with the
+// reason for every address. The swarm's own error has a line for each address, and
+// none if a deadline ended the dial.
 type ConnectError struct {
 	ID  peer.ID
 	Err error
@@ -38,12 +38,12 @@ type ConnectError struct {
 // Unwrap returns Err.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// Is makes what a gater refuses match errs.ErrBanned: the peer, or every one of
-// its addresses.
+// Is makes a gater's refusal match errs.ErrBanned: of the peer, or of all its
+// addresses.
 func (e *ConnectError) Is(target error) bool {
 	var de *swarm.DialError
 	if target != errs.ErrBanned || !errors.As(e.Err, &de) || len(de.DialErrors) == 0 {
-		return false // a refusal says so itself
+		return false // a refusal matches by itself
 	}
 	for _, te := range de.DialErrors {
 		if !errors.Is(te.Cause, swarm.ErrGaterDisallowedConnection) {
@@ -55,8 +55,8 @@ func (e *ConnectError) Is(target error) bool {
 
 func (e *ConnectError) Error() string { return "connect to " + e.ID.String() + ": " + e.why }
 
-// explain returns the error of an attempt that began at a time and ended with
-// err.
+// explain returns the error of an attempt, given when it began and the error with
+// which it ended.
 func (d Dialer) explain(p peer.AddrInfo, begun time.Time, err error) error {
 	told := d.addresses(p, begun, err)
 	what := d.whole(err, len(told) > 0)
@@ -69,17 +69,17 @@ func (d Dialer) explain(p peer.AddrInfo, begun time.Time, err error) error {
 	return &ConnectError{ID: p.ID, Err: d.withFailures(p, begun, err), why: what}
 }
 
-// errWaiting is an attempt that goes on.
+// errWaiting is the error of an attempt that has not ended.
 var errWaiting = errors.New("no answer yet")
 
-// Waiting is the error of an attempt that began at a time and goes on: what is
-// known so far.
+// Waiting returns the error of an attempt that has not ended, with what is known
+// so far.
 func (d Dialer) Waiting(p peer.AddrInfo, begun time.Time) error {
 	return d.explain(p, begun, errWaiting)
 }
 
-// WhyNot says why a peer that somebody else dials is not connected, as far as
-// dials of its addresses have lately told; "" when they have not.
+// WhyNot explains why a peer that another part dials is not connected, according
+// to recent dials of its addresses; "" without any.
 func (h *Host) WhyNot(p peer.AddrInfo) string {
 	var told []string
 	for _, a := range addrs.Merge(p, peer.AddrInfo{ID: p.ID, Addrs: h.KnownAddrs(p.ID)})[0].Addrs {
@@ -108,8 +108,8 @@ func (d Dialer) Explain(id peer.ID, begun time.Time, err error) error {
 	}
 }
 
-// whole says what is wrong with an attempt apart from its addresses; "" when
-// they say it all.
+// whole explains the failure of an attempt apart from its addresses; "" if these
+// explain it.
 func (d Dialer) whole(err error, told bool) string {
 	var de *swarm.DialError
 	dialed := errors.As(err, &de)
@@ -141,8 +141,8 @@ func (d Dialer) whole(err error, told bool) string {
 	}
 }
 
-// ended reports whether a context ended an attempt. The swarm then leaves out
-// what it knows of the addresses.
+// ended reports whether a context ended an attempt. The swarm's error then leaves
+// out the addresses.
 func ended(err error) bool {
 	var de *swarm.DialError
 	return !errors.As(err, &de) && (errors.Is(err, errWaiting) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
@@ -155,7 +155,7 @@ func endedBy(err error) string {
 	return context.DeadlineExceeded.Error()
 }
 
-// addresses says for each address of a peer why no connection came of it.
+// addresses explains for each address of a peer why its dial failed.
 func (d Dialer) addresses(p peer.AddrInfo, begun time.Time, err error) []string {
 	var told []string
 	seen := make(map[string]bool)
@@ -180,7 +180,7 @@ func (d Dialer) addresses(p peer.AddrInfo, begun time.Time, err error) []string 
 			tell(te.Address, why)
 		}
 	} else if !ended(err) {
-		return nil // nothing was dialed
+		return nil // no address was dialed
 	}
 	var silent []ma.Multiaddr
 	for _, a := range slices.Concat(p.Addrs, d.Host.KnownAddrs(p.ID)) {
@@ -214,8 +214,8 @@ func (d Dialer) addresses(p peer.AddrInfo, begun time.Time, err error) []string 
 	return told
 }
 
-// withFailures adds to an error that a context caused what was known by then of
-// the addresses, for those who look into it.
+// withFailures adds to the error of a context the known failures of addresses, for
+// errors.Is and errors.As.
 func (d Dialer) withFailures(p peer.AddrInfo, begun time.Time, err error) error {
 	if !ended(err) {
 		return err
@@ -232,8 +232,8 @@ func (d Dialer) withFailures(p peer.AddrInfo, begun time.Time, err error) error 
 	return errors.Join(all...)
 }
 
-// forPeer reports whether what went wrong at an address is about a peer, and not
-// about another that was expected there too.
+// forPeer reports whether the failure of an address concerns a peer, and not
+// another one that was also expected there.
 func forPeer(id peer.ID, err error) bool {
 	m, ok := errors.AsType[sec.ErrPeerIDMismatch](err)
 	return !ok || m.Expected == id

@@ -18,14 +18,14 @@ import (
 const (
 	// maxFailures bounds how many failed addresses are remembered.
 	maxFailures = 256
-	// longestDial is after how long the swarm gives a dial up. An attempt may
-	// join one that began earlier.
+	// longestDial is how long a dial of the swarm may take. An attempt may join one
+	// that began earlier.
 	longestDial = 15 * time.Second
 )
 
-// failures remembers for a moment why addresses could not be dialed and names
-// not be resolved. The swarm tells nobody when a deadline ends a dial, and never
-// why a name does not resolve; but it tells its metrics and asks its resolver.
+// failures remembers for a while why dials of addresses and lookups of DNS names
+// failed. The swarm does not return the failures if a deadline ends a dial, and
+// never those of lookups; but it reports to its metrics and calls its resolver.
 type failures struct {
 	mu   sync.Mutex
 	last map[string]failure // by address; guarded by mu
@@ -36,10 +36,10 @@ type failure struct {
 	err error
 }
 
-// note remembers a failure.
+// note records a failure.
 func (f *failures) note(a ma.Multiaddr, err error) {
 	if errors.Is(err, context.Canceled) {
-		return // nobody waits any more, or another address was faster
+		return // canceled, or another address was faster
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -66,8 +66,8 @@ func (f *failures) forget(a ma.Multiaddr) {
 	delete(f.last, string(a.Bytes()))
 }
 
-// of returns why an address could not be dialed, or its name not be resolved, in
-// an attempt to reach a peer that began at a time.
+// of returns why the dial of an address, or the lookup of its name, failed in an
+// attempt to reach a peer, given when that began.
 func (f *failures) of(id peer.ID, a ma.Multiaddr, begun time.Time) (error, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -78,11 +78,11 @@ func (f *failures) of(id peer.ID, a ma.Multiaddr, begun time.Time) (error, bool)
 	return last.err, ok && last.at.After(begun.Add(-longestDial)) && forPeer(id, last.err)
 }
 
-// nameOf is the name in an address that begins with one. What comes after it
-// changes while it is resolved.
+// nameOf returns the name with which an address begins. The rest of the address
+// changes when the name is resolved.
 func nameOf(a ma.Multiaddr) ma.Multiaddr { return a[:1] }
 
-// tracer hands the swarm's failed dials to failures.
+// tracer records the swarm's failed dials in failures.
 type tracer struct{ *failures }
 
 var _ swarm.MetricsTracer = tracer{}
@@ -99,8 +99,8 @@ func (tracer) DialRankingDelay(time.Duration)                                   
 func (tracer) UpdatedBlackHoleSuccessCounter(string, swarm.BlackHoleState, int, float64) {
 }
 
-// resolver resolves names with another, and hands failures what does not. A name
-// that is being resolved has failed until there is an answer.
+// resolver wraps a resolver, and records failed lookups in failures. A lookup
+// counts as failed until there is an answer.
 type resolver struct {
 	*failures
 	network.MultiaddrDNSResolver

@@ -233,7 +233,7 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 		c.AddrsFactory = cfg.AddrsFactory
 		if own := theirs.AddrsFactory; own != nil {
 			c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr {
-				// What nobody can dial is not told to others.
+				// Do not announce addresses that cannot be dialed.
 				list = slices.DeleteFunc(slices.Clone(own(list)), func(a ma.Multiaddr) bool { return addrs.Undialable(a) != nil })
 				return cfg.AddrsFactory(list)
 			}

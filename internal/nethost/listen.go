@@ -88,8 +88,8 @@ func (p port) overlaps(q port) bool {
 	return p.number == q.number && p.udp == q.udp && p.six == q.six && (p.ip == q.ip || p.ip == "" || q.ip == "")
 }
 
-// speaks tells what comes first on a TCP connection, by which those on a shared
-// port are told apart.
+// speaks returns the protocol that comes first on a TCP connection, by which a
+// shared port distinguishes connections.
 func speaks(a ma.Multiaddr) string {
 	for _, c := range a {
 		if code := c.Protocol().Code; code == ma.P_TLS || code == ma.P_WSS {

@@ -11,7 +11,7 @@ import (
 // Libp2p (v0.51) allows 256, without an option; a peer that opens more waits,
 // whatever the resource manager would allow. The configuration for dialing is
 // given out to be changed, that for listening is not: it is reached by its name,
-// and stays as it is where there is none.
+// and is unchanged if there is none.
 func allowStreams(conns *quicreuse.ConnManager, n int) {
 	allow := func(cfg *quic.Config) {
 		if cfg != nil {

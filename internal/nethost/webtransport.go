@@ -96,7 +96,7 @@ type wtStream struct {
 	reset atomic.Bool
 }
 
-// Read and Write tell a reset from a deadline.
+// Read and Write distinguish a reset from a deadline.
 func (s *wtStream) Read(b []byte) (int, error) {
 	n, err := s.MuxedStream.Read(b)
 	return n, s.ended(err)

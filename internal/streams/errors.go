@@ -14,22 +14,22 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
-// errOwnReset is what calls return after this side has reset the stream.
+// errOwnReset is returned by calls after this side has reset the stream.
 var errOwnReset = fmt.Errorf("%w by this side: %w", network.ErrReset, errs.ErrClosed)
 
-// endError says that the other side, or the loss of the connection, ended a
-// stream. Transports have errors of their own for it, some of which match
-// [net.ErrClosed], count as timeouts, or wrap io.EOF: as an endError all match
-// network.ErrReset and none of those.
+// endError reports that the other side or the loss of the connection ended a
+// stream. Some errors of transports for that match [net.ErrClosed], count as
+// timeouts, or wrap io.EOF; an endError matches network.ErrReset and none of
+// these.
 type endError struct {
 	err   error  // the transport's
-	words string // what its code means
-	limit bool   // which is a limit
+	words string // describes its code
+	limit bool   // the code is for a limit
 }
 
 func (e *endError) Error() string { return e.err.Error() + e.words }
 
-// Is matches what the error is, and what it wraps of libp2p's.
+// Is matches the error's own sentinels, and libp2p's errors that it wraps.
 func (e *endError) Is(target error) bool {
 	switch target {
 	case network.ErrReset:
@@ -43,8 +43,8 @@ func (e *endError) Is(target error) bool {
 	}
 }
 
-// As finds libp2p's types, but no net.Error: the timeout of a connection is none
-// of the stream's.
+// As finds libp2p's types, but not net.Error: the timeout of a connection is not a
+// timeout of the stream.
 func (e *endError) As(target any) bool {
 	if _, ok := target.(*net.Error); ok {
 		return false
@@ -52,15 +52,16 @@ func (e *endError) As(target any) bool {
 	return errors.As(e.err, target)
 }
 
-// ended says why the other side ended a stream or its connection.
+// ended returns the error for a stream that the other side or the loss of the
+// connection ended.
 func ended(err error) error {
 	e := &endError{err: err}
 	e.words, e.limit = causes.Remote(err)
 	return e
 }
 
-// timedOut reports whether an error of a muxer is that of a deadline. The loss
-// of a connection can be a timeout too, which is not temporary, or wrap one.
+// timedOut reports whether an error of a muxer is that of a deadline. The error of
+// a lost connection can be, or wrap, a timeout, too, but not a temporary one.
 func timedOut(err error) bool {
 	if err == os.ErrDeadlineExceeded {
 		return true

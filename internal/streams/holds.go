@@ -11,28 +11,28 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 )
 
-// linger is how long a peer stays protected after its last stream, so that one
-// request after another protects it once.
+// linger is how long a peer stays protected after its last stream, so that
+// successive requests protect it once.
 const linger = time.Second
 
-// tagPrefix and a connection's ID are the tag that protects its peer.
+// tagPrefix and a connection's ID form the tag that protects its peer.
 const tagPrefix = "p2pnode/streams/"
 
-// hold protects a peer from trimming for the streams of one connection. Its
+// hold protects a peer from trimming during the streams of one connection. Its
 // fields are guarded by holds.mu.
 type hold struct {
 	conn network.Conn
 	tag  string
 
-	streams   int       // that are open
-	idleSince time.Time // the last one ended
-	wanted    bool      // the peer is to be protected
-	protected bool      // it is
-	busy      bool      // somebody sees to it
+	streams   int       // the open ones
+	idleSince time.Time // when the last stream ended
+	wanted    bool      // whether to protect the peer
+	protected bool      // whether it is protected
+	busy      bool      // a call of settleLocked is running
 }
 
-// holds are those of all connections that have streams, and who waits for one
-// to end.
+// holds has the holds of all connections with streams, and the calls that wait
+// for a stream to end.
 type holds struct {
 	protect func(id peer.ID, tag string, on bool)
 	group   *lifecycle.Group
@@ -41,17 +41,17 @@ type holds struct {
 	conns   map[network.Conn]*hold // guarded by mu
 	queues  map[peer.ID]*queue     // guarded by mu
 	sweeper *time.Timer            // nil before the first sweep; guarded by mu
-	due     bool                   // a sweep is; guarded by mu
+	due     bool                   // a sweep is scheduled; guarded by mu
 	closed  bool                   // guarded by mu
 }
 
-// queue are the calls that wait for room at one peer.
+// queue has the calls that wait for room at one peer.
 type queue struct {
 	calls int           // guarded by holds.mu
-	room  chan struct{} // one stream has ended
+	room  chan struct{} // has a token if a stream has ended
 }
 
-// take counts a stream of a connection, until release.
+// take counts a stream of a connection until release.
 func (s *holds) take(conn network.Conn) *hold {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,12 +61,12 @@ func (s *holds) take(conn network.Conn) *hold {
 		s.conns[conn] = h
 	}
 	h.streams++
-	h.wanted = !conn.IsClosed() && !s.closed // one that is closed has missed lose
+	h.wanted = !conn.IsClosed() && !s.closed // lose has already been called for a closed one
 	s.settleLocked(h)
 	return h
 }
 
-// release is the end of a stream; nil is none.
+// release ends the count of a stream; h may be nil.
 func (s *holds) release(h *hold) {
 	if h == nil {
 		return
@@ -87,8 +87,8 @@ func (s *holds) release(h *hold) {
 	s.sweepInLocked(linger)
 }
 
-// lose ends the protection for a connection that is gone, whatever streams its
-// owners have forgotten.
+// lose ends the protection for a closed connection, even if the application has
+// not closed all its streams.
 func (s *holds) lose(conn network.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,8 +98,8 @@ func (s *holds) lose(conn network.Conn) {
 	}
 }
 
-// settleLocked protects a peer, or no longer, as is wanted. It calls out without
-// mu, and one caller does it at a time: what is wanted last is done last.
+// settleLocked protects or unprotects a peer, as wanted. It calls out without mu,
+// one caller at a time, so that the last wish takes effect last.
 func (s *holds) settleLocked(h *hold) {
 	if h.busy {
 		return
@@ -130,8 +130,7 @@ func (s *holds) sweepInLocked(d time.Duration) {
 	s.due = true
 }
 
-// sweep ends the protection for connections that have had no streams for a
-// while.
+// sweep ends the protection for connections without streams for linger.
 func (s *holds) sweep(context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +148,7 @@ func (s *holds) sweep(context.Context) {
 		}
 	}
 	for _, h := range idle {
-		if h.streams == 0 { // still: settleLocked lets others in between
+		if h.streams == 0 { // still: settleLocked releases mu
 			h.wanted = false
 			s.settleLocked(h)
 		}
@@ -177,8 +176,8 @@ func (s *holds) close() {
 	}
 }
 
-// enqueue returns what tells that a stream to a peer has ended, and a function
-// that gives the place up.
+// enqueue returns a channel that signals the end of a stream to a peer, and a
+// function that leaves the queue.
 func (s *holds) enqueue(id peer.ID) (<-chan struct{}, func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

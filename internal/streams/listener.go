@@ -12,8 +12,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/occasion"
 )
 
-// defaultBacklog is how many streams wait for Accept; more are reset. A thousand
-// requests that come at once wait.
+// defaultBacklog is how many streams wait for Accept; further ones are reset. It
+// is enough for a thousand concurrent requests.
 const defaultBacklog = 1024
 
 // addr is a peer as a net.Addr.
@@ -32,7 +32,7 @@ type listener struct {
 	server *Server
 	proto  protocol.ID
 	queue  chan conn
-	full   occasion.Occasion // of the log line that streams find no room
+	full   occasion.Occasion // of the log line about a full queue
 	once   sync.Once
 	done   chan struct{}
 }
@@ -58,7 +58,7 @@ func (l *listener) incoming(s network.Stream) {
 	select {
 	case l.queue <- c:
 		select {
-		case <-l.done: // Close may have emptied the queue before
+		case <-l.done: // Close may already have emptied the queue
 			l.reset()
 		default:
 		}
@@ -89,8 +89,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close stops serving the protocol and resets the streams that nobody has
-// accepted. Accepted ones stay open.
+// Close stops serving the protocol and resets the waiting streams. Accepted ones
+// stay open.
 func (l *listener) Close() error {
 	l.once.Do(func() {
 		close(l.done)

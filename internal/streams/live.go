@@ -13,28 +13,28 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
-// A closed stream waits so long for the other side to close too, and drops so
-// much of what that writes: yamux's window.
+// After Close, a stream waits up to lingerFor for the other side to close, too,
+// and drops up to lingerMost bytes of what it still sends: yamux's window.
 const (
 	lingerFor  = 10 * time.Second
 	lingerMost = 256 << 10
 )
 
-// past is a deadline that is over.
+// past is an expired deadline.
 var past = time.Unix(1, 0)
 
-// live is a stream of the application's, whichever side opened it. It behaves
-// alike over every transport, as a net.Conn does over TCP:
+// live is a stream of the application, whichever side opened it. It behaves the
+// same over every transport, like a net.Conn over TCP:
 //
-//   - a deadline that has passed fails every call, with os.ErrDeadlineExceeded,
-//     until another is set;
+//   - after an expired deadline every call returns os.ErrDeadlineExceeded, until
+//     another deadline is set;
 //   - after its own end, and when the node closes, calls return errs.ErrClosed,
-//     also those that were waiting;
-//   - one Read and one Write are in the muxer at a time: several Writes overrun
+//     including blocked ones;
+//   - one Read and one Write are in the muxer at a time: concurrent Writes overrun
 //     yamux's window, for which the other side closes the connection, and of
-//     several Reads it wakes one;
-//   - what the other side, or the loss of the connection, ended is an endError,
-//     and no matter for Close and CloseWrite, which return nil.
+//     concurrent Reads yamux wakes only one;
+//   - if the other side or the loss of the connection ended it, calls return an
+//     endError, except that Close and CloseWrite return nil.
 //
 // While it is open, its peer is protected from trimming.
 type live struct {
@@ -46,11 +46,11 @@ type live struct {
 	read  half  // guarded by mu
 	write half  // guarded by mu
 	reset bool  // by this side; guarded by mu
-	heard bool  // the other side writes no more; guarded by mu
+	heard bool  // the other side has closed its writing side; guarded by mu
 	left  bool  // Close has been called; guarded by mu
 }
 
-// newLive is a stream that has just been accepted, on either side.
+// newLive wraps a stream that has just been accepted, on either side.
 func (s *Server) newLive(raw network.Stream) *live {
 	return &live{Stream: raw, server: s, held: s.holds.take(raw.Conn())}
 }
@@ -58,7 +58,7 @@ func (s *Server) newLive(raw network.Stream) *live {
 // half is one direction of a stream.
 type half struct {
 	busy     bool          // a call is in the muxer
-	turn     chan struct{} // closed when that call returns, nil if nobody waits
+	turn     chan struct{} // closed when that call returns, nil if no call waits
 	closed   bool          // by this side
 	ended    bool          // by any side
 	deadline time.Time     // zero for none
@@ -78,7 +78,7 @@ func (s *live) enter(h *half) error {
 			h.busy = true
 			return nil
 		}
-		// What ends that call, a deadline or this side, ends this one after it.
+		// A deadline or an end by this side that ends that call also ends this one.
 		if h.turn == nil {
 			h.turn = make(chan struct{})
 		}
@@ -89,7 +89,7 @@ func (s *live) enter(h *half) error {
 	}
 }
 
-// closedLocked is the error after this side's end.
+// closedLocked returns the error after this side's end.
 func (s *live) closedLocked() error {
 	if s.reset {
 		return errOwnReset
@@ -97,7 +97,7 @@ func (s *live) closedLocked() error {
 	return errs.ErrClosed
 }
 
-// leave ends a call and gives its error the form that it has over every
+// leave ends a call, and returns its error in the form that is the same over every
 // transport.
 func (s *live) leave(h *half, n int, err error) error {
 	s.mu.Lock()
@@ -133,7 +133,7 @@ func (s *live) leave(h *half, n int, err error) error {
 	return err
 }
 
-// ended is the error of a stream that this side did not end.
+// ended returns the error of a stream that this side did not end.
 func (s *Server) ended(err error) error {
 	if s.group.Context().Err() != nil {
 		return errs.ErrClosed
@@ -141,7 +141,7 @@ func (s *Server) ended(err error) error {
 	return ended(err)
 }
 
-// releaseLocked returns what is to be released now that a direction has ended.
+// releaseLocked returns the hold to release after a direction has ended.
 func (s *live) releaseLocked() (held *hold) {
 	if s.read.ended && s.write.ended {
 		held, s.held = s.held, nil
@@ -165,9 +165,9 @@ func (s *live) Write(p []byte) (int, error) {
 	return n, s.leave(&s.write, n, err)
 }
 
-// shut notes that this side ends directions, and wakes the calls in them, which
-// QUIC's Close would not do for a Write. It returns what to wait for before the
-// muxer is told, nil for nothing.
+// shut records that this side ends directions, and wakes the calls in them, which
+// QUIC's Close would not do for a Write. It returns a channel to wait for before
+// calling the muxer, nil for none.
 func (s *live) shut(read, write bool) (writing <-chan struct{}) {
 	s.mu.Lock()
 	if read {
@@ -295,8 +295,8 @@ func (s *live) SetWriteDeadline(t time.Time) error {
 	return s.setLocked(&s.write, t, s.Stream.SetWriteDeadline)
 }
 
-// setLocked sets the deadline of a direction. Under mu, or one that was set
-// later could reach the muxer earlier, also the one with which shut wakes.
+// setLocked sets the deadline of a direction. It runs under mu, so that deadlines,
+// including the one with which shut wakes, reach the muxer in order.
 func (s *live) setLocked(h *half, t time.Time, set func(time.Time) error) error {
 	if h.closed {
 		return nil

@@ -19,28 +19,28 @@ import (
 )
 
 const (
-	// answerPatience is how long a peer may take to answer, or to have room,
-	// when ctx has no deadline.
+	// answerPatience is how long a peer may take to answer, or to have room, if
+	// ctx has no deadline.
 	answerPatience = 10 * time.Second
-	// nowPatience is how long a muxer may take to have room for one that is
-	// not to wait: QUIC has no other way to ask.
+	// nowPatience is how long a muxer may take to open a stream with OpenNow: QUIC
+	// has no other way to find out whether there is room.
 	nowPatience = 200 * time.Millisecond
-	// How soon a refused stream is tried again. An own stream to the peer that
-	// ends makes it sooner.
+	// How soon a refused stream is tried again. The end of another stream to the
+	// peer makes it sooner.
 	retryMin, retryMax = 5 * time.Millisecond, 500 * time.Millisecond
-	// maxLost is how many connections may turn out to be lost.
+	// maxLost is how many connections may turn out to be dead.
 	maxLost = 3
 )
 
-// Open opens a stream for the first of protos that the peer speaks, and returns
-// it when the peer has accepted it: until then nothing is written but the name
-// of the protocol, and a connection that turns out to be lost is replaced. When
-// a limit of either side leaves no room, it waits until ctx ends, or with now
-// fails at once; either error is errs.ErrLimit.
+// Open opens a stream for the first of protos that the peer speaks, and returns it
+// once the peer has accepted it. Until then it writes only the protocol ID, and
+// replaces a connection that turns out to be dead. While a limit of either side is
+// reached, it waits until ctx ends, or with now fails immediately; both errors
+// match errs.ErrLimit.
 func (s *Server) Open(ctx context.Context, id peer.ID, now bool, protos ...protocol.ID) (network.Stream, error) {
 	st, err := s.open(ctx, id, now, protos)
 	if err != nil {
-		return nil, err // and no stream that is not nil
+		return nil, err // not a typed nil
 	}
 	return st, nil
 }
@@ -93,7 +93,8 @@ func (s *Server) open(ctx context.Context, id peer.ID, now bool, protos []protoc
 	return st, nil
 }
 
-// cause says that ctx has ended, or the node, and what was waited for.
+// cause returns the error after the end of ctx or the node, with what Open waited
+// for.
 func (s *Server) cause(ctx context.Context, err, refusal error) error {
 	switch {
 	case s.group.Context().Err() != nil:
@@ -109,13 +110,13 @@ func (s *Server) cause(ctx context.Context, err, refusal error) error {
 	}
 }
 
-// failure is what kind of failure another try may mend.
+// failure is a kind of failure after which another try may succeed.
 type failure int
 
 const (
 	other failure = iota
-	lost          // the connection is
-	full          // a limit leaves no room
+	lost          // the connection is dead
+	full          // a limit is reached
 )
 
 // try opens a stream once.
@@ -174,7 +175,7 @@ func refused(err error) (*live, failure, error) {
 	return nil, other, err
 }
 
-// openRaw opens a stream that nothing has been written to.
+// openRaw opens a stream without negotiating a protocol.
 func (s *Server) openRaw(ctx context.Context, id peer.ID, now bool) (network.Stream, error) {
 	if now {
 		var cancel context.CancelFunc
@@ -185,8 +186,8 @@ func (s *Server) openRaw(ctx context.Context, id peer.ID, now bool) (network.Str
 	return s.host.Network().NewStream(ctx, id)
 }
 
-// negotiate agrees with the peer on a protocol, beginning with one that it is
-// known to speak.
+// negotiate agrees with the peer on a protocol, starting with one that it is known
+// to speak.
 func (s *Server) negotiate(ctx context.Context, raw network.Stream, protos []protocol.ID) (protocol.ID, error) {
 	select {
 	case <-s.identified(raw.Conn()):
@@ -213,8 +214,8 @@ func (s *Server) negotiate(ctx context.Context, raw network.Stream, protos []pro
 	return p, err
 }
 
-// isLoss reports whether the error of a stream is that of its connection: those
-// of QUIC match net.ErrClosed.
+// isLoss reports whether the error of a stream means that its connection was lost:
+// those of QUIC match net.ErrClosed.
 func isLoss(err error) bool {
 	_, lost := errors.AsType[*network.ConnError](err)
 	return lost || errors.Is(err, net.ErrClosed)

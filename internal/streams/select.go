@@ -10,15 +10,15 @@ import (
 	"github.com/multiformats/go-multistream"
 )
 
-// selectOne agrees with the other side on the first of protos that it speaks, as
-// multistream.SelectOneOf does, with 2 allocations instead of 15. Specification:
+// selectOne agrees with the other side on the first of protos that it speaks, like
+// multistream.SelectOneOf, but with 2 allocations instead of 15. Specification:
 // github.com/multiformats/multistream-select.
 func selectOne(rw io.ReadWriter, protos []protocol.ID) (protocol.ID, error) {
 	size := len(multistream.ProtocolID)
 	for _, p := range protos {
 		size = max(size, len(p))
 	}
-	// Room for what is written first, and for the longest answer.
+	// Room for the first write, and for the longest reply.
 	buf := make([]byte, 0, 2*(size+1+binary.MaxVarintLen64))
 	hello := appendToken(appendToken(buf, multistream.ProtocolID), string(protos[0]))
 	if _, err := rw.Write(hello); err != nil {
@@ -50,7 +50,7 @@ func selectOne(rw io.ReadWriter, protos []protocol.ID) (protocol.ID, error) {
 	return "", multistream.ErrNotSupported[protocol.ID]{Protos: protos}
 }
 
-// appendToken appends a line with its length.
+// appendToken appends a line after its length.
 func appendToken(buf []byte, token string) []byte {
 	buf = binary.AppendUvarint(buf, uint64(len(token)+1))
 	buf = append(buf, token...)
@@ -59,7 +59,7 @@ func appendToken(buf []byte, token string) []byte {
 
 var errNoToken = errors.New("the answer is no multistream-select")
 
-// readToken reads a line into buf, and nothing beyond it.
+// readToken reads a line into buf, and no bytes after it.
 func readToken(r io.Reader, buf []byte) ([]byte, error) {
 	size := 0
 	for shift := 0; ; shift += 7 {
