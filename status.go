@@ -113,8 +113,8 @@ type Peer struct {
 	Latency time.Duration `json:"latency,omitempty"`
 	// Since is when the best connection was opened.
 	Since time.Time `json:"since"`
-	// LastSeen is when the peer last proved that it is there: it opened that
-	// connection, or answered a ping, of [WithKeepAlive] or [Node.Ping].
+	// LastSeen is when the best connection was opened, or when the peer last
+	// answered a ping of [WithKeepAlive] or [Node.Ping], whichever is later.
 	LastSeen time.Time `json:"lastSeen"`
 	// Agent is the peer's user agent.
 	Agent string `json:"agent,omitempty"`

@@ -94,7 +94,7 @@ func (h *Host) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 		return 0, context.Cause(ctx)
 	}
 	if r.Error == nil {
-		_ = h.Peerstore().Put(id, answered, time.Now()) // a store that refuses it costs Peer.LastSeen
+		_ = h.Peerstore().Put(id, answered, time.Now()) // if it fails, only Peer.LastSeen is missing
 	}
 	return r.RTT, r.Error
 }
