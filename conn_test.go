@@ -224,7 +224,7 @@ func TestConnErrors(t *testing.T) {
 			mustNot(t, near.CloseWrite())
 			_, err := near.Write([]byte("x"))
 			want(t, "write", err, ErrClosed)
-			if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+			if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Errorf("the other side reads %v, want EOF", err)
 			}
 			_, err = far.Write([]byte("x"))
@@ -287,7 +287,7 @@ func TestConnErrors(t *testing.T) {
 			_, err := near.Write(make([]byte, 100))
 			mustNot(t, errors.Join(err, far.Close())) // with data that nobody has read
 			_, err = near.Read(make([]byte, 1))
-			if err != io.EOF && !errors.Is(err, network.ErrReset) {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, network.ErrReset) {
 				t.Errorf("read: %v", err)
 			}
 			mustNot(t, errors.Join(near.CloseWrite(), near.Close()))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -209,7 +210,7 @@ func TestGoldenLimits(t *testing.T) {
 		golden.Of("Streams", refused("system", false)),
 		golden.Of("StreamsPerPeer", refused("peer:abc", false)),
 		golden.Of("Memory", Explain(m.ViewSystem(func(s network.ResourceScope) error {
-			return s.(network.ResourceScopeSpan).ReserveMemory(1<<50, network.ReservationPriorityAlways)
+			return s.(network.ResourceScopeSpan).ReserveMemory(math.MaxInt, network.ReservationPriorityAlways)
 		}))),
 		golden.Of("files", refused("system: cannot reserve file descriptor", true)),
 		golden.Of("services", refused("service:libp2p.ping", false)),

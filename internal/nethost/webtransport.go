@@ -2,6 +2,7 @@ package nethost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -108,7 +109,7 @@ func (s *wtStream) Write(b []byte) (int, error) {
 }
 
 func (s *wtStream) ended(err error) error {
-	if err == nil || err == io.EOF || !s.reset.Load() {
+	if err == nil || errors.Is(err, io.EOF) || !s.reset.Load() {
 		return err
 	}
 	return &network.StreamError{TransportError: err}
