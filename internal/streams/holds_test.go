@@ -130,8 +130,11 @@ func TestHoldsAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 		time.Sleep(2 * linger)
-		if tags, _ := p.state(); tags != 0 || len(s.conns) != 0 {
-			t.Errorf("%d tags and %d connections are left", tags, len(s.conns))
+		s.mu.Lock()
+		left := len(s.conns)
+		s.mu.Unlock()
+		if tags, _ := p.state(); tags != 0 || left != 0 {
+			t.Errorf("%d tags and %d connections are left", tags, left)
 		}
 		s.close()
 	})
