@@ -275,9 +275,12 @@ func TestContentIsFoundAfterThirtyPercentCrashed(t *testing.T) {
 		for i := range 5 {
 			c := cidOf(t, fmt.Sprint("content ", i))
 			mustNot(t, provider.Provide(t.Context(), c))
-			if holders := sim.Provided(c); len(holders) < 10 {
-				t.Errorf("%d peers hold the record of %s", len(holders), c)
-			}
+			sim.Within(time.Minute).Until("the last copies", func() error { // Provide returns with the first
+				if holders := sim.Provided(c); len(holders) < 10 {
+					return fmt.Errorf("%d peers hold the record of %s", len(holders), c)
+				}
+				return nil
+			})
 			cids = append(cids, c)
 		}
 
