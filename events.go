@@ -44,9 +44,9 @@ type EventPeerConnected struct {
 	Peer Peer `json:"peer"`
 }
 
-// EventPeerDisconnected reports that the last connection to a peer has closed. The end of a
-// process shows at once over TCP, and over QUIC after 15 to 45 seconds, unless it
-// closed its connections; [WithKeepAlive] notices sooner.
+// EventPeerDisconnected reports that the last connection to a peer has closed.
+// The end of a process shows at once over TCP, and over QUIC after 15 to 45
+// seconds, unless it closed its connections; [WithKeepAlive] notices sooner.
 type EventPeerDisconnected struct {
 	EventTime
 	ID peer.ID `json:"id"`

@@ -502,15 +502,21 @@ func (o *outgoing) goodbye() {
 	o.drop()
 }
 
-// drop drops the waiting messages.
+// drop releases what waits. Messages for a peer that is gone count as not sent.
 func (o *outgoing) drop() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	unsent := 0
 	for _, message := range o.waiting {
+		_, n := contents(message)
+		unsent += n
 		o.links.budget.Give(int64(len(message)))
 		pool.Put(message)
 	}
 	o.waiting, o.bytes, o.done = nil, 0, true
+	o.mu.Unlock()
+	if unsent > 0 && o.links.group.Context().Err() == nil {
+		o.links.lost(o.id, unsent)
+	}
 }
 
 // peerOpened is called after the peer has opened a stream, with again unless it
