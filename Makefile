@@ -13,6 +13,10 @@ help: ## list the targets
 test: ## the tests, as the README has them
 	$(GO) test ./...
 
+.PHONY: test-short
+test-short: ## the tests without those that take seconds each
+	$(GO) test -short ./...
+
 .PHONY: test-long
 test-long: ## the tests at full size, in random order, then under the race detector
 	$(GO) test -shuffle=on . -long

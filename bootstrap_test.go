@@ -15,6 +15,9 @@ import (
 func ma4(s string) ma.Multiaddr { return ma.StringCast(s) }
 
 func TestBootstrapPeerThatComesUpLater(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	key := someKey(t)
 	first, err := New(testContext(t), loopback(), WithIdentity(key))
 	mustNot(t, err)

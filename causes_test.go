@@ -77,6 +77,9 @@ func says(t *testing.T, what, text string, parts ...string) {
 // A deadline does not hide known causes: every method that dials names the
 // address that refused, and the reason.
 func TestDeadlineKeepsTheReasons(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	silent, closed := silentAndClosed(t)
 	p := hollow(t, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", silent), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", closed), "/dns4/nobody.test/tcp/1")
 	parts := []string{p.Addrs[0].String() + ": ", p.Addrs[1].String() + ": connection refused", "the name nobody.test does not resolve"}

@@ -61,10 +61,14 @@ func routes() []route {
 	}
 }
 
-// overRoutes runs a test over each.
+// overRoutes runs a test over each, or over the first with -short.
 func overRoutes(t *testing.T, test func(t *testing.T, r route)) {
 	t.Helper()
-	for _, r := range routes() {
+	all := routes()
+	if testing.Short() {
+		all = all[:1]
+	}
+	for _, r := range all {
 		t.Run(r.name, func(t *testing.T) { test(t, r) })
 	}
 }
@@ -402,7 +406,11 @@ func requests(ctx context.Context, from, to *Node, p protocol.ID, clients, each 
 // if that is raised, in spite of all other limits: the resource manager's scopes,
 // yamux's windows, QUIC's streams.
 func TestStreamsAtOnce(t *testing.T) {
-	for _, r := range routes()[:3] {
+	rs := routes()[:3]
+	if testing.Short() {
+		rs = rs[:1]
+	}
+	for _, r := range rs {
 		for _, c := range []struct {
 			clients int
 			opts    []Option
@@ -427,6 +435,9 @@ func TestStreamsAtOnce(t *testing.T) {
 
 // A thousand clients send ten requests each.
 func TestManyRequests(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	for _, r := range routes()[:2] {
 		t.Run(r.name, func(t *testing.T) {
 			a, b := r.pair(t, WithLimits(Limits{StreamsPerPeer: 4096}))

@@ -173,6 +173,9 @@ func gather(tb testing.TB, reg *prometheus.Registry, name string) map[string]flo
 
 // Two nodes share a registerer, with distinct metrics (pitfall 36).
 func TestPitfall36TwoNodesOnOneRegisterer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	reg := prometheus.NewRegistry()
 	a, b := pair(t, WithMetrics(reg))
 	c := newNode(t, WithMetrics(reg))

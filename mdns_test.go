@@ -60,6 +60,9 @@ func (f foundFunc) HandlePeerFound(ai peer.AddrInfo) { f(ai) }
 
 // The standard service name works with other implementations.
 func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	needMulticast(t)
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/0.0.0.0/tcp/0"), nethost.NoMetrics)
 	mustNot(t, err)

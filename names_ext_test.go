@@ -98,6 +98,9 @@ func TestBootstrapDNSOnEveryTransport(t *testing.T) {
 		{"/ip4/127.0.0.1/tcp/0/ws", nil},
 		{"/ip4/127.0.0.1/udp/0/quic-v1", nil},
 	} {
+		if testing.Short() && row.opts == nil && row.listen != "/ip4/127.0.0.1/tcp/0" {
+			continue
+		}
 		boot, err := p2pnode.New(t.Context(), append(row.opts, p2pnode.WithListenAddrs(row.listen))...)
 		if err != nil {
 			t.Fatal(err)

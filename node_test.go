@@ -312,7 +312,7 @@ func blockedCallsClosed(t *testing.T, n *Node) map[string]func() error {
 // race detector, where the 1,225 connections of fifty cost a minute, twenty.
 func TestPitfall35FiftyNodesLeaveNothing(t *testing.T) {
 	others := 49
-	if raced.Detector {
+	if raced.Detector || testing.Short() {
 		others = 19
 	}
 	leaks := goleak.IgnoreCurrent()

@@ -120,6 +120,9 @@ func TestPersistentPeerOfOldIsDialedAtOnce(t *testing.T) {
 
 // TestPersistentPeerIsDialedWhenItsBlockEnds.
 func TestPersistentPeerIsDialedWhenItsBlockEnds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

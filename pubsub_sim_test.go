@@ -70,6 +70,9 @@ func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
 // TestPitfall18BurstsArriveOverASlowLink checks bursts: gossipsub's own queue for
 // a peer holds 32 messages and drops the others.
 func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

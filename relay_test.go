@@ -69,6 +69,9 @@ func TestPitfall25RelayWorksAtOnceOnAPrivateNetwork(t *testing.T) {
 }
 
 func TestRelayThatRestartsIsUsedAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	key := someKey(t)
 	start := func(addr string) *Node {
 		n, err := New(testContext(t), WithIdentity(key), WithListenAddrs(addr), WithRelayService())
@@ -164,6 +167,9 @@ func TestANodeLeavesItselfOut(t *testing.T) {
 // A relay that does not answer a request for a reservation delays Close only until
 // the connection is closed.
 func TestSilentRelayDoesNotHoldUpClose(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	relay := newNode(t, WithoutDHT(), WithoutPubSub())
 	asked, end := make(chan struct{}), make(chan struct{})
 	var once sync.Once

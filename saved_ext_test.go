@@ -15,6 +15,9 @@ import (
 // Nodes that are connected to each other reconnect to a bootstrap peer and to a
 // persistent one within 3 seconds of its return, if they had noticed its loss.
 func TestPeerThatRestartsIsMetSoonByThoseWhoHaveOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	for _, kind := range []string{"bootstrap", "persistent"} {
 		for _, end := range []string{"close", "crash"} {
 			for _, transport := range []string{"QUIC", "memory"} {
@@ -82,6 +85,9 @@ func TestPeerThatRestartsIsMetSoonByThoseWhoHaveOthers(t *testing.T) {
 // Three nodes that know each other stop one after another, so that the last one
 // has no connections, and start again without bootstrap peers.
 func TestSmallNetworkComesBackFromSavedPeers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}} {
 		for _, pause := range []time.Duration{time.Second, 20 * time.Minute} {
 			t.Run(fmt.Sprint(order, pause), func(t *testing.T) {

@@ -206,6 +206,9 @@ func TestNamesAreResolvedAgainInEachRound(t *testing.T) {
 // TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead: within 2 seconds,
 // after an orderly end and after a crash.
 func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	for _, c := range []struct {
 		name  string
 		crash bool
@@ -461,6 +464,9 @@ func TestNetworksOfTwoNamesNeverMix(t *testing.T) {
 // cancels the context that it makes for each stream to a peer, about 1 KB, until
 // the node closes.
 func TestAThousandTimesAloneLeaveNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	if raced.Detector {
 		t.Skip("too many goroutines come and go for the race detector: run it without -race")
 	}
@@ -568,6 +574,9 @@ func TestStreamsSurviveAShortCut(t *testing.T) {
 
 // Of peers that came once and left, nothing is kept for good (kubo#3532).
 func TestPeersThatLeftAreForgotten(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())

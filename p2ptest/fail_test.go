@@ -499,6 +499,9 @@ func TestNamesAreThoseOfTheNetworkAlone(t *testing.T) {
 }
 
 func TestChurnKeepsTheNetworkGoing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	crowded(t)
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())

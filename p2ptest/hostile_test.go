@@ -35,6 +35,9 @@ func attack(t *testing.T, f func(t *testing.T, sim *p2ptest.Network, h *p2ptest.
 }
 
 func TestFloodOfValidMessagesIsDeliveredOrCounted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	attack(t, func(t *testing.T, sim *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node) {
 		sub, err := victim.Subscribe(t.Context(), "news", p2pnode.SubscribeBuffer(64))
 		mustNot(t, err)

@@ -103,6 +103,9 @@ func TestSameSeedSameReport(t *testing.T) {
 }
 
 func TestLossAndChurn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	_, r := simulated(t, "-n", "20", "-loss", "0.02", "-churn", "12", "-messages", "6", "-lookups", "6")
 	x := r.Results[0]
 	if x.Crashes == 0 || x.Found < 0.5 || x.Reached < 0.8 {

@@ -62,6 +62,9 @@ func FuzzBanSurvives(f *testing.F) {
 
 // The longest list of bans fits into its file.
 func TestTheLongestListOfBansFitsIntoItsFile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	const size = 128 // the longest peer ID
 	id := append([]byte{0, size - 2}, make([]byte, size-2)...)
 	b := Ban{Peer: peer.ID(id), Reason: strings.Repeat(`"`, maxReason), Until: time.Now().Add(time.Hour)}

@@ -17,10 +17,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/keyfile"
 )
 
-const (
-	killDirEnv = "P2PNODE_TEST_KILL_DIR"
-	killRounds = 200
-)
+const killDirEnv = "P2PNODE_TEST_KILL_DIR"
 
 // numbered returns content that shows whether it is complete: the same number on
 // every line.
@@ -79,8 +76,11 @@ func TestKilledProcess(t *testing.T) {
 // directory that opens, with the old or the new content, and a whole key.
 func TestKill(t *testing.T) {
 	path := t.TempDir()
-	writes := 0
-	for round := range killRounds {
+	rounds, writes := 200, 0
+	if testing.Short() {
+		rounds = 40
+	}
+	for round := range rounds {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledProcess$", "-test.timeout=1m")
 		cmd.Env = append(os.Environ(), killDirEnv+"="+path)
 		out, err := cmd.StdoutPipe()
@@ -127,5 +127,5 @@ func TestKill(t *testing.T) {
 		// Each round makes a key anew, so that some are killed at it.
 		os.Remove(d.Path("key")) // it may not have come so far
 	}
-	t.Logf("%d writes in %d rounds", writes, killRounds)
+	t.Logf("%d writes in %d rounds", writes, rounds)
 }
