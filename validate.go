@@ -433,10 +433,11 @@ func (c *config) validate() []error {
 			errs = append(errs, &OptionError{Option: row.option, Err: fmt.Errorf("%s", row.text)})
 		}
 	}
-	for _, row := range relations {
-		row.find(c, func(args ...any) {
-			errs = append(errs, optionErrorf(row.with[0], row.text, args...))
-		})
+	var row *relation
+	report := func(args ...any) { errs = append(errs, optionErrorf(row.with[0], row.text, args...)) }
+	for i := range relations {
+		row = &relations[i]
+		row.find(c, report)
 	}
 	return errs
 }

@@ -84,8 +84,9 @@ type Host struct {
 	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
 	failures   failures    // of dials, and of names
 	names      resolver
-	private    bool // it has the key of a private network
-	sharesTCP  bool // TCP and WebSocket share ports
+	private    bool        // it has the key of a private network
+	sharesTCP  bool        // TCP and WebSocket share ports
+	announces  atomic.Bool // Listen has come to its last address
 }
 
 // New builds a host that does not listen yet: the parts on top of it register
@@ -230,13 +231,15 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 	}
 	return func(c *config.Config) error {
 		c.ConnectionGater = cfg.Gater(theirs.ConnectionGater)
-		c.AddrsFactory = cfg.AddrsFactory
-		if own := theirs.AddrsFactory; own != nil {
-			c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr {
+		c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr {
+			if !h.announces.Load() {
+				return nil // one change of the addresses, instead of one for each listener
+			}
+			if own := theirs.AddrsFactory; own != nil {
 				// Do not announce addresses that cannot be dialed.
 				list = slices.DeleteFunc(slices.Clone(own(list)), func(a ma.Multiaddr) bool { return addrs.Undialable(a) != nil })
-				return cfg.AddrsFactory(list)
 			}
+			return cfg.AddrsFactory(list)
 		}
 		c.MultiaddrResolver = h.names
 		c.SwarmOpts = append([]swarm.Option{swarm.WithMetricsTracer(tracer{&h.failures})}, theirs.SwarmOpts...)

@@ -4,6 +4,8 @@ import (
 	"net"
 	"slices"
 
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
@@ -17,7 +19,9 @@ type ListenFailure struct {
 	Err  error
 }
 
-// Listen binds each address separately, and returns those that failed.
+// Listen binds each address separately, and returns those that failed. The host
+// announces nothing before the last one: the DHT, the peers and whoever else
+// follows the addresses learn of them at once.
 func (h *Host) Listen(list []ma.Multiaddr) []ListenFailure {
 	// WebTransport and WebRTC share the UDP port of a QUIC listener if that comes
 	// first.
@@ -26,26 +30,51 @@ func (h *Host) Listen(list []ma.Multiaddr) []ListenFailure {
 		return listenOrder[addrs.KindOf(a)] - listenOrder[addrs.KindOf(b)]
 	})
 	var failed []ListenFailure
-	for _, a := range list {
+	computed := h.announces.Load()
+	for i, a := range list {
+		if i == len(list)-1 {
+			h.announces.Store(true)
+		}
 		if err := h.listen(a); err != nil {
 			failed = append(failed, ListenFailure{Addr: a, Err: err})
+		} else if i == len(list)-1 {
+			computed = true
 		}
+	}
+	if !computed {
+		h.announces.Store(true)
+		h.updateAddrs()
 	}
 	return failed
 }
 
+// updateAddrs makes libp2p compute the host's addresses, which otherwise happens
+// with each listener and every five seconds. Its trigger is a change of the
+// relayed addresses: there are none yet.
+func (h *Host) updateAddrs() {
+	emitter, err := h.EventBus().Emitter(new(event.EvtAutoRelayAddrsUpdated), eventbus.Stateful)
+	if err != nil {
+		return // the five seconds remain
+	}
+	_ = emitter.Emit(event.EvtAutoRelayAddrsUpdated{})
+	_ = emitter.Close()
+}
+
 func (h *Host) listen(a ma.Multiaddr) error {
 	p, fixed := portOf(a)
+	if !fixed {
+		return h.swarm.AddListenAddr(a)
+	}
 	var own ma.Multiaddr // a listener of ours on that port
 	for _, b := range h.ListenAddrs() {
-		if q, _ := portOf(b); fixed && own == nil && p.overlaps(q) {
+		if q, _ := portOf(b); own == nil && p.overlaps(q) {
 			own = b
 			if !p.udp && !(h.sharesTCP && p == q && speaks(a) != speaks(b)) {
 				return &causes.OwnListener{By: own}
 			}
 		}
 	}
-	if fixed && !p.udp && own == nil {
+	if !p.udp && own == nil {
 		if err := portFree(a); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -181,6 +182,36 @@ func TestPartsOfTheApplicationAreUsed(t *testing.T) {
 	}
 	other := hosttest.New(t, loopback)
 	must(t, dialer(other, other).Connect(t.Context(), hosttest.Info(h)))
+}
+
+// However many listeners there are, and whichever of them fails, the host's
+// addresses change once.
+func TestListenersAreAnnouncedTogether(t *testing.T) {
+	quic, never := ma.StringCast("/ip4/127.0.0.1/udp/0/quic-v1"), ma.StringCast("/ip4/192.0.2.1/tcp/0")
+	for name, row := range map[string]struct {
+		list  []ma.Multiaddr
+		bound int
+	}{
+		"all bind":        {[]ma.Multiaddr{loopback, quic, ma.StringCast("/ip4/127.0.0.1/tcp/0/ws")}, 3},
+		"the last fails":  {[]ma.Multiaddr{loopback, quic, never}, 2},
+		"the first fails": {[]ma.Multiaddr{never, loopback, quic}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, err := nethost.New(hosttest.Config(t))
+			must(t, err)
+			defer h.Close()
+			sub, err := h.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
+			must(t, err)
+			defer sub.Close()
+			if failed := h.Listen(row.list); len(failed) != len(row.list)-row.bound {
+				t.Errorf("failed: %v", failed)
+			}
+			ev := (<-sub.Out()).(event.EvtLocalAddressesUpdated)
+			if len(ev.Current) != row.bound || len(h.Addrs()) != row.bound {
+				t.Errorf("announced %v at first, now %v", ev.Current, h.Addrs())
+			}
+		})
+	}
 }
 
 // Two addresses share a TCP port if their protocols can be distinguished on it.
