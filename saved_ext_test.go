@@ -3,10 +3,14 @@ package p2pnode_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
@@ -125,4 +129,80 @@ func TestSmallNetworkComesBackFromSavedPeers(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead: within 2 seconds,
+// after an orderly end and after a crash.
+func TestSavedPeersBringANodeBackWithEveryBootstrapPeerDead(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
+	for _, c := range []struct {
+		name  string
+		crash bool
+		after time.Duration
+	}{{"restarted", false, time.Minute}, {"crashed", true, 11 * time.Minute}, {"crashed early", true, 2 * time.Minute}} {
+		t.Run(c.name, func(t *testing.T) {
+			crash := c.crash
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				sim := p2ptest.NewNetwork(t)
+				nodes := sim.Nodes(t, 6)
+				n := sim.Node(t, p2pnode.WithBootstrapPeers(nodes[0].AddrInfo(), nodes[1].AddrInfo()), p2pnode.WithDataDir(dir))
+				sim.Ready()
+				sim.RoutingTable(n, 6)
+				time.Sleep(c.after)
+				if crash {
+					sim.Crash(n)
+				}
+				sim.Crash(nodes[0], nodes[1])
+				begun := time.Now()
+				sim.Restart(n)
+				if !crash {
+					begun = time.Now() // its Close came before
+				}
+				sim.Until("peers", func() error {
+					if len(n.Peers()) == 0 {
+						return errors.New("there are none")
+					}
+					return nil
+				})
+				if took := time.Since(begun); took > 2*time.Second {
+					t.Errorf("it has peers after %v", took)
+				}
+				sim.Ready(n)
+			})
+		})
+	}
+}
+
+// TestPeersReachedByARelayAreNotSaved includes a relay without limits, whose
+// connections are not marked as limited.
+func TestPeersReachedByARelayAreNotSaved(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
+		relay := sim.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true}))
+		hidden := sim.NAT(p2ptest.Symmetric).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()))
+		if err := hidden.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
+			t.Fatal(err)
+		}
+		n := sim.Node(t, p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithDataDir(dir))
+		if err := n.Connect(t.Context(), hidden.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		// It may announce more than relayed addresses.
+		n.Host().Peerstore().AddAddr(hidden.ID(), ma.StringCast("/ip4/16.9.9.9/udp/1/quic-v1"), time.Hour)
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "peers"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), relay.ID().String()) || strings.Contains(string(text), hidden.ID().String()) {
+			t.Errorf("saved are: %s", text)
+		}
+	})
 }

@@ -227,3 +227,42 @@ func TestWaitForRoomEndsWithTheCtx(t *testing.T) {
 		}
 	})
 }
+
+// TestStreamsSurviveAShortCut: a stream over a path that is cut for less than
+// the 30 seconds of QUIC's idle timeout delivers everything.
+func TestStreamsSurviveAShortCut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		nodes := sim.Nodes(t, 2)
+		sim.Ready()
+		got := make(chan string, 1)
+		err := nodes[0].Handle("/sink", func(_ context.Context, s network.Stream) error {
+			data, err := io.ReadAll(s)
+			got <- string(data)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := nodes[1].OpenStream(t.Context(), nodes[0].ID(), "/sink")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Write([]byte("before, ")); err != nil {
+			t.Fatal(err)
+		}
+		sim.Isolate(nodes[1])
+		if _, err := s.Write([]byte("during")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		sim.Heal()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if text := <-got; text != "before, during" {
+			t.Errorf("got %q", text)
+		}
+	})
+}
