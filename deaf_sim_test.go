@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -236,6 +237,56 @@ func TestPeerThatStopsSendingIsConnectedAnew(t *testing.T) {
 		}
 		time.Sleep(20 * time.Second)
 		names(t, finds(t, n, p2pnode.FindingDeafPeer), b.id().String())
+	})
+}
+
+// js-libp2p does not reopen its stream, but opens one when it gets one: the node
+// hears of its topics again over the same connection. Package interop tests the
+// original.
+func TestTopicsOutliveStreamsThatOpenOnlyInAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const proto = "/meshsub/1.1.0"
+		sim := p2ptest.NewNetwork(t)
+		n := sim.Node(t)
+		ours(t, n)
+		other := sim.Hostile(t)
+		var mu sync.Mutex
+		var opened network.Stream // guarded by mu
+		other.SetStreamHandler(proto, func(in network.Stream) {
+			mu.Lock()
+			if opened == nil {
+				s, err := other.NewStream(t.Context(), n.ID(), proto)
+				if err == nil {
+					topic, yes := "news", true
+					_, err = protodelim.MarshalTo(s, &pubsub_pb.RPC{Subscriptions: []*pubsub_pb.RPC_SubOpts{{Topicid: &topic, Subscribe: &yes}}})
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				opened = s
+			}
+			mu.Unlock()
+			_, _ = io.Copy(io.Discard, in)
+			_ = in.Reset()
+		})
+		if err := other.Connect(t.Context(), n.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		conn := n.Host().Network().ConnsToPeer(other.ID())[0]
+		for i := range 8 {
+			if err := n.Publish(t.Context(), "news", nil); err != nil { // waits for 5 seconds
+				t.Fatalf("after %d times: %v", i, err)
+			}
+			mu.Lock()
+			_ = opened.Reset()
+			opened = nil
+			mu.Unlock()
+			time.Sleep(100 * time.Millisecond) // for the node to notice
+		}
+		if conn.IsClosed() {
+			t.Error("a connection that works was closed")
+		}
 	})
 }
 

@@ -150,6 +150,8 @@ var rooms = map[string]map[string]string{
 	"p2phttp":   {"": "the node"},
 	"blocks":    {"": "the node"},
 	"dashboard": {"": "the node"},
+
+	"interop": {"": "the node beside implementations in other languages"},
 }
 
 // program lists what the packages in cmd and examples may import.
@@ -196,7 +198,7 @@ func goFiles(t *testing.T) []goFile {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
+		case d.IsDir() && p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "node_modules"):
 			return fs.SkipDir
 		case d.IsDir() || path.Ext(p) != ".go":
 			return nil

@@ -42,9 +42,11 @@ const (
 	// firstTries is how many attempts NewStream makes: if it fails, gossipsub
 	// ignores the peer until it reconnects.
 	firstTries = 5
-	// deafAfter is how long a connected peer may go without reopening its stream
-	// before it counts as deaf.
-	deafAfter = 15 * time.Second
+	// A connected peer whose stream has ended gets a new one from this node after
+	// renewAfter: js-libp2p does not reopen its stream, but opens one when it gets
+	// one. If that does not help either, the peer counts as deaf after deafAfter.
+	renewAfter = time.Second
+	deafAfter  = 15 * time.Second
 	// deafAgain is the minimum time between two reports of a peer.
 	deafAgain = 10 * time.Minute
 )
@@ -90,7 +92,7 @@ type linked struct {
 	out    *outgoing      // gossipsub's stream to the peer; nil without one
 	in     network.Stream // the peer's newest stream; nil if it has ended
 	opened int            // how many streams the peer has opened since it connected
-	watch  *time.Timer    // marks the peer as deaf when it fires; nil unless in is
+	watch  *time.Timer    // asks for another stream, then marks the peer as deaf; nil unless in is
 	deaf   bool
 }
 
@@ -267,7 +269,7 @@ func (l *links) came(s network.Stream) {
 }
 
 // went records the end of a peer's stream. A connected peer that does not open
-// another is deaf.
+// another is asked to, and then counts as deaf.
 func (l *links) went(s network.Stream) {
 	id := s.Conn().RemotePeer()
 	l.mu.Lock()
@@ -277,13 +279,29 @@ func (l *links) went(s network.Stream) {
 		return
 	}
 	p.in = nil
-	p.watch = time.AfterFunc(deafAfter, func() {
+	opened := p.opened
+	p.watch = time.AfterFunc(renewAfter, func() { l.renew(id, p, opened) })
+}
+
+// renew replaces gossipsub's stream to a peer that has opened no other since.
+func (l *links) renew(id peer.ID, p *linked, opened int) {
+	l.mu.Lock()
+	if l.peers[id] != p || p.opened != opened || l.group.Context().Err() != nil {
+		l.mu.Unlock()
+		return
+	}
+	out := p.out
+	p.watch = time.AfterFunc(deafAfter-renewAfter, func() {
 		l.group.Go(func(ctx context.Context) {
 			if l.isDeaf(id, p) {
 				l.deaf(ctx, id)
 			}
 		})
 	})
+	l.mu.Unlock()
+	if out != nil {
+		out.renew()
+	}
 }
 
 // isDeaf records a peer that has had no stream for deafAfter, and returns
@@ -339,7 +357,7 @@ type outgoing struct {
 	mu      sync.Mutex
 	current network.Stream // guarded by mu
 	since   time.Time      // when current was opened; guarded by mu
-	left    bool           // current is to be replaced by one on another connection; guarded by mu
+	left    bool           // current is to be replaced at once; guarded by mu
 	waiting [][]byte       // messages to send; guarded by mu
 	bytes   int64          // of waiting and of the message that is being sent; guarded by mu
 	done    bool           // no more messages are sent; guarded by mu
@@ -537,16 +555,22 @@ func (o *outgoing) announceAgain() {
 	elsewhere := p != nil && p.in != nil && p.in.Conn() != s.Conn() && !p.in.Conn().Stat().Limited
 	o.links.mu.Unlock()
 	if elsewhere {
-		o.mu.Lock()
-		o.left = true
-		o.mu.Unlock()
-		_ = s.Reset()
+		o.renew()
 		return
 	}
 	if err := o.locked(func() error { return o.announce(o.stream()) }); err != nil {
 		o.links.log.Debug("announcing topics again", "peer", o.id, "err", err)
 		_ = s.Reset()
 	}
+}
+
+// renew has the stream replaced, at once.
+func (o *outgoing) renew() {
+	o.mu.Lock()
+	s := o.current
+	o.left = true
+	o.mu.Unlock()
+	_ = s.Reset()
 }
 
 func (o *outgoing) Close() error { o.end(); return nil }

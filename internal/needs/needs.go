@@ -5,6 +5,7 @@ package needs
 import (
 	"net"
 	"os"
+	"os/exec"
 	"testing"
 )
 
@@ -33,5 +34,22 @@ func Multicast(t testing.TB) {
 		t.Fatal("no loopback interface for multicast, or others beside it")
 	default:
 		t.Skip("no loopback interface for multicast, or others beside it")
+	}
+}
+
+// NodeModules skips a test that runs a JavaScript program of its directory where
+// Node, or the modules that the program imports, are not installed.
+func NodeModules(t testing.TB) {
+	t.Helper()
+	_, err := exec.LookPath("node")
+	if err == nil {
+		_, err = os.Stat("node_modules")
+	}
+	switch {
+	case err == nil:
+	case os.Getenv("CI") != "":
+		t.Fatalf("needs Node and its modules, see README.md: %v", err)
+	default:
+		t.Skipf("needs Node and its modules, see README.md: %v", err)
 	}
 }
