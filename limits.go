@@ -13,7 +13,9 @@ import (
 // the node starts closing old connections; keep it well below Conns.
 type Limits struct {
 	// Conns is how many connections there may be in all; at least twice the
-	// upper limit of [WithConnLimits]. Half as many may be in their handshakes.
+	// upper limit of [WithConnLimits]. Half as many may be in their handshakes;
+	// beyond a limit, the node closes the oldest incoming connection over TCP that
+	// has not finished its own, and takes the new one.
 	Conns int `json:"conns,omitempty"`
 	// ConnsPerPeer is how many connections one peer may have; default 8.
 	ConnsPerPeer int `json:"connsPerPeer,omitempty"`
@@ -53,7 +55,8 @@ type Limits struct {
 }
 
 // Refused counts the connections and streams that each limit of [Limits] has
-// refused, in either direction, since the start.
+// refused, in either direction, since the start, including connections that the
+// node closed in their handshakes to make room for others.
 type Refused struct {
 	Conns          uint64 `json:"conns,omitempty"`
 	ConnsPerPeer   uint64 `json:"connsPerPeer,omitempty"`

@@ -184,7 +184,7 @@ func startHost(n *Node) (err error) {
 			})
 			return n.limits, err
 		},
-		AddrsFactory: n.relay.Announce, Gater: gater(n.access),
+		AddrsFactory: n.relay.Announce, Gater: gater(n),
 		Services: services, Options: cfg.libp2pOptions,
 	})
 	if err != nil {
@@ -506,9 +506,13 @@ func alive(ctx context.Context, h *nethost.Host, id peer.ID) bool {
 }
 
 // gater puts the list in front of the application's connection gater.
-func gater(list *access.List) func(connmgr.ConnectionGater) connmgr.ConnectionGater {
+func gater(n *Node) func(connmgr.ConnectionGater) connmgr.ConnectionGater {
 	return func(next connmgr.ConnectionGater) connmgr.ConnectionGater {
-		return access.Gater{List: list, Next: next}
+		g := access.Gater{List: n.access, Next: next}
+		if n.limits != nil {
+			g.Accepting = n.limits.Accepting
+		}
+		return g
 	}
 }
 

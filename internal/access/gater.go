@@ -17,6 +17,8 @@ import (
 type Gater struct {
 	List *List
 	Next connmgr.ConnectionGater // nil without one
+	// Accepting is told of incoming connections that are let in; it may be nil.
+	Accepting func(network.ConnMultiaddrs)
 }
 
 // InterceptPeerDial decides about dialing a peer.
@@ -32,7 +34,11 @@ func (g Gater) InterceptAddrDial(id peer.ID, addr ma.Multiaddr) bool {
 // InterceptAccept decides about an incoming connection whose peer is not known
 // yet.
 func (g Gater) InterceptAccept(c network.ConnMultiaddrs) bool {
-	return g.List.AllowsAddr(c.RemoteMultiaddr()) && (g.Next == nil || g.Next.InterceptAccept(c))
+	ok := g.List.AllowsAddr(c.RemoteMultiaddr()) && (g.Next == nil || g.Next.InterceptAccept(c))
+	if ok && g.Accepting != nil {
+		g.Accepting(c)
+	}
+	return ok
 }
 
 // InterceptSecured decides about a connection whose peer is known.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,7 @@ type Manager struct {
 	network.ResourceManager
 	rcmgr.ResourceManagerState // for those who ask the host for its resource manager
 	c                          *counter
+	silent                     *silent
 }
 
 // New scales libp2p's default limits to the machine and adapts them to cfg.
@@ -89,7 +91,7 @@ func New(cfg Config) (*Manager, error) {
 	if !ok { // libp2p's own has it
 		return nil, errors.Join(fmt.Errorf("a %T does not report its state", m), m.Close())
 	}
-	return &Manager{m, state, c}, nil
+	return &Manager{m, state, c, newSilent()}, nil
 }
 
 // Counts returns how much each limit has refused so far.
@@ -113,13 +115,36 @@ func (m *Manager) Handshakes() Handshakes {
 	return m.c.handshakes
 }
 
-// OpenConnection opens a scope for a connection, as libp2p's does.
+// Accepting is told of each incoming connection that a connection gater lets in.
+// Libp2p opens its scope next.
+func (m *Manager) Accepting(c network.ConnMultiaddrs) {
+	if raw, ok := c.(net.Conn); ok { // those over UDP have made their handshakes
+		m.silent.accept(raw, c.RemoteMultiaddr())
+	}
+}
+
+// OpenConnection opens a scope for a connection, as libp2p's does. If a limit
+// refuses it, a silent connection is closed in its place, and counts as refused.
 func (m *Manager) OpenConnection(dir network.Direction, usesFile bool, addr ma.Multiaddr) (network.ConnManagementScope, error) {
+	var raw net.Conn
+	if dir == network.DirInbound {
+		raw = m.silent.take(addr)
+	}
 	s, err := m.ResourceManager.OpenConnection(dir, usesFile, addr)
 	if err != nil {
-		return nil, m.c.explain(err, true)
+		err = m.c.explain(err, true)
+		if !m.silent.makeRoom(addr, err) {
+			return nil, err
+		}
+		if s, err = m.ResourceManager.OpenConnection(dir, usesFile, addr); err != nil {
+			return nil, m.c.explain(err, true)
+		}
 	}
-	return &conn{ConnManagementScope: s, c: m.c, incoming: dir == network.DirInbound, addr: addr}, nil
+	c := &conn{ConnManagementScope: s, m: m, incoming: dir == network.DirInbound, addr: addr, raw: raw, from: originOf(addr)}
+	if raw != nil {
+		m.silent.enter(c)
+	}
+	return c, nil
 }
 
 // OpenStream opens a scope for a stream, as libp2p's does.
@@ -135,24 +160,28 @@ func (m *Manager) OpenStream(id peer.ID, dir network.Direction) (network.StreamM
 // the connection and the protocol of the stream are known.
 type conn struct {
 	network.ConnManagementScope
-	c        *counter
+	m        *Manager
 	incoming bool
 	addr     ma.Multiaddr
+	raw      net.Conn // of an incoming connection over TCP
+	from     origin
 	known    atomic.Bool // whose it is
 	done     atomic.Bool
 }
 
 func (s *conn) SetPeer(id peer.ID) error {
 	s.known.Store(true)
-	return s.c.explain(s.ConnManagementScope.SetPeer(id), true)
+	s.m.silent.leave(s)
+	return s.m.c.explain(s.ConnManagementScope.SetPeer(id), true)
 }
 
 // Done counts an incoming connection that ends before its peer is known.
 func (s *conn) Done() {
+	s.m.silent.leave(s)
 	s.ConnManagementScope.Done()
 	if s.incoming && s.done.CompareAndSwap(false, true) && !s.known.Load() {
-		s.c.handshakeFailed()
-		s.c.log.Debug("incoming connection failed in its handshake", "addr", s.addr)
+		s.m.c.handshakeFailed()
+		s.m.c.log.Debug("incoming connection failed in its handshake", "addr", s.addr)
 	}
 }
 
