@@ -92,6 +92,7 @@ func (n *Node) AddRelays(relays ...peer.AddrInfo) error {
 	if err := n.checkWanted(relays); err != nil {
 		return fmt.Errorf("p2pnode: add relays: %w", err)
 	}
+	n.base.Given(relays...)
 	if err := n.relay.Add(relays...); err != nil {
 		return fmt.Errorf("p2pnode: add relays: %w", err)
 	}

@@ -173,7 +173,7 @@ func startHost(n *Node) (err error) {
 		services = append(services, libp2p.BandwidthReporter(n.bandwidth))
 	}
 	n.base, err = nethost.New(nethost.Config{
-		Key: n.key, UserAgent: cfg.userAgent,
+		Key: n.key, UserAgent: cfg.userAgent, Public: cfg.ipfs,
 		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
 		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh, Listen: cfg.listen,
 		PeerStreams: limits.Limits(cfg.limits).PeerStreams(cfg.ipfs),
@@ -194,7 +194,8 @@ func startHost(n *Node) (err error) {
 		n.relay.Settle()
 		return n.base.Close()
 	})
-	n.host = n.base
+	n.base.Given(cfg.autoRelays...)
+	n.host = nethost.Facing(n.base, n.base)
 	n.dialer = nethost.Dialer{Host: n.base, Via: n.base, Refusal: n.access.Refusal}
 	return nil
 }
@@ -220,8 +221,8 @@ func startDHT(n *Node) (err error) {
 		return err
 	}
 	n.stack.Push("dht", closeBudget, n.dht.Close)
-	n.host = routedhost.Wrap(n.base, n.dht)
-	n.dialer.Via = n.host
+	n.dialer.Via = routedhost.Wrap(n.base, n.dht)
+	n.host = nethost.Facing(n.dialer.Via, n.base)
 	return nil
 }
 
@@ -417,7 +418,8 @@ func startKeeper(n *Node) error {
 	cfg := keeper.Config{
 		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
 		Dial:    n.dialer.Connect,
-		Dials:   n.cfg.dials,
+		Dials:   func(a ma.Multiaddr) bool { return n.cfg.dials(a) && n.base.MayDial(a) },
+		Given:   n.base.Given,
 		Waiting: n.dialer.Waiting,
 		Reached: func(err error) bool { return errors.Is(err, nethost.ErrLostAtOnce) },
 		Allowed: n.access.Allows, BanEnds: n.access.NextEnd,

@@ -32,6 +32,7 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 		return fmt.Errorf("p2pnode: connect: %s is this node itself", p.ID)
 	}
 	n.keeper.Want(p.ID)
+	n.base.Asked(p)
 	ctx, done := n.bind(ctx)
 	defer done()
 	if err := n.dialer.Connect(ctx, p); err != nil {

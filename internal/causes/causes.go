@@ -32,7 +32,7 @@ func Dial(err error, private bool) string {
 	case isDNS:
 		return name(dns)
 	case errors.Is(err, swarm.ErrGaterDisallowedConnection):
-		return "its subnet is banned (see Bans), or a gater of WithLibp2pOptions refuses it"
+		return "its subnet is banned (see Bans), a gater of WithLibp2pOptions refuses it, or it was learned from a stranger, who may not send this node there: give Connect the address"
 	case errors.Is(err, swarm.ErrNoTransport), errors.Is(err, swarm.ErrQUICDraft29):
 		return "no transport of this node dials such an address; WithTransports adds transports"
 	case says(err, "websocket: bad handshake"):

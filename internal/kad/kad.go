@@ -18,12 +18,15 @@ import (
 	"github.com/ipfs/go-datastore"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p-kad-dht/dual"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	record "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/routing"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
@@ -58,6 +61,9 @@ type Host interface {
 	// AwaitIdentify returns when the connections to a peer are identified, or
 	// ctx ends.
 	AwaitIdentify(context.Context, peer.ID)
+	// Learned returns which addresses of a peer may be dialed on the word of
+	// another, whose connection it is given.
+	Learned(network.Conn, peer.ID, []ma.Multiaddr) []ma.Multiaddr
 }
 
 // Config configures a [DHT].
@@ -119,7 +125,9 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 // one wins, so the application's come last.
 func (d *DHT) start() error {
 	always := []dht.Option{
-		dht.Mode(d.cfg.Mode), dht.WithCustomMessageSender(newSender),
+		dht.Mode(d.cfg.Mode), dht.WithCustomMessageSender(func(_ host.Host, protos []protocol.ID) pb.MessageSenderWithDisconnect {
+			return newSender(d.cfg.Host, protos)
+		}),
 		dht.RoutingTableFilter(tableFilter(nil)), dht.QueryFilter(queryFilter(nil)),
 	}
 	if d.cfg.Datastore != nil {

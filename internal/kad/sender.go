@@ -8,7 +8,6 @@ import (
 	"time"
 
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -22,11 +21,12 @@ import (
 const replyTimeout = 10 * time.Second
 
 // sender exchanges messages with peers, over one open stream to each. It
-// replaces upstream's sender, which cannot be wrapped, for two reasons:
+// replaces upstream's sender, which cannot be wrapped, for three reasons:
 // upstream formats the IDs of the peers in a reply as they come, in time
-// quadratic in their length, and asks a silent peer twice.
+// quadratic in their length, dials whatever addresses they have, and asks a
+// silent peer twice.
 type sender struct {
-	host   host.Host
+	host   Host
 	protos []protocol.ID
 
 	mu    sync.Mutex
@@ -42,28 +42,52 @@ type link struct {
 	read   *bufio.Reader  // of stream
 }
 
-func newSender(h host.Host, protos []protocol.ID) pb.MessageSenderWithDisconnect {
+func newSender(h Host, protos []protocol.ID) pb.MessageSenderWithDisconnect {
 	return &sender{host: h, protos: protos, links: make(map[peer.ID]*link)}
 }
 
+const (
+	// maxCloser is how many closer peers are taken from a reply: honest ones have
+	// 20, the size of a bucket.
+	maxCloser = 32
+	// maxAddrs is how many addresses of a peer are.
+	maxAddrs = 16
+)
+
 // SendRequest sends a message and returns the reply, without peers whose IDs
-// cannot be real.
+// cannot be real, and addresses that are not dialed on the peer's word.
 func (s *sender) SendRequest(ctx context.Context, p peer.ID, m *pb.Message) (*pb.Message, error) {
 	reply := new(pb.Message)
 	begun := time.Now()
-	if err := s.exchange(ctx, p, m, reply); err != nil {
+	conn, err := s.exchange(ctx, p, m, reply)
+	if err != nil {
 		return nil, err
 	}
 	s.host.Peerstore().RecordLatency(p, time.Since(begun))
 	absurd := func(p *pb.Message_Peer) bool { return !plausible(peer.ID(p.GetId())) }
 	reply.CloserPeers = slices.DeleteFunc(reply.CloserPeers, absurd)
 	reply.ProviderPeers = slices.DeleteFunc(reply.ProviderPeers, absurd)
+	reply.CloserPeers = reply.CloserPeers[:min(len(reply.CloserPeers), maxCloser)]
+	for _, p := range slices.Concat(reply.CloserPeers, reply.ProviderPeers) {
+		p.Addrs = s.learn(conn, p)
+	}
 	return reply, nil
+}
+
+// learn returns the addresses of a peer in a reply that may be dialed.
+func (s *sender) learn(from network.Conn, p *pb.Message_Peer) (good [][]byte) {
+	list := p.Addresses() // those that can be parsed
+	list = s.host.Learned(from, peer.ID(p.GetId()), list)
+	for _, a := range list[:min(len(list), maxAddrs)] {
+		good = append(good, a.Bytes())
+	}
+	return good
 }
 
 // SendMessage sends a message that has no reply.
 func (s *sender) SendMessage(ctx context.Context, p peer.ID, m *pb.Message) error {
-	return s.exchange(ctx, p, m, nil)
+	_, err := s.exchange(ctx, p, m, nil)
+	return err
 }
 
 // OnDisconnect closes the stream to a peer.
@@ -87,30 +111,31 @@ func (s *sender) OnDisconnect(_ context.Context, p peer.ID) {
 }
 
 // exchange sends a message and reads the reply into reply, when that is not nil.
+// It returns the connection that they took.
 // When the stream fails the message goes out once more, on a new one: it may be
 // one from earlier that the peer has closed, or have gone with one of two
 // connections that both sides opened at once.
-func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) error {
+func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) (network.Conn, error) {
 	l, err := s.take(ctx, p)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer s.release(p, l)
 	for again := false; ; again = true {
 		if l.stream == nil {
 			stream, err := s.host.NewStream(ctx, p, s.protos...)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			l.stream, l.read = stream, bufio.NewReader(stream)
 		}
 		silent, err := l.exchange(ctx, m, reply)
 		if err == nil {
-			return nil
+			return l.stream.Conn(), nil
 		}
 		l.reset()
 		if again || silent {
-			return err
+			return nil, err
 		}
 	}
 }

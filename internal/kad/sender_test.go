@@ -3,13 +3,18 @@ package kad
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
@@ -142,5 +147,48 @@ func TestSenderRefusesLargeReplies(t *testing.T) {
 	})
 	if _, err := s.SendRequest(testContext(t), to.ID(), ping()); err == nil {
 		t.Error("a reply above the limit is taken")
+	}
+}
+
+// strangers is a host on which nothing is learned of private addresses.
+type strangers struct {
+	*nethost.Host
+	asked atomic.Int32
+}
+
+func (h *strangers) Learned(c network.Conn, _ peer.ID, list []ma.Multiaddr) []ma.Multiaddr {
+	if c.RemotePeer() != "" {
+		h.asked.Add(1)
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(a ma.Multiaddr) bool { return !manet.IsPublicAddr(a) })
+}
+
+// Of an answer only the addresses are left that the host lets be learned, and no
+// more than an honest one has.
+func TestAttackC3AnswersAreHeldAgainstTheGate(t *testing.T) {
+	var all []*pb.Message_Peer
+	for i := range 100 {
+		p := &pb.Message_Peer{Id: []byte(newID(t)), Addrs: [][]byte{ma.StringCast("/ip4/127.0.0.1/tcp/80/ws").Bytes()}}
+		for j := range 100 {
+			p.Addrs = append(p.Addrs, ma.StringCast(fmt.Sprintf("/ip4/8.8.%d.%d/tcp/80/ws", i, j)).Bytes())
+		}
+		all = append(all, p)
+	}
+	s, to := linked(t, func(m *pb.Message) *pb.Message {
+		reply := pb.NewMessage(m.Type, nil, 0)
+		reply.CloserPeers, reply.ProviderPeers = all, all
+		return reply
+	})
+	h := &strangers{Host: s.host.(*nethost.Host)}
+	s.host = h
+	reply, err := s.SendRequest(testContext(t), to.ID(), ping())
+	must(t, err)
+	if len(reply.CloserPeers) != maxCloser || len(reply.ProviderPeers) != len(all) || int(h.asked.Load()) != maxCloser+len(all) {
+		t.Errorf("%d closer peers and %d providers; the host was asked %d times", len(reply.CloserPeers), len(reply.ProviderPeers), h.asked.Load())
+	}
+	for _, p := range slices.Concat(reply.CloserPeers, reply.ProviderPeers) {
+		if list := p.Addresses(); len(list) != maxAddrs || !manet.IsPublicAddr(list[0]) {
+			t.Fatalf("%s", list)
+		}
 	}
 }

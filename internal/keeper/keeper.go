@@ -69,7 +69,10 @@ type Config struct {
 	Reached func(error) bool
 	// Dials reports whether the node can dial such an address; nil means any.
 	// What discovery brings is held against it.
-	Dials   func(ma.Multiaddr) bool
+	Dials func(ma.Multiaddr) bool
+	// Given is called for peers that may be dialed wherever they are: the application
+	// named them, or they have been connected from near. It may be nil.
+	Given   func(...peer.AddrInfo)
 	Allowed func(peer.ID) bool                    // reports whether a saved peer may be dialed
 	BanEnds func() time.Time                      // when the next ban ends; zero for never
 	Enough  func() bool                           // reports whether the node has the peers it wants
@@ -115,6 +118,9 @@ func New(parent context.Context, cfg Config) *Keeper {
 	if cfg.New == nil {
 		cfg.New = func(peer.AddrInfo, string) {}
 	}
+	if cfg.Given == nil {
+		cfg.Given = func(...peer.AddrInfo) {}
+	}
 	k := &Keeper{
 		cfg: cfg, group: lifecycle.NewGroup(parent),
 		peers: make(map[peer.ID]*entry), seen: make(map[peer.ID]*sight),
@@ -144,6 +150,7 @@ func (k *Keeper) Close() error {
 // Add starts keeping peers connected, or adds to their addresses, and dials
 // them at once. The source is Bootstrap or Persistent.
 func (k *Keeper) Add(s Source, peers ...peer.AddrInfo) {
+	k.cfg.Given(peers...)
 	k.mu.Lock()
 	for _, p := range peers {
 		k.releaseLocked(p.ID, false)

@@ -47,9 +47,15 @@ func (k *Keeper) load(now time.Time) {
 		k.warnings = append(k.warnings, "saved peers: "+err.Error())
 	}
 	list = slices.DeleteFunc(list, func(p peerfile.Peer) bool { return p.ID == k.cfg.Self })
+	list = peerfile.Choose(now, list)
+	for _, p := range list {
+		if p.Near() {
+			k.cfg.Given(peer.AddrInfo{ID: p.ID, Addrs: p.Addrs})
+		}
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.rememberLocked(peerfile.Choose(now, list))
+	k.rememberLocked(list)
 }
 
 // rememberLocked replaces the list of saved peers, and dials the new ones.

@@ -130,6 +130,8 @@ func (h *Host) whoAnswers(ctx context.Context, a ma.Multiaddr) (peer.ID, error) 
 	if err != nil {
 		return "", err
 	}
+	h.Given(peer.AddrInfo{ID: nobody})
+	defer h.gate.forget(nobody)
 	t := h.swarm.TransportForDialing(a)
 	switch wrong := addrs.Undialable(a); {
 	case wrong != nil:

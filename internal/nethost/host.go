@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/pnet"
 	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/net/conngater"
 	libp2pconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
@@ -62,6 +63,8 @@ type Config struct {
 	// PeerStreams is how many streams a peer may open over QUIC, if that is
 	// more than libp2p's 256.
 	PeerStreams int
+	// Public is for the public network, where nobody is led into private ones.
+	Public bool
 	// NewLimits makes the resource manager. It is not called if Options set one.
 	NewLimits func() (network.ResourceManager, error)
 	// AddrsFactory turns the listening addresses into those announced. One of
@@ -82,7 +85,8 @@ type Host struct {
 	swarm      *swarm.Swarm
 	blackHoles []*swarm.BlackHoleSuccessCounter
 	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
-	failures   failures    // of dials, and of names
+	gate       *gate
+	failures   failures // of dials, and of names
 	names      resolver
 	private    bool        // it has the key of a private network
 	sharesTCP  bool        // TCP and WebSocket share ports
@@ -113,6 +117,7 @@ func New(cfg Config) (_ *Host, err error) {
 		return nil, err
 	}
 	part := &Host{private: cfg.PSK != nil}
+	part.gate = newGate(cfg.Public, part)
 	if !theirs.CustomUDPBlackHoleSuccessCounter {
 		part.blackHoles = append(part.blackHoles, &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: udpCounter})
 		opts = append(opts, libp2p.UDPBlackHoleSuccessCounter(part.blackHoles[0]))
@@ -145,6 +150,7 @@ func New(cfg Config) (_ *Host, err error) {
 	}
 	part.Host, part.swarm = h, sw
 	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		part.gate.reached(c.RemotePeer())
 		if overUDP(c) {
 			part.udpWorks()
 		}
@@ -230,7 +236,15 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 		h.names.MultiaddrDNSResolver = swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}
 	}
 	return func(c *config.Config) error {
-		c.ConnectionGater = cfg.Gater(theirs.ConnectionGater)
+		next := cfg.Gater(theirs.ConnectionGater)
+		if next == nil {
+			all, err := conngater.NewBasicConnectionGater(nil) // it lets everything pass
+			if err != nil {
+				return err
+			}
+			next = all
+		}
+		c.ConnectionGater = gated{next, h.gate}
 		c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr {
 			if !h.announces.Load() {
 				return nil // one change of the addresses, instead of one for each listener

@@ -48,6 +48,7 @@ func TestGoldenMissing(t *testing.T) {
 	id := other.ID()
 	c.host.Store(h)
 	texts := []golden.Text{{Name: "not connected", Text: c.Missing(id)}}
+	h.Given(hosttest.Info(other))
 	if err := h.Connect(t.Context(), hosttest.Info(other)); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
 const (
@@ -64,7 +66,7 @@ func Choose(now time.Time, lists ...[]Peer) []Peer {
 		if p.Seen.After(now) && !now.Before(unset) {
 			p.Seen = now // the clock was set back: let the entry age nevertheless
 		}
-		p.Addrs = slices.DeleteFunc(slices.Clone(p.Addrs), func(a ma.Multiaddr) bool { return !Usable(a) })
+		p.Addrs = slices.DeleteFunc(slices.Clone(p.Addrs), func(a ma.Multiaddr) bool { return !Usable(a) || !p.credible(a) })
 		if len(p.Addrs) == 0 || now.Sub(p.Seen) > MaxAge {
 			continue
 		}
@@ -131,6 +133,25 @@ func Usable(a ma.Multiaddr) bool {
 	again, err := ma.NewMultiaddr(text)
 	return err == nil && again.Equal(a)
 }
+
+// credible reports whether an address can be the peer's: one of this machine or
+// link is only if its connection came from there.
+func (p Peer) credible(a ma.Multiaddr) bool {
+	reach := addrs.ReachOf(a)
+	return reach == addrs.Global || reach == addrs.Private || reach == p.reach()
+}
+
+// reach returns the reach of the peer's connection.
+func (p Peer) reach() addrs.Reach {
+	if !p.IP.IsValid() {
+		return addrs.Global
+	}
+	return addrs.ReachOfIP(p.IP)
+}
+
+// Near reports whether the peer was connected from this machine or a network of
+// its own, so that such addresses of it may be dialed.
+func (p Peer) Near() bool { return p.reach() != addrs.Global }
 
 // network returns the network that a peer is in. All peers known only by a DNS
 // name share one, because names are free.

@@ -184,3 +184,24 @@ func TestAnAddressThatIsNoTextDoesNotSpoilTheFile(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 }
+
+// Addresses that a stranger has made up lead nowhere near after a restart: one of
+// this machine or link is remembered only of a peer that was there.
+func TestAttackC3ASavedPeerIsNotBelievedAboutThisMachine(t *testing.T) {
+	own := []string{"/ip4/127.0.0.1/tcp/80/ws", "/ip4/169.254.169.254/tcp/80/ws", "/ip4/10.0.0.1/tcp/4001", "/ip4/8.8.8.8/tcp/4001"}
+	for ip, want := range map[string][]string{"": own[2:], "8.8.8.8": own[2:], "10.0.0.1": own[2:], "127.0.0.1": {own[0], own[2], own[3]}} {
+		p := some(t, own[0], 0)
+		p.Addrs = nil
+		for _, a := range own {
+			p.Addrs = append(p.Addrs, ma.StringCast(a))
+		}
+		p.IP, _ = netip.ParseAddr(ip)
+		var got []string
+		for _, a := range Choose(now, []Peer{p})[0].Addrs {
+			got = append(got, a.String())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("connected from %q: %s", ip, got)
+		}
+	}
+}
