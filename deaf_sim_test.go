@@ -3,6 +3,7 @@ package p2pnode_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -17,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -421,6 +423,135 @@ func TestPrunedNodesDialNobodyOnAStrangersWord(t *testing.T) {
 		time.Sleep(time.Minute)
 		if _, ok := n.Peer(victim.ID()); ok {
 			t.Error("the node has dialed a peer that a stranger named")
+		}
+	})
+}
+
+// relayed returns whether a peer's pubsub streams are on a relayed connection.
+func relayed(h host.Host, id peer.ID) bool {
+	for _, s := range append(meshStreams(h, id, network.DirOutbound), meshStreams(h, id, network.DirInbound)...) {
+		if _, err := s.Conn().RemoteMultiaddr().ValueForProtocol(ma.P_CIRCUIT); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// metThroughRelay returns two nodes that are connected through a relay alone, or
+// that are about to punch a hole.
+func metThroughRelay(t *testing.T, sim *p2ptest.Network, relay *p2ptest.Node, punch bool) (n, other *p2ptest.Node) {
+	opts := []p2pnode.Option{p2pnode.WithoutDHT(), p2pnode.WithAutoRelay(relay.AddrInfo())}
+	if punch {
+		opts = append(opts, p2pnode.WithHolePunching())
+		n, other = sim.NAT(p2ptest.PortRestricted).Node(t, opts...), sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
+	} else {
+		n, other = sim.Node(t, opts...), sim.Node(t, opts...)
+	}
+	for _, x := range []*p2ptest.Node{n, other} {
+		if err := x.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(time.Second)                                          // hole punching waits for an observed address
+	if err := n.Connect(t.Context(), other.AddrInfo()); err != nil { // only relayed addresses
+		t.Fatal(err)
+	}
+	if p, _ := n.Peer(other.ID()); !p.Relayed {
+		t.Fatal("the connection is not relayed")
+	}
+	return n, other
+}
+
+// dialDirectly connects two nodes a second time.
+func dialDirectly(t *testing.T, n, other *p2ptest.Node) {
+	n.Host().Peerstore().AddAddrs(other.ID(), other.Host().Network().ListenAddresses(), time.Hour)
+	if _, err := n.Host().Network().DialPeer(network.WithForceDirectDial(t.Context(), "test"), other.ID()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Two nodes that met through a relay, and are connected directly since, do not
+// need the relay any more. Gossipsub's streams stay on a relayed connection
+// without limits, which looks alive for half a minute after a crash.
+func TestTopicsOutliveTheRelayAfterADirectConnection(t *testing.T) {
+	t.Parallel()
+	for _, unlimited := range []bool{true, false} {
+		for _, crash := range []bool{true, false} {
+			for _, punch := range []bool{true, false} {
+				t.Run(fmt.Sprintf("unlimited %t, crash %t, punched %t", unlimited, crash, punch), func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						sim := p2ptest.NewNetwork(t)
+						relay := sim.Node(t, p2pnode.WithoutPubSub(), p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: unlimited}))
+						n, other := metThroughRelay(t, sim, relay, punch)
+						a, _ := ours(t, n)
+						b, _ := ours(t, other)
+						if !punch {
+							if unlimited {
+								flows(t, "relayed", a, b)
+								if !relayed(n.Host(), other.ID()) {
+									t.Fatal("the pubsub streams are not relayed")
+								}
+							}
+							dialDirectly(t, n, other)
+						}
+						sim.Until("a direct connection", func() error {
+							if p, _ := n.Peer(other.ID()); p.Relayed {
+								return errors.New("there is none")
+							}
+							return nil
+						})
+						flows(t, "connected directly", a, b)
+						if crash {
+							sim.Crash(relay)
+						} else if err := relay.Close(); err != nil {
+							t.Error(err)
+						}
+						flows(t, "without the relay", a, b)
+					})
+				})
+			}
+		}
+	}
+}
+
+// The streams move from a relayed connection to a direct one without losing what is
+// on its way.
+func TestMessagesOnTheirWayOutliveTheMoveToADirectConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(30*time.Millisecond))) // less than flows waits for a message
+		n, other := metThroughRelay(t, sim, sim.Node(t, p2pnode.WithoutPubSub(), p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true})), false)
+		a, _ := ours(t, n)
+		b, _ := ours(t, other)
+		flows(t, "relayed", a, b)
+		var wg sync.WaitGroup
+		for _, s := range []*speaker{a, b} {
+			wg.Go(func() {
+				// Between the moments when packets arrive: what is published at the very one
+				// at which gossipsub forgets the other's topics reaches nobody.
+				time.Sleep(5 * time.Millisecond)
+				for i := range 300 {
+					if err := s.publish(t.Context(), fmt.Sprint(s.id(), i)); err != nil { // waits for a peer on the topic
+						t.Error(err)
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		dialDirectly(t, n, other)
+		wg.Wait()
+		time.Sleep(5 * time.Second)
+		if relayed(n.Host(), other.ID()) {
+			t.Error("a pubsub stream is relayed still")
+		}
+		for from, to := range map[*speaker]*speaker{a: b, b: a} {
+			for i := range 300 {
+				if !to.has(fmt.Sprint(from.id(), i)) {
+					t.Errorf("message %d from %s is lost", i, from.id())
+				}
+			}
 		}
 	})
 }

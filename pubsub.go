@@ -41,8 +41,8 @@ func (n *Node) needPubSub() error {
 // and keeps track of its peers, until 30 seconds after the last message. A
 // Publish that fails does not.
 //
-// Peers connected only through a relay are not on any topic: gossipsub does not
-// use relayed connections. Publish returns [ErrTooLarge] for data above the
+// Peers connected only through a relay with limits are not on any topic:
+// gossipsub does not use such connections. Publish returns [ErrTooLarge] for data above the
 // limit of [WithMaxMessageSize], [ErrDisabled] without pubsub, and [ErrClosed]
 // after Close. Specification:
 // github.com/libp2p/specs/blob/master/pubsub/gossipsub/gossipsub-v1.1.md.

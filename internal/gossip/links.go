@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multistream"
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -47,12 +48,18 @@ const (
 	// one. If that does not help either, the peer counts as deaf after deafAfter.
 	renewAfter = time.Second
 	deafAfter  = 15 * time.Second
+	// leaveLimit is how long a peer may take to read the rest of a stream before the
+	// next one is opened on a better connection.
+	leaveLimit = time.Second
 	// deafAgain is the minimum time between two reports of a peer.
 	deafAgain = 10 * time.Minute
 )
 
 // errLinkOver is the error of gossipsub's stream to a disconnected peer.
 var errLinkOver = errors.New("the peer has disconnected")
+
+// errLeft is the error of a write while the stream is being replaced.
+var errLeft = errors.New("the stream is being replaced")
 
 // links sits between gossipsub and the host, and keeps both streams of a peer
 // open while it is connected.
@@ -64,7 +71,8 @@ var errLinkOver = errors.New("the peer has disconnected")
 // stays deaf; after five times in ten minutes gossipsub does not even reopen
 // the stream. Here the stream that gossipsub writes to lasts as long as the
 // peer is connected: when the underlying stream ends, the next replaces it and
-// announces the topics again. And when a peer opens a stream for the second
+// announces the topics again. It moves from a relayed connection to a direct one,
+// whose end would be noticed. And when a peer opens a stream for the second
 // time, it may have forgotten the topics, or be another process: they are
 // announced to it again.
 type links struct {
@@ -103,14 +111,30 @@ func newLinks(h host.Host, group *lifecycle.Group, log *slog.Logger) *links {
 // start starts to watch for peers that disconnect. Call stop after gossipsub has
 // ended.
 func (l *links) start() (stop func()) {
-	gone := &network.NotifyBundle{DisconnectedF: func(n network.Network, c network.Conn) {
-		if id := c.RemotePeer(); n.Connectedness(id) != network.Connected {
-			l.forget(id)
-		}
-	}}
-	l.Network().Notify(gone)
+	changes := &network.NotifyBundle{
+		ConnectedF: func(_ network.Network, c network.Conn) {
+			if isRelayed(c) {
+				return
+			}
+			l.mu.Lock()
+			var out *outgoing
+			if p := l.peers[c.RemotePeer()]; p != nil {
+				out = p.out
+			}
+			l.mu.Unlock()
+			if out != nil {
+				out.preferDirect()
+			}
+		},
+		DisconnectedF: func(n network.Network, c network.Conn) {
+			if id := c.RemotePeer(); n.Connectedness(id) != network.Connected {
+				l.forget(id)
+			}
+		},
+	}
+	l.Network().Notify(changes)
 	return func() {
-		l.Network().StopNotify(gone)
+		l.Network().StopNotify(changes)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for _, p := range l.peers {
@@ -169,8 +193,15 @@ func (l *links) connected(id peer.ID) bool {
 	return l.Network().Connectedness(id) == network.Connected
 }
 
-// open opens a stream on the connection of the peer's newest stream: an older
-// connection may be dead.
+// isRelayed returns whether a connection runs through a relay. Not all of those
+// are limited.
+func isRelayed(c network.Conn) bool {
+	_, err := c.RemoteMultiaddr().ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
+}
+
+// open opens a stream on the connection of the peer's newest stream, because an
+// older connection may be dead, but prefers a direct connection to a relayed one.
 func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (network.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
@@ -180,7 +211,7 @@ func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (net
 		conn = p.in.Conn()
 	}
 	l.mu.Unlock()
-	if conn == nil || conn.IsClosed() || conn.Stat().Limited {
+	if conn == nil || conn.IsClosed() || isRelayed(conn) {
 		return l.Host.NewStream(network.WithNoDial(ctx, "pubsub"), id, protos...)
 	}
 	s, err := conn.NewStream(ctx)
@@ -222,6 +253,7 @@ func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network
 	if !l.connected(id) { // otherwise the state would remain
 		l.forget(id)
 	}
+	o.preferDirect() // one may have come since
 	return o
 }
 
@@ -364,9 +396,15 @@ type outgoing struct {
 }
 
 func (o *outgoing) stream() network.Stream {
+	s, _ := o.state()
+	return s
+}
+
+// state returns the current stream, and whether it is to be replaced.
+func (o *outgoing) state() (s network.Stream, left bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.current
+	return o.current, o.left
 }
 
 // Conn returns the connection of the current stream, or of the last one.
@@ -493,7 +531,10 @@ func (o *outgoing) sendOne(message []byte) error {
 	default:
 	}
 	return o.locked(func() error {
-		s := o.stream()
+		s, left := o.state()
+		if left {
+			return errLeft
+		}
 		_ = s.SetWriteDeadline(time.Now().Add(sendLimit)) // fails only if the stream has ended; then Write fails, too
 		_, err := s.Write(message)
 		if err != nil {
@@ -552,16 +593,56 @@ func (o *outgoing) announceAgain() {
 	s := o.stream()
 	o.links.mu.Lock()
 	p := o.links.peers[o.id]
-	elsewhere := p != nil && p.in != nil && p.in.Conn() != s.Conn() && !p.in.Conn().Stat().Limited
+	elsewhere := p != nil && p.in != nil && p.in.Conn() != s.Conn() && (!isRelayed(p.in.Conn()) || isRelayed(s.Conn()))
 	o.links.mu.Unlock()
 	if elsewhere {
-		o.renew()
+		o.leave(s)
 		return
 	}
-	if err := o.locked(func() error { return o.announce(o.stream()) }); err != nil {
+	err := o.locked(func() error {
+		if s, left := o.state(); !left { // otherwise the next stream begins with the topics
+			return o.announce(s)
+		}
+		return nil
+	})
+	if err != nil {
 		o.links.log.Debug("announcing topics again", "peer", o.id, "err", err)
 		_ = s.Reset()
 	}
+}
+
+// preferDirect leaves a relayed connection if there is a direct one. It does not
+// block.
+func (o *outgoing) preferDirect() {
+	s := o.stream()
+	direct := func(c network.Conn) bool { return !isRelayed(c) && !c.IsClosed() }
+	if isRelayed(s.Conn()) && slices.ContainsFunc(o.links.Network().ConnsToPeer(o.id), direct) {
+		o.links.group.Go(func(context.Context) { o.leave(s) })
+	}
+}
+
+// leave has a stream replaced once the peer has read what was sent on it.
+func (o *outgoing) leave(s network.Stream) {
+	timer := time.NewTimer(leaveLimit)
+	defer timer.Stop()
+	select {
+	case o.turn <- struct{}{}:
+		defer func() { <-o.turn }()
+	case <-o.over:
+		return
+	case <-timer.C: // a write is stuck
+		o.renew()
+		return
+	}
+	o.mu.Lock()
+	leave := o.current == s && !o.left
+	o.left = o.left || leave
+	o.mu.Unlock()
+	if !leave {
+		return
+	}
+	_ = s.CloseWrite()
+	_ = s.SetReadDeadline(time.Now().Add(leaveLimit)) // if these fail, the stream has ended
 }
 
 // renew has the stream replaced, at once.
@@ -655,6 +736,7 @@ func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 		if err == nil {
 			o.links.log.Debug("pubsub stream replaced", "peer", o.id)
 			nudge(o.fresh)
+			o.preferDirect()
 			return true
 		}
 		o.links.log.Debug("reopening pubsub stream", "peer", o.id, "err", err)
