@@ -42,11 +42,12 @@ type Limits struct {
 	// with less than 2 GiB. Raising StreamsPerPeer also raises the default.
 	Memory int64 `json:"memory,omitempty"`
 	// PubSub is how many bytes of pubsub messages may wait in all: for peers that
-	// read too slowly, and in subscriptions that are read too slowly. The default
+	// read too slowly, in subscriptions that are read too slowly, and for validation.
+	// At most half may wait for validation, and a quarter from one peer. The default
 	// is a 32nd of the memory of the machine, or of the limit of the process's
 	// control group, and at least four times PubSubQueue. Further messages are
-	// dropped, and counted by [Subscription.Dropped], [Message].Lost and
-	// [WithMetrics].
+	// dropped, and counted by [Subscription.Dropped], [Message].Lost,
+	// [TopicStatus].Overrun and [WithMetrics].
 	PubSub int64 `json:"pubSub,omitempty"`
 	// PubSubQueue is how many bytes of pubsub messages may wait for one peer, or in
 	// one subscription; default 8 MiB, or four times [WithMaxMessageSize], if that

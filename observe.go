@@ -31,7 +31,7 @@ func (n *Node) Status() Status {
 	}
 	if n.pubsub != nil {
 		for _, t := range n.pubsub.Topics() {
-			s.Topics = append(s.Topics, TopicStatus{Name: t.Name, Peers: t.Peers, Subscriptions: t.Subscriptions})
+			s.Topics = append(s.Topics, TopicStatus{Name: t.Name, Peers: t.Peers, Subscriptions: t.Subscriptions, Overrun: t.Overrun})
 		}
 	}
 	s.Bootstrap = newBootstrapRound(n.keeper.Last())

@@ -768,7 +768,9 @@ func WithDHTOptions(opts ...dht.Option) Option {
 	}}
 }
 
-// WithPubSubOptions adds options for pubsub. They apply after the node's own.
+// WithPubSubOptions adds options for pubsub. They apply after the node's own. An
+// inspector of RPCs replaces the one that bounds the messages that wait for
+// validation; see [Limits].
 func WithPubSubOptions(opts ...pubsub.Option) Option {
 	opts = slices.Clone(opts)
 	return option{"WithPubSubOptions", func(c *config) error {

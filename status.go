@@ -92,6 +92,10 @@ type TopicStatus struct {
 	Peers []peer.ID `json:"peers,omitempty"`
 	// Subscriptions is how many this node has.
 	Subscriptions int `json:"subscriptions"`
+	// Overrun is how many incoming messages were dropped unvalidated, because more
+	// arrived than fit into [Limits].PubSub or the queue of 1,024, since the node
+	// joined the topic. Other peers may have delivered the same messages.
+	Overrun uint64 `json:"overrun,omitempty"`
 }
 
 // Peer describes a connected peer, as [Node.Peer] and [Node.Peers] return it.

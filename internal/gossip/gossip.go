@@ -86,6 +86,7 @@ type Router struct {
 	cfg     Config
 	ps      *pubsub.PubSub
 	streams *links
+	in      *incoming
 	group   *lifecycle.Group
 	wake    chan struct{} // has a token when there is news
 
@@ -110,6 +111,7 @@ type Topic struct {
 	Name          string
 	Peers         []peer.ID // those that a message reaches, sorted
 	Subscriptions int       // of this node
+	Overrun       uint64    // incoming messages dropped unvalidated since the node joined
 }
 
 // Counts are totals since the start.
@@ -151,10 +153,12 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithValidateWorkers(validateWorkers),
 		pubsub.WithBlacklist(cfg.Blacklist),
 		pubsub.WithRawTracer(tracer{r}),
+		pubsub.WithAppSpecificRpcInspector(r.inspect),
 		pubsub.WithSubscriptionFilter(r.streams.filter),
 		pubsub.WithGossipSubParams(params),
 	}, cfg.Options...)
 	r.envelope, r.budget = envelope(cfg.Host), ring.NewBudget(cfg.TotalBytes)
+	r.in = newIncoming(max(cfg.TotalBytes/4, cfg.QueueBytes), cfg.TotalBytes/2, r.budget)
 	made := make(chan struct{})
 	r.streams.topics = func() []string {
 		select {
@@ -222,7 +226,7 @@ func (r *Router) Topics() []Topic {
 		if t.leaving {
 			continue
 		}
-		s := Topic{Name: t.name}
+		s := Topic{Name: t.name, Overrun: t.overrun}
 		for id, linked := range t.members {
 			if linked {
 				s.Peers = append(s.Peers, id)

@@ -26,6 +26,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
+	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
 func TestMain(m *testing.M) {
@@ -554,4 +555,89 @@ func TestTopicsOfAPeerAreBounded(t *testing.T) {
 		defer r.streams.filter.mu.Unlock()
 		return len(r.streams.filter.peers) == 0
 	})
+}
+
+// What a peer sends faster than it is validated is bounded in bytes, for each peer;
+// the rest is dropped and counted, and messages of other peers arrive.
+func TestMessagesThatWaitForValidationHoldFewBytes(t *testing.T) {
+	const size, perPeer = 1_000_000, 4
+	release := make(chan struct{})
+	slow := func(_ context.Context, _ peer.ID, m *pubsub.Message) bool {
+		if len(m.Data) == size {
+			<-release
+		}
+		return true
+	}
+	for name, inline := range map[string]bool{"in the queue": true, "in validators": false} {
+		t.Run(name, func(t *testing.T) {
+			release = make(chan struct{})
+			r := newRouter(t, newHost(t), func(c *Config) {
+				c.QueueBytes, c.TotalBytes = 4<<20, 16<<20
+				c.Options = []pubsub.Option{pubsub.WithDefaultValidator(slow, pubsub.WithValidatorInline(inline))}
+			})
+			free := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(free) // before the router closes
+			sub, err := r.Subscribe(within(t), "t", 1000)
+			must(t, err)
+			flooder := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes, c.TotalBytes = 1<<30, 1<<30 })
+			other := newRouter(t, newHost(t), nil)
+			connect(t, flooder.cfg.Host, r.cfg.Host)
+			connect(t, other.cfg.Host, r.cfg.Host)
+			const count = 100
+			for range count {
+				must(t, flooder.Publish(within(t), "t", make([]byte, size), false))
+			}
+			for r.Counts().Overrun < count-perPeer {
+				runtime.Gosched()
+			}
+			r.in.mu.Lock()
+			n, bytes := len(r.in.held), r.in.bytes
+			r.in.mu.Unlock()
+			if n != perPeer || bytes > 4<<20 || r.budget.Used() < bytes {
+				t.Errorf("%d messages wait, %d bytes", n, bytes)
+			}
+			if list := r.Topics(); list[0].Overrun < count-perPeer {
+				t.Errorf("the topic counts %d messages", list[0].Overrun)
+			}
+			must(t, other.Publish(within(t), "t", []byte("small"), false))
+			if inline {
+				free() // one worker runs inline validators one after the other
+			}
+			for {
+				m, _, err := sub.Next(within(t))
+				must(t, err)
+				if string(m.Data) == "small" {
+					break
+				}
+			}
+			free()
+			sub.Close()
+			for r.budget.Used() > 0 {
+				runtime.Gosched()
+			}
+		})
+	}
+}
+
+// What gossipsub drops in silence does not count for good.
+func TestMessagesDroppedInSilenceDoNotWait(t *testing.T) {
+	in := newIncoming(1000, 1000, ring.NewBudget(1000))
+	in.setTopic("t", true)
+	topic := "t"
+	message := func() *pubsub_pb.Message { return &pubsub_pb.Message{Topic: &topic, Data: make([]byte, 100)} }
+	kept := message()
+	if !in.take("a", kept) || in.take("a", message()) {
+		t.Fatal("the bound is not 1000 bytes")
+	}
+	runtime.KeepAlive(kept)
+	kept = nil
+	runtime.GC()
+	in.swept = time.Time{}
+	if !in.take("a", message()) {
+		t.Error("a message that is gone still counts")
+	}
+	ignored := "another"
+	if !in.take("a", &pubsub_pb.Message{Topic: &ignored, Data: make([]byte, 5000)}) {
+		t.Error("a message of a topic that is not joined counts")
+	}
 }

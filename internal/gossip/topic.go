@@ -35,6 +35,7 @@ type topic struct {
 	leaving bool             // no new users; guarded by Router.mu
 	sent    time.Time        // when Publish last succeeded; guarded by Router.mu
 	linger  *time.Timer      // runs expire; nil when not set; guarded by Router.mu
+	overrun uint64           // guarded by Router.mu
 	members map[peer.ID]bool // subscribed peers, and whether gossipsub has a stream to them; guarded by Router.mu
 
 	peers atomic.Int64  // how many of members have a stream

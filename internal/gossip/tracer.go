@@ -38,14 +38,19 @@ func (d tracer) UndeliverableMessage(m *pubsub.Message) {
 // RejectMessage counts messages dropped unvalidated because too many arrived at
 // once.
 func (d tracer) RejectMessage(m *pubsub.Message, reason string) {
-	if reason != pubsub.RejectValidationQueueFull && reason != pubsub.RejectValidationThrottled {
-		return
-	}
-	total := d.r.overrun.Add(1)
-	if d.r.overrunLog.Now() {
-		d.r.cfg.Log.Warn("dropped incoming messages: too many at once", "topic", m.GetTopic(), "from", m.ReceivedFrom, "total", total)
+	d.r.in.release(m)
+	if reason == pubsub.RejectValidationQueueFull || reason == pubsub.RejectValidationThrottled {
+		d.r.overran(m.GetTopic(), m.ReceivedFrom)
 	}
 }
+
+// A message waits no longer for its validation.
+func (d tracer) DeliverMessage(m *pubsub.Message)   { d.r.in.release(m) }
+func (d tracer) DuplicateMessage(m *pubsub.Message) { d.r.in.release(m) }
+
+// Gossipsub takes messages of the topics that it has joined.
+func (d tracer) Join(topic string)  { d.r.in.setTopic(topic, true) }
+func (d tracer) Leave(topic string) { d.r.in.setTopic(topic, false) }
 
 // DropRPC counts messages that a peer does not receive because it, or the
 // connection to it, is too slow.
@@ -66,13 +71,9 @@ func (r *Router) notSent(id peer.ID, n int) {
 }
 
 // The rest of pubsub.RawTracer.
-func (tracer) Join(string)                                          {}
-func (tracer) Leave(string)                                         {}
 func (tracer) Graft(peer.ID, string)                                {}
 func (tracer) Prune(peer.ID, string)                                {}
 func (tracer) ValidateMessage(*pubsub.Message)                      {}
-func (tracer) DeliverMessage(*pubsub.Message)                       {}
-func (tracer) DuplicateMessage(*pubsub.Message)                     {}
 func (tracer) ThrottlePeer(peer.ID)                                 {}
 func (tracer) RecvRPC(*pubsub.RPC)                                  {}
 func (tracer) SendRPC(*pubsub.RPC, peer.ID)                         {}

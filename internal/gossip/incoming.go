@@ -1,0 +1,147 @@
+package gossip
+
+import (
+	"slices"
+	"sync"
+	"time"
+	"weak"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/ring"
+)
+
+// sweepEvery is how often incoming looks for messages that gossipsub has dropped
+// in silence.
+const sweepEvery = time.Second
+
+// incoming bounds the messages that wait for their validation, in bytes: gossipsub
+// bounds only their number, in its queue and in the running validators. A message
+// counts from its arrival until gossipsub delivers or drops it.
+type incoming struct {
+	perPeer, limit int64
+	budget         *ring.Budget // shared with what waits elsewhere
+
+	mu     sync.Mutex
+	topics map[string]bool                          // those of which gossipsub takes messages; guarded by mu
+	held   map[weak.Pointer[pubsub_pb.Message]]held // guarded by mu
+	peers  map[peer.ID]int64                        // bytes by the peer that sent them; guarded by mu
+	bytes  int64                                    // in all; guarded by mu
+	swept  time.Time                                // guarded by mu
+}
+
+type held struct {
+	from peer.ID
+	size int64
+}
+
+func newIncoming(perPeer, limit int64, budget *ring.Budget) *incoming {
+	return &incoming{
+		perPeer: perPeer, limit: limit, budget: budget, topics: make(map[string]bool),
+		held: make(map[weak.Pointer[pubsub_pb.Message]]held), peers: make(map[peer.ID]int64),
+	}
+}
+
+// take counts a message, and reports whether it may wait. One alone always may.
+func (in *incoming) take(from peer.ID, m *pubsub_pb.Message) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.topics[m.GetTopic()] {
+		return true // gossipsub ignores it
+	}
+	size := sizeOf(&pubsub.Message{Message: m})
+	if !in.fitsLocked(from, size) {
+		if time.Since(in.swept) < sweepEvery {
+			return false
+		}
+		in.sweepLocked()
+		if !in.fitsLocked(from, size) {
+			return false
+		}
+	}
+	in.held[weak.Make(m)] = held{from, size}
+	in.peers[from] += size
+	in.bytes += size
+	return true
+}
+
+// fitsLocked takes a message's bytes from the budget if they are within all
+// bounds.
+func (in *incoming) fitsLocked(from peer.ID, size int64) bool {
+	if in.bytes == 0 {
+		in.budget.Force(size)
+		return true
+	}
+	mine := in.peers[from]
+	return (mine == 0 || mine+size <= in.perPeer) && in.bytes+size <= in.limit && in.budget.Take(size)
+}
+
+// sweepLocked releases messages that nobody has any more: gossipsub's peer scores
+// and its last check for duplicates drop some in silence.
+func (in *incoming) sweepLocked() {
+	in.swept = time.Now()
+	for key := range in.held {
+		if key.Value() == nil {
+			in.releaseLocked(key)
+		}
+	}
+}
+
+// release is called for a message that has been delivered or dropped, whether or
+// not it was taken.
+func (in *incoming) release(m *pubsub.Message) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.releaseLocked(weak.Make(m.Message))
+}
+
+func (in *incoming) releaseLocked(key weak.Pointer[pubsub_pb.Message]) {
+	h, ok := in.held[key]
+	if !ok {
+		return
+	}
+	delete(in.held, key)
+	if in.peers[h.from] -= h.size; in.peers[h.from] == 0 {
+		delete(in.peers, h.from)
+	}
+	in.bytes -= h.size
+	in.budget.Give(h.size)
+}
+
+func (in *incoming) setTopic(name string, on bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if on {
+		in.topics[name] = true
+	} else {
+		delete(in.topics, name)
+	}
+}
+
+// inspect drops the messages of an RPC that may not wait. It runs in gossipsub's
+// loop.
+func (r *Router) inspect(from peer.ID, rpc *pubsub.RPC) error {
+	rpc.Publish = slices.DeleteFunc(rpc.Publish, func(m *pubsub_pb.Message) bool {
+		if r.in.take(from, m) {
+			return false
+		}
+		r.overran(m.GetTopic(), from)
+		return true
+	})
+	return nil
+}
+
+// overran counts a message that was dropped unvalidated.
+func (r *Router) overran(topic string, from peer.ID) {
+	total := r.overrun.Add(1)
+	r.mu.Lock()
+	if t := r.topics[topic]; t != nil {
+		t.overrun++
+	}
+	r.mu.Unlock()
+	if r.overrunLog.Now() {
+		r.cfg.Log.Warn("dropped incoming messages: too many at once", "topic", topic, "from", from, "total", total)
+	}
+}
