@@ -38,6 +38,7 @@ var rooms = map[string]map[string]string{
 
 	"internal/keyfile":         {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
 	"internal/datadir":         {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
+	"internal/dstore":          {"internal/atomicfile": "a new file, or a recovered one, is whole when it has its name"},
 	"internal/keeper/peerfile": {"internal/addrs": "where a stranger cannot be"},
 	"internal/limits": {
 		"internal/errs":  "what is refused matches a sentinel",
