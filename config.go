@@ -127,6 +127,8 @@ const (
 	messageOverhead       = gossip.MessageOverhead
 	// subscriptionBuffer is how many messages wait for Next by default.
 	subscriptionBuffer = 1024
+	// leastRecords is the default bound of provider records on a small machine.
+	leastRecords = 64 << 20
 )
 
 // defaultConfig holds all default values.
@@ -252,6 +254,11 @@ func (c *config) securityProtocols() []nethost.Security {
 func (c *config) pubsubBytes() (queue, total int64) {
 	queue = cmp.Or(c.limits.PubSubQueue, max(8<<20, 4*int64(c.maxMessageSize)))
 	return queue, cmp.Or(c.limits.PubSub, max(limits.Memory()/32, 4*queue))
+}
+
+// recordBytes bounds the provider records of others.
+func (c *config) recordBytes() int64 {
+	return cmp.Or(c.limits.ProviderRecords, max(limits.Memory()/32, leastRecords))
 }
 
 // effectiveMinPeers returns the minimum of [WithMinPeers], or 1 if the options set

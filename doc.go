@@ -53,6 +53,8 @@
 //     WithIPFS libp2p's own, some hundreds ([WithLimits])
 //   - pubsub messages that wait: 8 MiB in one queue, a 32nd of the memory in all; a
 //     peer or a subscriber that does not read costs no more ([WithLimits])
+//   - provider records of others: 64 MiB, or a 32nd of the memory; strangers fill
+//     no more; those who send most make room ([WithLimits])
 //   - DHT mode: auto-server; serves even where reachability is never
 //     determined, as on a LAN ([WithDHTMode])
 //   - minimum of peers: 1; one peer makes a connected node; 0 without

@@ -152,8 +152,8 @@ type EventPeerDeaf struct {
 	ID peer.ID `json:"id"`
 }
 
-// EventLimitReached reports that a limit of [WithLimits] refused a connection
-// or stream: the first time, and then at most once a minute. The Memory limit
+// EventLimitReached reports that a limit of [WithLimits] refused a connection,
+// a stream or a provider record: the first time, and then at most once a minute. The Memory limit
 // is not reported; [Status] counts what it refuses.
 type EventLimitReached struct {
 	EventTime

@@ -53,6 +53,11 @@ type Limits struct {
 	// one subscription; default 8 MiB, or four times [WithMaxMessageSize], if that
 	// is more; at least [WithMaxMessageSize].
 	PubSubQueue int64 `json:"pubSubQueue,omitempty"`
+	// ProviderRecords is how many bytes of provider records the node keeps for
+	// others; beyond that, it drops those of the peers that have sent most. The
+	// default is a 32nd of the memory, as for PubSub, and at least 64 MiB, some
+	// 150,000 records. A datastore set by [WithDHTOptions] has no such bound.
+	ProviderRecords int64 `json:"providerRecords,omitempty"`
 }
 
 // Refused counts the connections and streams that each limit of [Limits] has

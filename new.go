@@ -214,6 +214,11 @@ func startDHT(n *Node) (err error) {
 	}
 	k := dhtConfig(n.cfg)
 	k.Host, k.Changed, k.Recovered = n.base, &n.watch.change, &n.recovered
+	k.RecordBytes = n.cfg.recordBytes()
+	k.RecordsFull = func(refused uint64) {
+		n.log.Warn("limit reached: provider records of others are dropped", "limit", "ProviderRecords", "dropped", refused)
+		n.watch.emit(EventLimitReached{Limit: "ProviderRecords", Refused: refused})
+	}
 	k.Announced = func(c cid.Cid, took time.Duration, err error) {
 		n.watch.emit(EventProvided{CID: c, Took: took, Err: dhtError(n, "provide "+c.String(), err)})
 	}

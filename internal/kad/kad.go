@@ -68,14 +68,19 @@ type Host interface {
 
 // Config configures a [DHT].
 type Config struct {
-	Host       Host
-	Layout     Layout
-	Prefix     protocol.ID // of the protocols; not for Public
-	Mode       dht.ModeOpt
-	Datastore  datastore.Batching          // nil: in memory
-	Validators map[string]record.Validator // by namespace, in addition to pk and ipns; not for Public
-	Options    []dht.Option                // applied last
-	Log        *slog.Logger
+	Host      Host
+	Layout    Layout
+	Prefix    protocol.ID // of the protocols; not for Public
+	Mode      dht.ModeOpt
+	Datastore datastore.Batching // nil: in memory
+	// RecordBytes bounds the provider records of others, unless Options set a
+	// datastore; 0 is no bound. RecordsFull is called when records are refused, at
+	// most once a minute, with how many there have been.
+	RecordBytes int64
+	RecordsFull func(refused uint64)
+	Validators  map[string]record.Validator // by namespace, in addition to pk and ipns; not for Public
+	Options     []dht.Option                // applied last
+	Log         *slog.Logger
 
 	Changed   *signal.Signal // notified when the routing table changes
 	Recovered *signal.Signal // there are peers again, after there were none
@@ -94,6 +99,7 @@ type DHT struct {
 	protocols  []protocol.ID  // those served in server mode
 	validators record.NamespacedValidator
 	stop       func() error
+	records    *records // nil without a bound
 	group      *lifecycle.Group
 
 	mu       sync.Mutex
@@ -118,6 +124,9 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 	d.group = lifecycle.NewGroup(ctx)
 	recovered := cfg.Recovered.Wait() // before anybody can notify it
 	d.group.Go(func(ctx context.Context) { d.keepAnnounced(ctx, recovered) })
+	if d.records != nil {
+		d.group.Go(d.records.run)
+	}
 	return d, nil
 }
 
@@ -133,10 +142,15 @@ func (d *DHT) start() error {
 	if d.cfg.Datastore != nil {
 		always = append(always, dht.Datastore(d.cfg.Datastore))
 	}
+	if d.cfg.RecordBytes > 0 && !bringsStore(d.cfg.Options) {
+		d.records = newRecords(d.cfg.Datastore, d.self, d.cfg.RecordBytes, d.cfg.RecordsFull)
+		always = append(always, dht.ProviderDatastore(d.records))
+	}
+	h := bookHost{d.cfg.Host}
 	with := func(more ...dht.Option) []dht.Option { return slices.Concat(always, more, d.cfg.Options) }
 
 	if d.cfg.Layout == Public {
-		both, err := dual.New(d.cfg.Host,
+		both, err := dual.New(h,
 			dual.WanDHTOption(with(
 				dht.RoutingTableFilter(tableFilter(dht.PublicRoutingTableFilter)),
 				dht.QueryFilter(queryFilter(dht.PublicQueryFilter)))...),
@@ -153,14 +167,14 @@ func (d *DHT) start() error {
 
 	d.validators = Validators(d.cfg.Host, d.cfg.Validators, d.cfg.Log)
 	own := []dht.Option{dht.ProtocolPrefix(d.cfg.Prefix), dht.Validator(d.validators)}
-	one, err := dht.New(d.cfg.Host, with(own...)...)
+	one, err := dht.New(h, with(own...)...)
 	if err != nil {
 		return err
 	}
 	d.routing, d.stop, d.tables = one, one.Close, []*dht.IpfsDHT{one}
 	d.protocols = []protocol.ID{d.cfg.Prefix + "/kad/1.0.0"}
 	if d.cfg.Layout == Two {
-		lan, err := dht.New(d.cfg.Host, with(slices.Concat(own, []dht.Option{dht.ProtocolExtension(dual.LanExtension)})...)...)
+		lan, err := dht.New(h, with(slices.Concat(own, []dht.Option{dht.ProtocolExtension(dual.LanExtension)})...)...)
 		if err != nil {
 			return errors.Join(err, one.Close())
 		}

@@ -2,6 +2,7 @@ package kad
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -125,7 +126,7 @@ func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) 
 		if l.stream == nil {
 			stream, err := s.host.NewStream(ctx, p, s.protos...)
 			if err != nil {
-				return nil, err
+				return nil, cmp.Or(ctx.Err(), err)
 			}
 			l.stream, l.read = stream, bufio.NewReader(stream)
 		}

@@ -13,15 +13,16 @@ import (
 
 // Limits are documented in the root package. A zero field keeps its default.
 type Limits struct {
-	Conns          int
-	ConnsPerPeer   int
-	ConnsPerIP     int
-	ConnRatePerIP  int
-	Streams        int
-	StreamsPerPeer int
-	Memory         int64
-	PubSub         int64
-	PubSubQueue    int64
+	Conns           int
+	ConnsPerPeer    int
+	ConnsPerIP      int
+	ConnRatePerIP   int
+	Streams         int
+	StreamsPerPeer  int
+	Memory          int64
+	PubSub          int64
+	PubSubQueue     int64
+	ProviderRecords int64
 }
 
 // DefaultStreamsPerPeer is the default on an application's own network: 1,000
@@ -40,6 +41,7 @@ const (
 	minStreamsPerPeer = 16
 	minMemory         = 16 << 20
 	minPubSub         = 64 << 10
+	minRecords        = 64 << 10
 	Max               = 100_000_000
 )
 
@@ -61,6 +63,7 @@ func (l Limits) Check() error {
 		{"Memory", l.Memory, minMemory, math.MaxInt64},
 		{"PubSub", l.PubSub, minPubSub, math.MaxInt64},
 		{"PubSubQueue", l.PubSubQueue, minPubSub, math.MaxInt64},
+		{"ProviderRecords", l.ProviderRecords, minRecords, math.MaxInt64},
 	} {
 		if f.value != 0 && (f.value < f.min || f.value > f.max) {
 			return fmt.Errorf("%s is %d: it must be 0, for its default, or %d to %d", f.name, f.value, f.min, f.max)
@@ -80,6 +83,7 @@ func (l Limits) Or(m Limits) Limits {
 	setIfZero(&l.Memory, m.Memory)
 	setIfZero(&l.PubSub, m.PubSub)
 	setIfZero(&l.PubSubQueue, m.PubSubQueue)
+	setIfZero(&l.ProviderRecords, m.ProviderRecords)
 	return l
 }
 
