@@ -43,6 +43,8 @@ var ErrExposed = errors.New("everybody can put files into it and replace the nod
 type Dir struct {
 	path string
 
+	format int // guarded by mu
+
 	mu   sync.Mutex // one write at a time: they share temporary names
 	lock io.Closer  // nil after Close; guarded by mu
 	// sacred are files that could be neither used nor set aside: they are not
@@ -52,11 +54,16 @@ type Dir struct {
 
 // Open creates the directory with mode 0700 if it is absent, and locks it. The
 // lock ends with the process, so a crash leaves none behind. On Unix, a
-// directory that everybody may write to is refused.
+// directory that everybody may write to is refused, and on every system one of a
+// newer format.
 func Open(path string) (*Dir, error) {
 	// The working directory may change while the node runs.
 	path, err := filepath.Abs(path)
 	if err != nil {
+		return nil, err
+	}
+	// Nothing is touched for a look, not even the lock.
+	if _, err := readFormat(path); errors.Is(err, ErrNewer) {
 		return nil, err
 	}
 	if err := makeDir(path); err != nil {
@@ -72,6 +79,11 @@ func Open(path string) (*Dir, error) {
 	case err != nil:
 		return nil, fmt.Errorf("the directory %q cannot be locked for writing: %w", path, atomicfile.Bare(err))
 	}
+	format, err := readFormat(path) // another process may just have changed it
+	if err != nil {
+		_ = lock.Close() // nothing was written
+		return nil, err
+	}
 	// A lock file can be writable in a directory that is not.
 	probe, err := os.CreateTemp(path, ".probe-*")
 	if err != nil {
@@ -80,7 +92,7 @@ func Open(path string) (*Dir, error) {
 	}
 	_ = probe.Close()           // empty
 	_ = os.Remove(probe.Name()) // an empty file disturbs nobody
-	return &Dir{path: path, lock: lock, sacred: make(map[string]bool)}, nil
+	return &Dir{path: path, format: format, lock: lock, sacred: make(map[string]bool)}, nil
 }
 
 // makeDir creates a directory and its parents durably: each is an entry of its

@@ -53,10 +53,22 @@ func TestGoldenDataDir(t *testing.T) {
 		golden.Of("open: a file", result(Open(d.Path("f")))),
 		golden.Of("open: under a file", result(Open(filepath.Join(d.Path("f"), "below")))),
 	)
+	for name, format := range map[string]string{"newer": "1000\n", "odd": "one\n"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, filepath.Join(dir, name, formatName), format)
+	}
+	texts = append(texts,
+		golden.Of("open: newer format", result(Open(filepath.Join(dir, "newer")))),
+		golden.Of("open: no format", result(Open(filepath.Join(dir, "odd")))),
+		golden.Of("format: older", d.SetFormat(0)),
+	)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 	texts = append(texts,
+		golden.Of("format: closed", d.SetFormat(1)),
 		golden.Of("write: closed", d.Write("g", nil)),
 		golden.Of("remove: closed", d.Remove("g")),
 	)
