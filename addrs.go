@@ -12,14 +12,19 @@ import (
 
 // ParsePeers parses multiaddrs that end in a peer ID, such as
 // /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…, and merges those of the same peer. Its
-// error reports every address that cannot be parsed.
+// error reports every address that cannot be parsed, one a line.
 func ParsePeers(addresses ...string) ([]peer.AddrInfo, error) {
+	return parsePeers("p2pnode: parse peer: %w", addresses)
+}
+
+// parsePeers is ParsePeers with the format of an error.
+func parsePeers(format string, addresses []string) ([]peer.AddrInfo, error) {
 	var infos []peer.AddrInfo
 	var errs []error
 	for _, s := range addresses {
 		ai, err := addrs.ParsePeer(s)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf(format, err))
 			continue
 		}
 		infos = append(infos, ai)

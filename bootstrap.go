@@ -86,7 +86,7 @@ func (n *Node) AddRelays(relays ...peer.AddrInfo) error {
 		return ErrClosed
 	}
 	if !n.relay.Enabled() {
-		return fmt.Errorf("p2pnode: add relays: %w", disabled("AutoRelay", "give WithAutoRelay with at least one relay"))
+		return fmt.Errorf("p2pnode: add relays: %w", off("AutoRelay", "give WithAutoRelay with at least one relay"))
 	}
 	relays = addrs.Merge(relays...)
 	if err := n.checkWanted(relays); err != nil {

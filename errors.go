@@ -125,7 +125,10 @@ func optionErrorf(option, format string, args ...any) error {
 
 // disabled returns the error of a method whose part is off. way names the
 // option that enables it or that switched it off.
-func disabled(part, way string) error {
+func disabled(part, way string) error { return fmt.Errorf("p2pnode: %w", off(part, way)) }
+
+// off is disabled without the prefix.
+func off(part, way string) error {
 	return fmt.Errorf("%w: %s is off; %s", ErrDisabled, part, way)
 }
 

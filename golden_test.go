@@ -283,6 +283,10 @@ func TestGoldenStreams(t *testing.T) {
 	unknown := result(n.OpenStream(ctx, other.ID(), "/unknown", "/neither"))
 	spoken := fmt.Sprint(n.base.Protocols(other.ID()))
 	any := HandleMatch(func(protocol.ID) bool { return true })
+	var tooMany error
+	for i := 0; tooMany == nil; i++ {
+		tooMany = n.Handle(protocol.ID(fmt.Sprintf("/many/%0100d", i)), h)
+	}
 	golden.Check(t, "streams", []golden.Text{
 		golden.Of("handle: no protocol ID", n.Handle("", h)),
 		golden.Of("handle: no handler", n.Handle("/p", nil)),
@@ -293,6 +297,7 @@ func TestGoldenStreams(t *testing.T) {
 		golden.Of("handle: no version", n.Handle("/p", h, HandleVersions())),
 		golden.Of("handle: two options", n.Handle("/p/1.0.0", h, HandleVersions(), any)),
 		golden.Of("handle: no function", n.Handle("/p", h, HandleMatch(nil))),
+		golden.Of("handle: too many protocols", tooMany),
 		golden.Of("listen: handled", result(n.Listen("/handled"))),
 		golden.Of("unhandle: of the node itself", n.Unhandle(ping.ID)),
 		golden.Of("unhandle: a listener's", n.Unhandle("/listened")),

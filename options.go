@@ -434,7 +434,7 @@ func WithBootstrapAddrs(addresses ...string) Option {
 		if len(addresses) == 0 {
 			return errors.New("no address given")
 		}
-		peers, err := ParsePeers(addresses...)
+		peers, err := parsePeers("%w", addresses)
 		if err != nil {
 			return err
 		}

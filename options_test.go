@@ -144,6 +144,9 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithKeepAlive", opt: WithKeepAlive(time.Second), check: func(c *config) bool { return c.keepAlive == time.Second }},
 		{name: "WithKeepAlive", opt: WithKeepAlive(time.Millisecond)},
 		{name: "WithBootstrapDNS", opt: WithBootstrapDNS("/dns4/boot.test/tcp/4001", "/dns/boot.test/tcp/4001/ws", "/dns6/boot.test/udp/4001/quic-v1", "/dns4/boot.test/tcp/4001"), check: func(c *config) bool { return len(c.bootstrapDNS) == 3 }},
+		{name: "WithBootstrapDNS", opt: WithBootstrapDNS("/dns4/boot.test/tcp/443/wss", "/dns/boot.test/tcp/443/tls/ws"), check: func(c *config) bool {
+			return len(c.bootstrapDNS) == 2 && c.dials(c.bootstrapDNS[0]) && c.dials(c.bootstrapDNS[1])
+		}},
 		{name: "WithBootstrapDNS", opt: WithBootstrapDNS()},
 		{name: "WithBootstrapDNS", opt: WithBootstrapDNS("boot.test:4001")},
 		{name: "WithBootstrapDNS", opt: WithBootstrapDNS("/ip4/192.0.2.1/tcp/4001")},

@@ -53,7 +53,7 @@ func (e *NotReadyError) Error() string {
 	for _, m := range e.Missing {
 		list = append(list, string(m.Stage)+": "+m.Why)
 	}
-	return fmt.Sprintf("%v (%v): %s", ErrNotReady, e.Err, strings.Join(list, "; "))
+	return fmt.Sprintf("p2pnode: %v (%v): %s", ErrNotReady, e.Err, strings.Join(list, "; "))
 }
 
 // Unwrap returns [ErrNotReady] and Err.
@@ -123,11 +123,11 @@ func checkStage(n *Node, s Stage) error {
 	topic, isTopic := strings.CutPrefix(string(s), topicStage)
 	switch {
 	case s == StageListening && n.cfg.noListen:
-		return fmt.Errorf("%s: %w", s, disabled("listening", "leave WithoutListening out"))
+		return fmt.Errorf("%s: %w", s, off("listening", "leave WithoutListening out"))
 	case s == StageRouting && n.dht == nil:
-		return fmt.Errorf("%s: %w", s, disabled("the DHT", "leave WithoutDHT out"))
+		return fmt.Errorf("%s: %w", s, off("the DHT", "leave WithoutDHT out"))
 	case isTopic && topic != "" && n.pubsub == nil:
-		return fmt.Errorf("%s: %w", s, disabled("pubsub", "leave WithoutPubSub out"))
+		return fmt.Errorf("%s: %w", s, off("pubsub", "leave WithoutPubSub out"))
 	case s == StageListening, s == StageRouting, s == StageConnected, s == StageReachable, isTopic && topic != "":
 		return nil
 	default:

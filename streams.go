@@ -141,7 +141,10 @@ func (n *Node) Unhandle(p protocol.ID) error {
 // trip. If the connection turns out to be dead, as after a restart of the peer,
 // OpenStream replaces it immediately. While a limit of this node or of the peer
 // is reached, it waits until ctx ends; the error then matches that of ctx and
-// [ErrLimit]. With the ctx of [OpenNow] it fails immediately instead.
+// [ErrLimit]. With the ctx of [OpenNow] it fails immediately instead. WebTransport
+// does not carry the codes with which a peer refuses a stream: over it, OpenStream
+// does not wait while a limit of the peer is reached, and its error is that of any
+// reset stream.
 //
 // If the peer speaks none of the protocols, the error matches
 // [ErrProtocolNotSupported] and lists those it speaks. If it does not answer,

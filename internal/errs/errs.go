@@ -7,19 +7,20 @@ import (
 	"net"
 )
 
-// The sentinels of the root package.
+// The sentinels of the root package. Those that are always wrapped have no prefix:
+// the root adds it, once, in front.
 var (
 	ErrClosed        error = closedError{}
-	ErrDisabled            = errors.New("p2pnode: disabled")
-	ErrNoPeers             = errors.New("p2pnode: no peers")
-	ErrNotReady            = errors.New("p2pnode: not ready")
-	ErrNotFound            = errors.New("p2pnode: not found")
-	ErrBanned              = errors.New("p2pnode: banned")
-	ErrTooLarge            = errors.New("p2pnode: message too large")
-	ErrProtocolInUse       = errors.New("p2pnode: protocol in use")
-	ErrLimit               = errors.New("p2pnode: limit reached")
+	ErrDisabled            = errors.New("disabled")
+	ErrNoPeers             = errors.New("no peers")
+	ErrNotReady            = errors.New("not ready")
+	ErrNotFound            = errors.New("not found")
+	ErrBanned              = errors.New("banned")
+	ErrTooLarge            = errors.New("message too large")
+	ErrProtocolInUse       = errors.New("protocol in use")
+	ErrLimit               = errors.New("limit reached")
 
-	ErrProtocolNotSupported = errors.New("p2pnode: protocol not supported")
+	ErrProtocolNotSupported = errors.New("protocol not supported")
 )
 
 // closedError is the type of ErrClosed, which also matches net.ErrClosed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
 	"go.uber.org/goleak"
 
 	"github.com/go-p2pnode/p2pnode/internal/golden"
@@ -231,6 +233,24 @@ func TestSharedTCP(t *testing.T) {
 		one, _ := nethost.SharedTCP([]ma.Multiaddr{ma.StringCast(row.a), ma.StringCast(row.b)})
 		if (one != nil) != row.share {
 			t.Errorf("%s and %s: shared is %v", row.a, row.b, one != nil)
+		}
+	}
+}
+
+// A name for WebSocket with TLS is resolved, and stays as the name that the
+// certificate must have.
+func TestNamesForWebSocketWithTLS(t *testing.T) {
+	names := &madns.MockResolver{IP: map[string][]net.IPAddr{"boot.test": {{IP: net.IPv4(127, 0, 0, 1)}}}}
+	resolver, err := madns.NewResolver(madns.WithDomainResolver("test.", names))
+	must(t, err)
+	h, err := nethost.New(hosttest.Config(t, libp2p.MultiaddrResolver(swarm.ResolverFromMaDNS{Resolver: resolver})))
+	must(t, err)
+	defer func() { must(t, h.Close()) }()
+	for _, name := range []string{"/dns4/boot.test/tcp/1/wss", "/dns/boot.test/tcp/1/tls/ws"} {
+		asked := nethost.Names{Dialer: dialer(h, h), Addrs: []ma.Multiaddr{ma.StringCast(name)}}
+		failed := asked.Ask(t.Context(), func(peer.AddrInfo) { t.Error("nobody is there, and somebody answers") })
+		if len(failed) != 1 || !strings.Contains(failed[0].Error(), name+" at /ip4/127.0.0.1/tcp/1/tls/sni/boot.test/ws: ") {
+			t.Errorf("%s: %v", name, failed)
 		}
 	}
 }
