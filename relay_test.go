@@ -188,3 +188,13 @@ func TestSilentRelayDoesNotHoldUpClose(t *testing.T) {
 	}
 	mustNot(t, n.Close())
 }
+
+// A relay serves whatever its own reachability is.
+func TestRelayServiceRunsWhateverTheReachability(t *testing.T) {
+	for _, r := range []network.Reachability{network.ReachabilityPrivate, network.ReachabilityPublic} {
+		hidden := hiddenNode(t, newNode(t, WithRelayService(), WithReachability(r)))
+		if err := hidden.WaitReady(testContext(t), StageReachable); err != nil {
+			t.Errorf("a relay with reachability %s gives no reservation: %v", r, err)
+		}
+	}
+}
