@@ -26,6 +26,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
+	"github.com/go-p2pnode/p2pnode/internal/kad"
 	"github.com/go-p2pnode/p2pnode/internal/lan"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
@@ -84,13 +85,15 @@ type config struct {
 	validators map[string]record.Validator
 	datastore  datastore.Batching
 
-	bootstrap    []peer.AddrInfo
-	persistent   []peer.AddrInfo
-	allowed      []peer.ID // nil: all
-	banned       []peer.ID
-	minPeers     int           // -1: derived
-	keepAlive    time.Duration // 0: off
-	bootstrapDNS []ma.Multiaddr
+	bootstrap         []peer.AddrInfo
+	persistent        []peer.AddrInfo
+	allowed           []peer.ID // nil: all
+	banned            []peer.ID
+	minPeers          int // -1: derived
+	reprovideInterval time.Duration
+	recordLifetime    time.Duration
+	keepAlive         time.Duration // 0: off
+	bootstrapDNS      []ma.Multiaddr
 
 	mdns        bool
 	mdnsService string // "": from the network's name
@@ -134,14 +137,16 @@ const (
 // defaultConfig holds all default values.
 func defaultConfig() *config {
 	return &config{
-		network:        defaultNetwork,
-		security:       []Security{SecurityTLS, SecurityNoise},
-		connLow:        defaultConnLow,
-		connHigh:       defaultConnHigh,
-		userAgent:      defaultUserAgent(),
-		minPeers:       -1,
-		maxMessageSize: defaultMaxMessageSize,
-		logger:         slog.New(slog.DiscardHandler),
+		network:           defaultNetwork,
+		security:          []Security{SecurityTLS, SecurityNoise},
+		connLow:           defaultConnLow,
+		connHigh:          defaultConnHigh,
+		userAgent:         defaultUserAgent(),
+		minPeers:          -1,
+		reprovideInterval: kad.AnnounceInterval,
+		recordLifetime:    kad.RecordLifetime,
+		maxMessageSize:    defaultMaxMessageSize,
+		logger:            slog.New(slog.DiscardHandler),
 	}
 }
 

@@ -57,28 +57,89 @@ func CIDOf(r io.Reader, opts ...CIDOption) (cid.Cid, error) {
 	return cid.NewCidV1(prefix.Codec, mh), nil
 }
 
-// Provide announces that this node has the content of a CID: it stores a
-// provider record with the peers closest to the CID, and returns nil once at
-// least one of them has proved to hold it. With an empty routing table it first
-// waits for a peer until ctx ends, at most 10 seconds. Records expire after 48
-// hours; provide again before that. Until then the node provides again by
-// itself whenever it has peers again after it had none, and answers peers that
-// ask it directly, even if Provide returned an error. Each attempt is an
+// Provide announces that this node has the content of a CID, until
+// [Node.StopProviding] or Close. It stores a provider record with the peers
+// closest to the CID, and returns nil once at least one of them has proved to
+// hold it. From then on the node announces the CID again every 22 hours (see
+// [WithReprovideInterval]), and to peers that have restarted and lost the record.
+// With [WithDataDir] or [WithDatastore] it goes on after a restart of the node.
+//
+// A node without an address to announce gets an error at once, and its CID is
+// kept as below. As long as nobody holds the record, Provide waits, trying again with delays that
+// grow from 1 second to 1 minute and whenever the node has peers again. When ctx
+// ends first, it returns ctx's error with the reason; the CID is kept, and
+// announced as soon as there is a peer for it. Each attempt is an
 // [EventProvided].
 //
-// It returns [ErrNoPeers] when no peer holds the record, with the reason: an
-// empty routing table, or what the peers answered; [ErrDisabled] without a DHT;
-// ctx's error when ctx ends first; and [ErrClosed] after Close. Specification:
+// The error matches [ErrNoPeers] if no peer held the record: the routing table was
+// empty, or the peers refused. It is [ErrDisabled] without a DHT, [ErrClosed]
+// after Close, and one of its own for a CID that nobody can look up: an undefined
+// one, one of an unknown hash function, or one with its content inside (identity
+// hash). Two CIDs of one hash are the same to the DHT. Specification:
 // github.com/libp2p/specs/tree/master/kad-dht.
 func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 	d, err := needDHT(n)
 	if err != nil {
 		return err
 	}
-	if !c.Defined() {
-		return errors.New("p2pnode: provide: the CID is undefined")
+	if err := kad.CheckCID(c); err != nil {
+		return fmt.Errorf("p2pnode: provide: %w", err)
 	}
 	return dhtError(n, "provide "+c.String(), d.Provide(ctx, c))
+}
+
+// ProvideMany does what [Node.Provide] does for any number of CIDs, much faster
+// than one call for each: it visits the peers of one region of the key space after
+// the other. Its memory does not grow with the number of CIDs, except for what the
+// node's datastore needs. It reports progress as [EventProvideProgress].
+//
+// It returns nil once a peer has taken the record of each CID. At the first
+// invalid CID it stops reading and returns the error; when ctx ends, it returns
+// ctx's error. What it has read by then is kept and announced in the background.
+// The other errors are those of [Node.Provide].
+func (n *Node) ProvideMany(ctx context.Context, cids iter.Seq[cid.Cid]) error {
+	d, err := needDHT(n)
+	if err != nil {
+		return err
+	}
+	return dhtError(n, "provide many", d.ProvideMany(ctx, cids))
+}
+
+// StopProviding ends what [Node.Provide] and [Node.ProvideMany] began, for good
+// also with a data directory. Peers forget the records when they expire, up to 48
+// hours later. CIDs that are not provided are ignored. It returns [ErrDisabled]
+// without a DHT, [ErrClosed] after Close, and errors of the datastore.
+func (n *Node) StopProviding(ctx context.Context, cids ...cid.Cid) error {
+	d, err := needDHT(n)
+	if err != nil {
+		return err
+	}
+	for _, c := range cids {
+		if err := kad.CheckCID(c); err != nil {
+			return fmt.Errorf("p2pnode: stop providing: %w", err)
+		}
+	}
+	return dhtError(n, "stop providing", d.StopProviding(ctx, cids...))
+}
+
+// Providing yields what the node provides, announced or not, in no particular
+// order. The DHT knows content by its hash, so each CID is of version 1 with the
+// codec raw, whatever the one given had. CIDs added or removed meanwhile may be
+// missing. A pair with an error is the last one: [ErrDisabled] without a DHT,
+// [ErrClosed] after Close, ctx's error, or one of the datastore.
+func (n *Node) Providing(ctx context.Context) iter.Seq2[cid.Cid, error] {
+	return func(yield func(cid.Cid, error) bool) {
+		d, err := needDHT(n)
+		if err != nil {
+			yield(cid.Undef, err)
+			return
+		}
+		for c, err := range d.Providing(ctx) {
+			if !yield(c, dhtError(n, "providing", err)) {
+				return
+			}
+		}
+	}
 }
 
 // FindOption configures a call of [Node.FindProviders] or [Node.FindPeers].
@@ -134,8 +195,8 @@ func FindWithoutAddrs() FindOption {
 // of an invalid option, [ErrDisabled] without a DHT, and [ErrClosed] when the
 // node is closed. A search that finds nobody ends without an error.
 func (n *Node) FindProviders(ctx context.Context, c cid.Cid, opts ...FindOption) iter.Seq2[peer.AddrInfo, error] {
-	if !c.Defined() {
-		return failedSearch(n, errors.New("p2pnode: find providers: the CID is undefined"))
+	if err := kad.CheckCID(c); err != nil {
+		return failedSearch(n, fmt.Errorf("p2pnode: find providers: %w", err))
 	}
 	return search(ctx, n, "find providers of "+c.String(), c, opts)
 }

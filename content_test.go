@@ -87,8 +87,18 @@ func TestPitfall45ProvideThatNobodyHolds(t *testing.T) {
 			_ = s.Reset()
 		}
 	}
-	err := n.Provide(testContext(t), mustCID(t, "x"))
-	if !errors.Is(err, ErrNoPeers) {
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	events := n.Events(ctx)
+	go func() {
+		for ev := range events {
+			if _, ok := ev.(EventProvided); ok {
+				cancel() // after the first attempt
+			}
+		}
+	}()
+	err := n.Provide(ctx, mustCID(t, "x"))
+	if !errors.Is(err, ErrNoPeers) || !errors.Is(err, context.Canceled) {
 		t.Errorf("Provide = %v; want ErrNoPeers", err)
 	}
 	// The node does not find itself after that.

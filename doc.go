@@ -65,6 +65,10 @@
 //     seconds ([WithKeepAlive])
 //   - bootstrap by name: none; whoever answers at a name is trusted: a decision
 //     ([WithBootstrapDNS])
+//   - reprovide interval: 22h0m0s; half of what records last, with room for a
+//     day offline ([WithReprovideInterval])
+//   - record lifetime: 48h0m0s; what every network of libp2p keeps
+//     ([WithRecordLifetime])
 //   - LAN discovery: off; announcing a node to the LAN is a decision
 //     ([WithMDNS])
 //   - relay client: on; peers behind relays can be dialed ([WithoutRelay])

@@ -59,6 +59,8 @@ func codeDefaults() map[string]string {
 		"minimum of peers":           fmt.Sprint(withPeers.effectiveMinPeers()),
 		"bootstrap retry":            fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),
 		"keep-alive":                 onOff(c.keepAlive > 0),
+		"reprovide interval":         c.reprovideInterval.String(),
+		"record lifetime":            c.recordLifetime.String(),
 		"LAN discovery":              onOff(c.mdns),
 		"relay client":               onOff(!c.noRelay),
 		"bootstrap by name":          noneIf(len(c.bootstrapDNS) == 0),

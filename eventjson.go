@@ -38,6 +38,7 @@ var eventReaders = map[string]func([]byte) (Event, error){
 	"relay-lost":           readEvent[EventRelayLost],
 	"hole-punched":         readEvent[EventHolePunched],
 	"provided":             readEvent[EventProvided],
+	"provide-progress":     readEvent[EventProvideProgress],
 	"topic-peer-joined":    readEvent[EventTopicPeerJoined],
 	"topic-peer-left":      readEvent[EventTopicPeerLeft],
 	"peer-deaf":            readEvent[EventPeerDeaf],
@@ -130,6 +131,12 @@ func (e EventProvided) MarshalJSON() ([]byte, error) {
 }
 
 // MarshalJSON implements [json.Marshaler].
+func (e EventProvideProgress) MarshalJSON() ([]byte, error) {
+	type plain EventProvideProgress
+	return typed("provide-progress", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
 func (e EventTopicPeerJoined) MarshalJSON() ([]byte, error) {
 	type plain EventTopicPeerJoined
 	return typed("topic-peer-joined", plain(e))
@@ -207,6 +214,7 @@ func (e EventRelayReserved) stamped(at time.Time) Event       { e.At = at; retur
 func (e EventRelayLost) stamped(at time.Time) Event           { e.At = at; return e }
 func (e EventHolePunched) stamped(at time.Time) Event         { e.At = at; return e }
 func (e EventProvided) stamped(at time.Time) Event            { e.At = at; return e }
+func (e EventProvideProgress) stamped(at time.Time) Event     { e.At = at; return e }
 func (e EventTopicPeerJoined) stamped(at time.Time) Event     { e.At = at; return e }
 func (e EventTopicPeerLeft) stamped(at time.Time) Event       { e.At = at; return e }
 func (e EventPeerDeaf) stamped(at time.Time) Event            { e.At = at; return e }

@@ -38,6 +38,7 @@ func someEvents(t testing.TB) []Event {
 		EventHolePunched{at, id, time.Second, errors.New("timeout")},
 		EventHolePunched{at, id, time.Second, nil},
 		EventProvided{at, c, time.Second, errors.New("nobody")},
+		EventProvideProgress{at, 100, 7},
 		EventTopicPeerJoined{at, "t", id},
 		EventTopicPeerLeft{at, "t", id},
 		EventPeerDeaf{at, id},

@@ -115,8 +115,10 @@ type EventHolePunched struct {
 	Err error `json:"-"`
 }
 
-// EventProvided reports the result of announcing a CID, by [Node.Provide] or by
-// the node itself when it has peers again after it had none.
+// EventProvided reports the result of announcing a single CID, by [Node.Provide]
+// or by the node itself when it has peers again after it had none; then the CID is
+// of version 1 with the codec raw. What is announced in bulk, every 22 hours or by
+// [Node.ProvideMany], is not reported one by one.
 type EventProvided struct {
 	EventTime
 	CID cid.Cid `json:"cid"`
@@ -124,6 +126,16 @@ type EventProvided struct {
 	Took time.Duration `json:"took"`
 	// Err is nil if another peer holds the record. JSON has its text, "err".
 	Err error `json:"-"`
+}
+
+// EventProvideProgress reports how far announcing in bulk has come: at its end,
+// and now and then before.
+type EventProvideProgress struct {
+	EventTime
+	// Keys is how many CIDs the node provides.
+	Keys int `json:"keys"`
+	// Pending is how many of them no peer has taken yet.
+	Pending int `json:"pending"`
 }
 
 // EventTopicPeerJoined reports that from now on messages to a topic that the

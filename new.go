@@ -222,6 +222,7 @@ func startDHT(n *Node) (err error) {
 	k.Announced = func(c cid.Cid, took time.Duration, err error) {
 		n.watch.emit(EventProvided{CID: c, Took: took, Err: dhtError(n, "provide "+c.String(), err)})
 	}
+	k.Progress = func(p kad.Progress) { n.watch.emit(EventProvideProgress{Keys: p.Keys, Pending: p.Pending}) }
 	if n.dht, err = kad.New(n.ctx, k); err != nil {
 		return err
 	}
@@ -382,7 +383,8 @@ var dhtModes = map[DHTMode]dht.ModeOpt{
 // dhtConfig returns the options' settings for the DHT.
 func dhtConfig(c *config) kad.Config {
 	k := kad.Config{
-		Mode: dhtModes[c.effectiveDHTMode()], Datastore: c.datastore, Validators: c.validators,
+		Mode: dhtModes[c.effectiveDHTMode()], Datastore: c.datastore, Store: c.datastore, Validators: c.validators,
+		Interval: c.reprovideInterval, Lifetime: c.recordLifetime,
 		Options: c.dhtOptions, Log: c.logger,
 	}
 	switch {

@@ -27,7 +27,7 @@ func (n *Node) Status() Status {
 	s.Warnings = warnings(n)
 	s.ListenErrors = slices.Clone(n.listenErrors)
 	if n.dht != nil {
-		s.DHT = &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.Serves(), Peers: n.dht.Size()}
+		s.DHT = dhtStatus(n)
 	}
 	if n.pubsub != nil {
 		for _, t := range n.pubsub.Topics() {
@@ -41,6 +41,19 @@ func (n *Node) Status() Status {
 	s.Refused, s.HandshakesFailed = refusedOf(n), handshakesFailed(n)
 	s.HandlersFailed = n.streams.Failures()
 	s.Relays = relayStatus(n.relay)
+	return s
+}
+
+// statusPatience is how long Status waits for a datastore.
+const statusPatience = time.Second
+
+func dhtStatus(n *Node) *DHTStatus {
+	s := &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.Serves(), Peers: n.dht.Size()}
+	ctx, cancel := context.WithTimeout(n.ctx, statusPatience)
+	defer cancel()
+	if p, err := n.dht.Progress(ctx); err == nil {
+		s.Provides, s.Pending, s.NextReprovide, s.ProvideFailures = p.Keys, p.Pending, p.Next, p.Failed
+	}
 	return s
 }
 

@@ -655,15 +655,42 @@ func WithValidator(namespace string, v record.Validator) Option {
 	}}
 }
 
-// WithDatastore sets where the DHT keeps the records it holds for others,
-// overriding the default of memory. The caller owns the store: close it after
-// the node.
+// WithDatastore sets where the DHT keeps the records it holds for others and what
+// the node itself provides, overriding the default of memory. The caller owns the
+// store: close it after the node.
 func WithDatastore(ds datastore.Batching) Option {
 	return option{"WithDatastore", func(c *config) error {
 		if isNil(ds) {
 			return errors.New("the datastore is nil; leave the option out for one in memory")
 		}
 		c.datastore = ds
+		return nil
+	}}
+}
+
+// WithReprovideInterval sets how often what is provided is announced again,
+// overriding the default of 22 hours: at least a minute, and less than
+// [WithRecordLifetime], or 48 hours, less an eighth for delays.
+func WithReprovideInterval(interval time.Duration) Option {
+	return option{"WithReprovideInterval", func(c *config) error {
+		if interval < time.Minute {
+			return fmt.Errorf("%v: the interval must be at least a minute", interval)
+		}
+		c.reprovideInterval = interval
+		return nil
+	}}
+}
+
+// WithRecordLifetime sets how long the node keeps the provider records of other
+// peers, overriding the default of 48 hours: at least a minute. The nodes of a
+// network should agree on it. The public network does: it conflicts with
+// [WithIPFS].
+func WithRecordLifetime(lifetime time.Duration) Option {
+	return option{"WithRecordLifetime", func(c *config) error {
+		if lifetime < time.Minute {
+			return fmt.Errorf("%v: the lifetime must be at least a minute", lifetime)
+		}
+		c.recordLifetime = lifetime
 		return nil
 	}}
 }

@@ -110,7 +110,7 @@ func TestSilentPeersAreAskedOnce(t *testing.T) {
 	})
 }
 
-func cidOf(t *testing.T, text string) cid.Cid {
+func cidOf(t testing.TB, text string) cid.Cid {
 	t.Helper()
 	c, err := p2pnode.CIDOf(strings.NewReader(text))
 	if err != nil {

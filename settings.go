@@ -72,6 +72,12 @@ type Settings struct {
 	Validators []string `json:"validators,omitempty"`
 	// Datastore is true with [WithDatastore].
 	Datastore bool `json:"datastore"`
+	// ReprovideInterval is how often what is provided is announced again;
+	// nanoseconds in JSON.
+	ReprovideInterval time.Duration `json:"reprovideInterval,omitempty"`
+	// RecordLifetime is how long the node keeps the provider records of other peers;
+	// nanoseconds in JSON.
+	RecordLifetime time.Duration `json:"recordLifetime,omitempty"`
 
 	// MinPeers is that of [WithMinPeers], or its default: 1 with bootstrap
 	// peers, persistent peers or mDNS, otherwise 0.
@@ -184,6 +190,7 @@ func (c *config) settings() Settings {
 	}
 	if s.DHT {
 		s.DHTMode = c.effectiveDHTMode()
+		s.ReprovideInterval, s.RecordLifetime = c.reprovideInterval, c.recordLifetime
 	}
 	if s.MDNS {
 		s.MDNSService = c.mdnsServiceName()

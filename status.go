@@ -82,6 +82,16 @@ type DHTStatus struct {
 	Server bool `json:"server"`
 	// Peers is the size of the routing table.
 	Peers int `json:"peers"`
+	// Provides is how many CIDs the node provides.
+	Provides int `json:"provides"`
+	// Pending is how many of them no peer has taken yet.
+	Pending int `json:"pending"`
+	// NextReprovide is when the next region of the key space is announced again;
+	// zero if nothing is provided.
+	NextReprovide time.Time `json:"nextReprovide,omitzero"`
+	// ProvideFailures is how many announcements in bulk no peer has taken since the
+	// start. They are tried again.
+	ProvideFailures uint64 `json:"provideFailures,omitempty"`
 }
 
 // TopicStatus describes a topic that the node subscribes to, or has published

@@ -95,6 +95,7 @@ var conflicts = slices.Concat(
 	[]conflict{
 		{"WithIPFS", "WithNetwork", `the public network has its own protocol names; drop WithIPFS or WithNetwork (WithNetwork("ipfs") lets kubo and js-libp2p peers join a network of your own)`},
 		{"WithIPFS", "WithPrivateNetwork", "no peer of the public network has your key of WithPrivateNetwork; drop one of the two"},
+		{"WithIPFS", "WithRecordLifetime", "all nodes of the public network keep records for 48 hours; drop WithIPFS or WithRecordLifetime"},
 		{"WithoutDHT", "WithIPFS", "the public network is its DHT; drop WithIPFS or WithoutDHT"},
 		{"WithoutListening", "WithListenAddrs", "WithListenAddrs names addresses to listen on; drop one of the two"},
 	},
@@ -104,7 +105,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching"),
 	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
 	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits"),
-	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithValidator", "WithDatastore", "WithDHTOptions"),
+	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithValidator", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
 	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithPubSubOptions"),
 )
 
@@ -134,6 +135,15 @@ var relations = slices.Concat(
 			find: func(c *config, found func(...any)) {
 				if c.usesAminoDHT() && len(c.validators) > 0 {
 					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithReprovideInterval", "WithRecordLifetime"},
+			text: "%v between announcements, and up to an eighth more, is longer than the %v of WithRecordLifetime; lower the one or raise the other",
+			find: func(c *config, found func(...any)) {
+				if c.reprovideInterval+c.reprovideInterval/8 > c.recordLifetime {
+					found(c.reprovideInterval, c.recordLifetime)
 				}
 			},
 		},

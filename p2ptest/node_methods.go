@@ -177,6 +177,16 @@ func (node *Node) Provide(ctx context.Context, c cid.Cid) error {
 	return node.Current().Provide(ctx, c)
 }
 
+// ProvideMany calls [p2pnode.Node.ProvideMany] of the current run.
+func (node *Node) ProvideMany(ctx context.Context, cids iter.Seq[cid.Cid]) error {
+	return node.Current().ProvideMany(ctx, cids)
+}
+
+// Providing calls [p2pnode.Node.Providing] of the current run.
+func (node *Node) Providing(ctx context.Context) iter.Seq2[cid.Cid, error] {
+	return node.Current().Providing(ctx)
+}
+
 // PubSub calls [p2pnode.Node.PubSub] of the current run.
 func (node *Node) PubSub() *pubsub.PubSub {
 	return node.Current().PubSub()
@@ -210,6 +220,11 @@ func (node *Node) RemoveRelays(ids ...peer.ID) error {
 // Status calls [p2pnode.Node.Status] of the current run.
 func (node *Node) Status() p2pnode.Status {
 	return node.Current().Status()
+}
+
+// StopProviding calls [p2pnode.Node.StopProviding] of the current run.
+func (node *Node) StopProviding(ctx context.Context, cids ...cid.Cid) error {
+	return node.Current().StopProviding(ctx, cids...)
 }
 
 // Subscribe calls [p2pnode.Node.Subscribe] of the current run.

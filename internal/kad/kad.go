@@ -6,12 +6,12 @@
 package kad
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -19,6 +19,7 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p-kad-dht/dual"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	dhtrecords "github.com/libp2p/go-libp2p-kad-dht/records"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	record "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -72,7 +73,10 @@ type Config struct {
 	Layout    Layout
 	Prefix    protocol.ID // of the protocols; not for Public
 	Mode      dht.ModeOpt
-	Datastore datastore.Batching // nil: in memory
+	Datastore datastore.Batching // of the records of others; nil: in memory
+	Store     datastore.Batching // of what is provided; nil: in memory
+	Interval  time.Duration      // between two announcements; 0: AnnounceInterval
+	Lifetime  time.Duration      // of the records of others; 0: RecordLifetime
 	// RecordBytes bounds the provider records of others, unless Options set a
 	// datastore; 0 is no bound. RecordsFull is called when records are refused, at
 	// most once a minute, with how many there have been.
@@ -87,7 +91,19 @@ type Config struct {
 
 	// Announced is called after each attempt to announce a CID, with its error.
 	Announced func(c cid.Cid, took time.Duration, err error)
+	// Progress is called while many CIDs are announced.
+	Progress func(Progress)
 }
+
+const (
+	// AnnounceInterval is how often what is provided is announced, as everywhere on
+	// the public network.
+	AnnounceInterval = 22 * time.Hour
+	// RecordLifetime is how long a provider record is kept.
+	RecordLifetime = 48 * time.Hour
+)
+
+func (c *Config) interval() time.Duration { return cmp.Or(c.Interval, AnnounceInterval) }
 
 // DHT is a running DHT. Its methods are safe for concurrent use; those that
 // wait return errs.ErrClosed when the context of New ends.
@@ -101,15 +117,14 @@ type DHT struct {
 	stop       func() error
 	records    *records // nil without a bound
 	group      *lifecycle.Group
-
-	mu       sync.Mutex
-	provided map[cid.Cid]time.Time // when; guarded by mu
+	keep       *keeper
 }
 
 // New starts the DHT. Its goroutines and waiting calls end with ctx or Close,
 // the upstream DHT with Close. Call it before the host has a connection.
 func New(ctx context.Context, cfg Config) (*DHT, error) {
-	d := &DHT{cfg: cfg, self: cfg.Host.ID(), provided: make(map[cid.Cid]time.Time)}
+	d := &DHT{cfg: cfg, self: cfg.Host.ID()}
+	d.keep = newKeeper(d)
 	if err := d.start(); err != nil {
 		return nil, err
 	}
@@ -122,10 +137,13 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 		table.PeerRemoved = func(p peer.ID) { removed(p); cfg.Changed.Notify() }
 	}
 	d.group = lifecycle.NewGroup(ctx)
-	recovered := cfg.Recovered.Wait() // before anybody can notify it
-	d.group.Go(func(ctx context.Context) { d.keepAnnounced(ctx, recovered) })
 	if d.records != nil {
 		d.group.Go(d.records.run)
+	}
+	if cfg.Store != nil { // there may be something from an earlier run
+		if err := d.keep.open(); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
 	}
 	return d, nil
 }
@@ -138,6 +156,9 @@ func (d *DHT) start() error {
 			return newSender(d.cfg.Host, protos)
 		}),
 		dht.RoutingTableFilter(tableFilter(nil)), dht.QueryFilter(queryFilter(nil)),
+	}
+	if d.cfg.Lifetime > 0 {
+		always = append(always, dht.ProviderManagerOpts(dhtrecords.ProvideValidity(d.cfg.Lifetime)))
 	}
 	if d.cfg.Datastore != nil {
 		always = append(always, dht.Datastore(d.cfg.Datastore))
@@ -190,7 +211,7 @@ func (d *DHT) use(both *dual.DHT) {
 
 // Close stops announcing and the DHT, and waits for both.
 func (d *DHT) Close() error {
-	return errors.Join(d.group.Close(), d.stop())
+	return errors.Join(d.group.Close(), d.keep.close(), d.stop())
 }
 
 // Routing returns the upstream DHT: a *dht.IpfsDHT, or a *dual.DHT for two.

@@ -55,7 +55,7 @@ func newDHT(tb testing.TB, change ...func(*Config)) *DHT {
 	tb.Helper()
 	cfg := Config{
 		Host: newHost(tb), Prefix: "/test", Mode: dht.ModeServer, Log: slog.New(slog.DiscardHandler),
-		Changed: new(signal.Signal), Recovered: new(signal.Signal), Announced: func(cid.Cid, time.Duration, error) {},
+		Changed: new(signal.Signal), Recovered: new(signal.Signal), Announced: func(cid.Cid, time.Duration, error) {}, Progress: func(Progress) {},
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -279,8 +279,7 @@ func TestGoldenKad(t *testing.T) {
 	takes := scripted(t, func(m *pb.Message) *pb.Message { return pb.NewMessage(m.Type, m.Key, 0) })
 	d := newDHT(t)
 	meet(t, d, takes)
-	c := NamespaceCID("x")
-	provide := d.Provide(testContext(t), c)
+	provide := d.announce(testContext(t), NamespaceCID("x"))
 	wrong := guard{mad{}, "app", slog.New(slog.DiscardHandler)}
 	_, selects := wrong.Select("/app/x", [][]byte{nil})
 	golden.Check(t, "DHT, other peers", []golden.Text{
@@ -436,7 +435,7 @@ func TestEndsWithTheNode(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	d, err := New(ctx, Config{
 		Host: newHost(t), Prefix: "/test", Mode: dht.ModeServer, Log: slog.New(slog.DiscardHandler),
-		Changed: new(signal.Signal), Recovered: new(signal.Signal), Announced: func(cid.Cid, time.Duration, error) {},
+		Changed: new(signal.Signal), Recovered: new(signal.Signal), Announced: func(cid.Cid, time.Duration, error) {}, Progress: func(Progress) {},
 	})
 	must(t, err)
 	done := make(chan error, 1)

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -32,24 +31,11 @@ const (
 	// askTimeout bounds sending a record to one peer, and asking whether it holds
 	// it.
 	askTimeout = 10 * time.Second
-	// recordLifetime is how long others keep a provider record.
-	recordLifetime = 48 * time.Hour
 	// announceAtOnce bounds how many CIDs are announced again at a time, and
 	// announceTimeout each of them.
 	announceAtOnce  = 4
 	announceTimeout = time.Minute
 )
-
-// Provide announces that the node has c, and returns nil once another peer has
-// proved to hold the record. Whatever the outcome, it is announced again when
-// the node has peers again after it had none, until the record expires.
-func (d *DHT) Provide(ctx context.Context, c cid.Cid) error {
-	err := d.announce(ctx, c)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.provided[c] = time.Now()
-	return err
-}
 
 // NamespaceCID returns the CID of a namespace in the DHT. It is the one that
 // go-libp2p's routing discovery uses, so that both find each other.
@@ -113,77 +99,27 @@ func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	}
 }
 
-// keepAnnounced announces what was provided again whenever the node has peers
-// again after it had none: a Provide may have failed without them, and other
-// peers may have restarted.
-func (d *DHT) keepAnnounced(ctx context.Context, recovered <-chan struct{}) {
-	for {
-		select {
-		case <-recovered:
-		case <-ctx.Done():
-			return
-		}
-		recovered = d.cfg.Recovered.Wait()
-		d.announceAgain(ctx, recovered)
-	}
-}
-
-// announceAgain announces what was provided until everything is announced, or
-// ctx or again ends it. It retries failures with growing delays.
-func (d *DHT) announceAgain(ctx context.Context, again <-chan struct{}) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	d.group.Go(func(context.Context) { // ends with ctx
-		select {
-		case <-again:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
-	for left := d.recent(); len(left) > 0; {
-		left = d.announceAll(ctx, left)
-		if len(left) == 0 || ctx.Err() != nil {
-			return
-		}
-		d.cfg.Log.Debug("announcing again failed, retrying", "cids", len(left))
-		pause(ctx, retry.Next(), nil)
-	}
-}
-
-// recent returns what was provided and has not expired.
-func (d *DHT) recent() []cid.Cid {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	maps.DeleteFunc(d.provided, func(_ cid.Cid, at time.Time) bool { return time.Since(at) > recordLifetime })
-	return slices.Collect(maps.Keys(d.provided))
-}
-
-// announceAll announces CIDs, some at a time, and returns those that failed.
-func (d *DHT) announceAll(ctx context.Context, list []cid.Cid) (failed []cid.Cid) {
-	todo := make(chan cid.Cid)
-	var mu sync.Mutex // guards failed
+// announceAll announces keys one by one, some at a time, and returns those that
+// a peer holds.
+func (d *DHT) announceAll(ctx context.Context, list []multihash.Multihash) (done []multihash.Multihash) {
+	var mu sync.Mutex // guards done
 	var wg sync.WaitGroup
-	for range min(announceAtOnce, len(list)) {
+	room := make(chan struct{}, announceAtOnce)
+	for _, key := range list {
+		room <- struct{}{} // each announcement ends with ctx
 		wg.Go(func() {
-			for c := range todo {
-				ctx, cancel := context.WithTimeout(ctx, announceTimeout)
-				err := d.announce(ctx, c)
-				cancel()
-				if err != nil {
-					mu.Lock()
-					failed = append(failed, c)
-					mu.Unlock()
-				}
+			defer func() { <-room }()
+			ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+			defer cancel()
+			if d.announce(ctx, cid.NewCidV1(cid.Raw, key)) == nil {
+				mu.Lock()
+				done = append(done, key)
+				mu.Unlock()
 			}
 		})
 	}
-	for _, c := range list {
-		todo <- c // a worker takes it: each announcement ends with ctx
-	}
-	close(todo)
 	wg.Wait()
-	return failed
+	return done
 }
 
 // announce stores a provider record once, and reports the result.
@@ -202,11 +138,7 @@ func (d *DHT) store(ctx context.Context, key multihash.Multihash) error {
 	// First to those who ask: the first peer to join a lone node should find what
 	// it has. The store is the node's own, so an ended ctx does not matter.
 	for _, t := range d.tables {
-		store := t.ProviderStore()
-		if store == nil { // the application's options say so
-			return routing.ErrNotSupported
-		}
-		if err := store.AddProvider(context.WithoutCancel(ctx), key, peer.AddrInfo{ID: d.self}); err != nil {
+		if err := d.storeOwn(context.WithoutCancel(ctx), t, key); err != nil {
 			return err
 		}
 	}
@@ -237,7 +169,7 @@ func (d *DHT) inActive(put func(*dht.IpfsDHT) error) error {
 func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) error {
 	self := peer.AddrInfo{ID: d.self, Addrs: table.FilteredAddrs()}
 	if len(self.Addrs) == 0 {
-		return fmt.Errorf("%w: this node has no address to announce; listen on one, make a reservation at a relay with WithAutoRelay, or give WithAnnounceAddrs", errs.ErrNoPeers)
+		return errNoAddress
 	}
 	closest, err := table.GetClosestPeers(ctx, string(key))
 	if err != nil {
@@ -281,6 +213,9 @@ func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Mul
 	}
 }
 
+// errNoAddress is the error of an announcement that would lead nobody here.
+var errNoAddress = fmt.Errorf("%w: this node has no address to announce; listen on one, make a reservation at a relay with WithAutoRelay, or give WithAnnounceAddrs", errs.ErrNoPeers)
+
 // holds asks a peer for this node's provider record.
 func (d *DHT) holds(ctx context.Context, m *pb.ProtocolMessenger, p peer.ID, key multihash.Multihash) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -290,7 +225,35 @@ func (d *DHT) holds(ctx context.Context, m *pb.ProtocolMessenger, p peer.ID, key
 		return err
 	}
 	if !slices.ContainsFunc(providers, func(ai *peer.AddrInfo) bool { return ai.ID == d.self }) {
-		return errors.New("accepted the record but does not hold it")
+		return &notHeldError{}
+	}
+	return nil
+}
+
+// notHeldError is that of a peer that answers, but not with what it should hold.
+type notHeldError struct{}
+
+func (*notHeldError) Error() string { return "accepted the record but does not hold it" }
+
+// storeOwn makes the node itself answer that it has key, in one DHT.
+func (d *DHT) storeOwn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) error {
+	store := table.ProviderStore()
+	if store == nil { // the application's options say so
+		return routing.ErrNotSupported
+	}
+	return store.AddProvider(ctx, key, peer.AddrInfo{ID: d.self})
+}
+
+// CheckCID refuses a CID that nobody can look up.
+func CheckCID(c cid.Cid) error {
+	if !c.Defined() {
+		return errors.New("the CID is undefined")
+	}
+	switch hash := c.Prefix().MhType; {
+	case hash == multihash.IDENTITY:
+		return fmt.Errorf("%s contains its content (identity hash): there is nothing to find", c)
+	case multihash.Codes[hash] == "":
+		return fmt.Errorf("%s: unknown hash function 0x%x", c, hash)
 	}
 	return nil
 }
