@@ -548,15 +548,15 @@ func TestPeersThatAreShutOutHaveTheRightKey(t *testing.T) {
 	psk := make(pnet.PSK, 32)
 	psk[0] = 1
 	key := p2pnode.WithPrivateNetwork(psk)
-	boot := overTCP(t, key)
-	n := overTCP(t, key)
+	boot := patient(t, key)
+	n := patient(t, key)
 	mustBan(t, boot, p2pnode.Ban{Peer: n.ID()})
 	for range 3 {
 		if err := n.Connect(t.Context(), boot.AddrInfo()); err == nil {
 			t.Fatal("connected to who has blocked it")
 		}
 	}
-	friend := overTCP(t, key)
+	friend := patient(t, key)
 	if err := friend.Connect(t.Context(), boot.AddrInfo()); err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,13 @@ var shortDials = p2pnode.WithLibp2pOptions(libp2p.SwarmOpts(swarm.WithDialTimeou
 // overTCP starts a node that listens on a TCP port of this machine.
 func overTCP(t *testing.T, opts ...p2pnode.Option) *p2pnode.Node {
 	t.Helper()
-	n, err := p2pnode.New(t.Context(), append([]p2pnode.Option{p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"), shortDials}, opts...)...)
+	return patient(t, append(opts, shortDials)...)
+}
+
+// patient starts a node over TCP that does not give up on a slow handshake.
+func patient(t *testing.T, opts ...p2pnode.Option) *p2pnode.Node {
+	t.Helper()
+	n, err := p2pnode.New(t.Context(), append([]p2pnode.Option{p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0")}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
