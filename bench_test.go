@@ -102,11 +102,12 @@ func rawNodes(b *testing.B, count int) []*rawNode {
 	return list
 }
 
-// filled waits until the routing tables of all nodes are full.
+// filled waits until the routing tables of all nodes have who they can have, or as
+// many as a region.
 func filled(b *testing.B, sizes ...func() int) {
 	b.Helper()
 	for _, size := range sizes {
-		mustNot(b, waitFor(b, func() bool { return size() >= len(sizes)-1 }))
+		mustNot(b, waitFor(b, func() bool { return size() >= min(len(sizes)-1, contentNodes) }))
 	}
 }
 
@@ -174,11 +175,11 @@ func BenchmarkPublishNext(b *testing.B) {
 // contentNodes is how many nodes the benchmarks of content run on.
 const contentNodes = 20
 
-func ourNetwork(b *testing.B) []*Node {
+func ourNetwork(b *testing.B, count int) []*Node {
 	b.Helper()
 	var nodes []*Node
 	var sizes []func() int
-	for range contentNodes {
+	for range count {
 		n := newNode(b)
 		nodes = append(nodes, n)
 		sizes = append(sizes, n.dht.Size)
@@ -199,9 +200,9 @@ func mesh(b *testing.B, n int, connect func(i, j int) error) {
 	}
 }
 
-func rawNetwork(b *testing.B) []*rawNode {
+func rawNetwork(b *testing.B, count int) []*rawNode {
 	b.Helper()
-	nodes := rawNodes(b, contentNodes)
+	nodes := rawNodes(b, count)
 	var sizes []func() int
 	for _, n := range nodes {
 		sizes = append(sizes, n.dht.RoutingTable().Size)
@@ -223,14 +224,14 @@ func numbered(b *testing.B, i int) cid.Cid {
 
 func BenchmarkProvide(b *testing.B) {
 	b.Run("impl=p2pnode", func(b *testing.B) {
-		nodes := ourNetwork(b)
+		nodes := ourNetwork(b, contentNodes)
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			mustNot(b, nodes[0].Provide(context.Background(), numbered(b, i)))
 		}
 	})
 	b.Run("impl=raw", func(b *testing.B) {
-		nodes := rawNetwork(b)
+		nodes := rawNetwork(b, contentNodes)
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			mustNot(b, nodes[0].dht.Provide(context.Background(), numbered(b, i), true))
@@ -241,7 +242,7 @@ func BenchmarkProvide(b *testing.B) {
 func BenchmarkFindProviders(b *testing.B) {
 	c := cid.NewCidV1(cid.Raw, numbered(b, 1).Hash())
 	b.Run("impl=p2pnode", func(b *testing.B) {
-		nodes := ourNetwork(b)
+		nodes := ourNetwork(b, contentNodes)
 		mustNot(b, nodes[0].Provide(context.Background(), c))
 		b.ReportAllocs()
 		for b.Loop() {
@@ -256,7 +257,7 @@ func BenchmarkFindProviders(b *testing.B) {
 		}
 	})
 	b.Run("impl=raw", func(b *testing.B) {
-		nodes := rawNetwork(b)
+		nodes := rawNetwork(b, contentNodes)
 		mustNot(b, nodes[0].dht.Provide(context.Background(), c, true))
 		b.ReportAllocs()
 		for b.Loop() {

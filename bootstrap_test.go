@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -108,6 +109,20 @@ func TestSavedPeersBringTheNodeBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A damaged file of the DHT is set aside and reported, and the node works.
+func TestDamagedRecordsAreSetAside(t *testing.T) {
+	dir := t.TempDir()
+	n := newNode(t, WithDataDir(dir))
+	file := n.data.dir.Path(recordsName)
+	mustNot(t, n.Close())
+	mustNot(t, os.WriteFile(file, bytes.Repeat([]byte("damage"), 10_000), 0o600))
+	n = newNode(t, WithDataDir(dir), via(newNode(t)))
+	if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], file+".damaged-1") {
+		t.Errorf("warnings: %q", w)
+	}
+	mustNot(t, n.Provide(testContext(t), mustCID(t, "x")))
 }
 
 func TestDamagedSavedPeersAreSetAside(t *testing.T) {

@@ -122,6 +122,7 @@ var rooms = map[string]map[string]string{
 		"internal/addrs":           "options check addresses",
 		"internal/causes":          "why an address does not bind, in words",
 		"internal/datadir":         "WithDataDir",
+		"internal/dstore":          "what the DHT keeps in the directory of WithDataDir",
 		"internal/diag":            "Diagnose",
 		"internal/errs":            "the sentinels",
 		"internal/gossip":          "topics",

@@ -213,6 +213,18 @@ func startDHT(n *Node) (err error) {
 		return nil
 	}
 	k := dhtConfig(n.cfg)
+	switch {
+	case n.cfg.datastore != nil:
+		k.Store = n.cfg.datastore
+	case n.data != nil:
+		s, err := n.data.openRecords()
+		if err != nil {
+			return err
+		}
+		n.stack.Push("datastore", closeBudget, s.Close)
+		k.Store = s
+	}
+	k.Datastore = k.Store
 	k.Host, k.Changed, k.Recovered = n.base, &n.watch.change, &n.recovered
 	k.RecordBytes = n.cfg.recordBytes()
 	k.RecordsFull = func(refused uint64) {
@@ -383,7 +395,7 @@ var dhtModes = map[DHTMode]dht.ModeOpt{
 // dhtConfig returns the options' settings for the DHT.
 func dhtConfig(c *config) kad.Config {
 	k := kad.Config{
-		Mode: dhtModes[c.effectiveDHTMode()], Datastore: c.datastore, Store: c.datastore, Validators: c.validators,
+		Mode: dhtModes[c.effectiveDHTMode()], Validators: c.validators,
 		Interval: c.reprovideInterval, Lifetime: c.recordLifetime,
 		Options: c.dhtOptions, Log: c.logger,
 	}

@@ -198,6 +198,12 @@ func WithIdentityString(s string) Option {
 //
 // Bans of [Node.BanPeer] and [Node.BanSubnet] are saved when they change.
 //
+// The file dht.db holds what the node provides, which it goes on announcing after
+// a restart, and the DHT records that it holds for other nodes, unless
+// [WithDatastore] sets another place. What [Node.Provide] and [Node.ProvideMany]
+// have acknowledged survives a crash. Of a damaged file the entries that are whole
+// are used.
+//
 // A damaged file of peers or bans is set aside, not overwritten, and reported
 // in Warnings of [Status] and by [Node.Diagnose]; the node starts without its
 // content, so banned peers are let in. A file that cannot be read for now is

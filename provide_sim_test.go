@@ -180,24 +180,70 @@ func TestProvideManyRefusesWhatNobodyCanLookUp(t *testing.T) {
 	})
 }
 
-// A node with a datastore goes on providing after a restart, by itself.
+// A node with a datastore, or a data directory, goes on providing after a restart,
+// by itself.
 func TestProvideSurvivesARestart(t *testing.T) {
 	t.Parallel()
+	for name, where := range map[string]func(t *testing.T) p2pnode.Option{
+		"datastore": func(*testing.T) p2pnode.Option {
+			return p2pnode.WithDatastore(dssync.MutexWrap(datastore.NewMapDatastore()))
+		},
+		"data directory": func(t *testing.T) p2pnode.Option { return p2pnode.WithDataDir(t.TempDir()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			kept := where(t)
+			synctest.Test(t, func(t *testing.T) {
+				sim := quiet(t, p2pnode.WithReprovideInterval(time.Hour), p2pnode.WithRecordLifetime(2*time.Hour))
+				nodes := sim.Nodes(t, 4)
+				provider := sim.Node(t, p2pnode.WithBootstrapPeers(nodes[0].AddrInfo()), kept)
+				sim.Ready()
+				list := contents(t, 50)
+				if err := provider.ProvideMany(t.Context(), slices.Values(list)); err != nil {
+					t.Fatal(err)
+				}
+				sim.Restart(provider)
+				sim.Ready()
+				if st := provider.Status().DHT; st.Provides != len(list) || st.Pending != 0 {
+					t.Errorf("after the restart: %+v", st)
+				}
+				time.Sleep(3 * time.Hour) // the records of before are gone
+				for _, c := range list {
+					if !findsProvider(t, nodes[3], provider, c) {
+						t.Errorf("%s is not found", c)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A process that is killed before it has announced what it keeps does so when it
+// starts again.
+func TestProvideSurvivesACrash(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		sim := quiet(t, p2pnode.WithReprovideInterval(time.Hour), p2pnode.WithRecordLifetime(2*time.Hour))
-		nodes := sim.Nodes(t, 4)
-		store := dssync.MutexWrap(datastore.NewMapDatastore())
-		provider := sim.Node(t, p2pnode.WithBootstrapPeers(nodes[0].AddrInfo()), p2pnode.WithDatastore(store))
-		sim.Ready()
+		sim := quiet(t)
+		lone := sim.Node(t, p2pnode.WithDataDir(dir))
 		list := contents(t, 50)
-		if err := provider.ProvideMany(t.Context(), slices.Values(list)); err != nil {
-			t.Fatal(err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := lone.ProvideMany(ctx, slices.Values(list)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("ProvideMany = %v", err)
 		}
-		sim.Restart(provider)
+		sim.Crash(lone)
+		sim.Restart(lone)
+		var nodes p2ptest.Nodes
+		for range 3 {
+			nodes = append(nodes, sim.Node(t, p2pnode.WithBootstrapPeers(lone.AddrInfo())))
+		}
 		sim.Ready()
-		time.Sleep(3 * time.Hour) // the records of before are gone
+		time.Sleep(2 * time.Minute)
+		if st := lone.Status().DHT; st.Provides != len(list) || st.Pending != 0 {
+			t.Errorf("after the crash: %+v", st)
+		}
 		for _, c := range list {
-			if !findsProvider(t, nodes[3], provider, c) {
+			if !findsProvider(t, nodes[2], lone, c) {
 				t.Errorf("%s is not found", c)
 			}
 		}

@@ -1,6 +1,7 @@
 package kad
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,7 +101,7 @@ func (k *keeper) open() error {
 	if store == nil {
 		store = dssync.MutexWrap(datastore.NewMapDatastore())
 	}
-	base := datastore.NewKey("provide").ChildString(string(k.d.cfg.Prefix))
+	base := datastore.NewKey("provide").ChildString(cmp.Or(string(k.d.cfg.Prefix), "public"))
 	keys, err := keystore.NewKeystore(namespace.Wrap(store, base.ChildString("keys")))
 	if err != nil {
 		return fmt.Errorf("keystore: %w", err)
