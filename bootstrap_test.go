@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -124,6 +125,18 @@ func TestDamagedRecordsAreSetAside(t *testing.T) {
 	}
 	mustNot(t, n.Provide(testContext(t), mustCID(t, "x")))
 }
+
+// A file of the DHT that cannot be opened is left alone, and the node works.
+func TestRecordsThatCannotBeOpenedStay(t *testing.T) {
+	dir := t.TempDir()
+	mustNot(t, os.Mkdir(filepath.Join(dir, recordsName), 0o700))
+	n := newNode(t, WithDataDir(dir), via(newNode(t)))
+	if w := n.Status().Warnings; len(w) != 1 || !strings.Contains(w[0], recordsName) {
+		t.Errorf("warnings: %q", w)
+	}
+	mustNot(t, n.Provide(testContext(t), mustCID(t, "x")))
+}
+
 
 func TestDamagedSavedPeersAreSetAside(t *testing.T) {
 	dir := t.TempDir()

@@ -19,27 +19,9 @@ const recordsName = "dht.db"
 
 // dataPart is the open data directory.
 type dataPart struct {
-	dir     *datadir.Dir
-	records *dstore.Store // nil without a DHT, or with WithDatastore
-	log     *slog.Logger
-}
-
-// openRecords opens the file of the DHT.
-func (d *dataPart) openRecords() (*dstore.Store, error) {
-	s, err := dstore.Open(d.dir.Path(recordsName), d.log)
-	if err != nil {
-		return nil, &OptionError{Option: "WithDataDir", Err: err}
-	}
-	d.records = s
-	return s, nil
-}
-
-// warnings returns what was wrong with the file of the DHT.
-func (d *dataPart) warnings() []string {
-	if d.records == nil || d.records.Damage() == nil {
-		return nil
-	}
-	return []string{d.records.Damage().Error()}
+	dir      *datadir.Dir
+	log      *slog.Logger
+	warnings []string // about the file of the DHT
 }
 
 // store is where the parts keep their files; nil without a data directory.
@@ -48,6 +30,21 @@ func (d *dataPart) store() access.Store {
 		return nil
 	}
 	return d.dir
+}
+
+// openRecords opens the file of the DHT. Like the other files, one that cannot be
+// read now is left alone, and reported.
+func (d *dataPart) openRecords() *dstore.Store {
+	s, err := dstore.Open(d.dir.Path(recordsName), d.log)
+	switch {
+	case err != nil:
+		d.warnings = append(d.warnings, err.Error()+"; it is left alone, and what the node provides is not kept")
+		d.log.Warn("the DHT's file cannot be opened, its records are in memory", "err", err)
+		return nil
+	case s.Damage() != nil:
+		d.warnings = append(d.warnings, s.Damage().Error())
+	}
+	return s
 }
 
 // identity returns the key in the directory, creating it if there is none.

@@ -102,6 +102,7 @@ func TestBansThatCannotBeReadNowStay(t *testing.T) {
 			mustNot(t, os.Chmod(filepath.Join(dir, identityName), 0o600))
 			mustNot(t, os.Chown(filepath.Join(dir, identityName), 65534, 65534))
 			mustNot(t, os.Chown(filepath.Join(dir, "lock"), 65534, 65534))
+			mustNot(t, os.Chown(filepath.Join(dir, recordsName), 65534, 65534))
 			defer withoutRootsRights(t)()
 		}
 		n, err := New(testContext(t), WithoutListening(), WithDataDir(dir))

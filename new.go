@@ -217,12 +217,10 @@ func startDHT(n *Node) (err error) {
 	case n.cfg.datastore != nil:
 		k.Store = n.cfg.datastore
 	case n.data != nil:
-		s, err := n.data.openRecords()
-		if err != nil {
-			return err
+		if s := n.data.openRecords(); s != nil {
+			n.stack.Push("datastore", closeBudget, s.Close)
+			k.Store = s
 		}
-		n.stack.Push("datastore", closeBudget, s.Close)
-		k.Store = s
 	}
 	k.Datastore = k.Store
 	k.Host, k.Changed, k.Recovered = n.base, &n.watch.change, &n.recovered

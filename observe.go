@@ -62,7 +62,7 @@ func warnings(n *Node) []string {
 	if n.data == nil {
 		return nil
 	}
-	return slices.Concat(n.keeper.Warnings(), n.access.Warnings(), n.data.warnings())
+	return slices.Concat(n.keeper.Warnings(), n.access.Warnings(), n.data.warnings)
 }
 
 // refusedOf returns what limits have refused; zero with an application's own

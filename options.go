@@ -202,7 +202,8 @@ func WithIdentityString(s string) Option {
 // a restart, and the DHT records that it holds for other nodes, unless
 // [WithDatastore] sets another place. What [Node.Provide] and [Node.ProvideMany]
 // have acknowledged survives a crash. Of a damaged file the entries that are whole
-// are used.
+// are used. If the file cannot be opened, the node keeps these in memory, and says
+// so in Warnings of [Status].
 //
 // A damaged file of peers or bans is set aside, not overwritten, and reported
 // in Warnings of [Status] and by [Node.Diagnose]; the node starts without its
