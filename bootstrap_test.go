@@ -137,7 +137,6 @@ func TestRecordsThatCannotBeOpenedStay(t *testing.T) {
 	mustNot(t, n.Provide(testContext(t), mustCID(t, "x")))
 }
 
-
 func TestDamagedSavedPeersAreSetAside(t *testing.T) {
 	dir := t.TempDir()
 	n := newNode(t, WithDataDir(dir))
