@@ -292,7 +292,7 @@ func FuzzWalk(f *testing.F) {
 			t.Fatal(err)
 		}
 		if n > 0 {
-			if _, err := walk(bytes.NewReader(b), int64(len(b)), func(_, _ []byte) error { return fail }); err != fail {
+			if _, err := walk(bytes.NewReader(b), int64(len(b)), func(_, _ []byte) error { return fail }); !errors.Is(err, fail) {
 				t.Errorf("the error of each became %v", err)
 			}
 		}

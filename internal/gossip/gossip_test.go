@@ -629,8 +629,7 @@ func TestMessagesDroppedInSilenceDoNotWait(t *testing.T) {
 	if !in.take("a", kept) || in.take("a", message()) {
 		t.Fatal("the bound is not 1000 bytes")
 	}
-	runtime.KeepAlive(kept)
-	kept = nil
+	runtime.KeepAlive(kept) // and no longer
 	runtime.GC()
 	in.swept = time.Time{}
 	if !in.take("a", message()) {

@@ -600,7 +600,10 @@ func (k *keeper) announcePending(ctx context.Context) (left int, err error) {
 		if n > fewKeys {
 			k.report(ctx)
 		}
-		if left > 0 && n > fewKeys || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return left, ctx.Err()
+		}
+		if left > 0 && n > fewKeys {
 			return left, nil // there is nobody to announce to
 		}
 	}
