@@ -43,6 +43,9 @@ func longRun() bool { return flag.Lookup("long").Value.String() == "true" }
 // What is provided is announced again before the records expire, until it is
 // stopped.
 func TestProvideLastsUntilItIsStopped(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	interval, lifetime, rounds := time.Hour, 2*time.Hour, 3
 	if longRun() {
@@ -88,7 +91,11 @@ func quiet(t *testing.T, opts ...p2pnode.Option) *p2ptest.Network {
 // is offline.
 func TestProvideManyReachesEveryNetworkSize(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{2, 3, 5, 19, 21} {
+	sizes := []int{2, 3, 5, 19, 21}
+	if testing.Short() {
+		sizes = sizes[:3]
+	}
+	for _, size := range sizes {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sim := quiet(t)
@@ -183,6 +190,9 @@ func TestProvideManyRefusesWhatNobodyCanLookUp(t *testing.T) {
 // A node with a datastore, or a data directory, goes on providing after a restart,
 // by itself.
 func TestProvideSurvivesARestart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	for name, where := range map[string]func(t *testing.T) p2pnode.Option{
 		"datastore": func(*testing.T) p2pnode.Option {
@@ -253,6 +263,9 @@ func TestProvideSurvivesACrash(t *testing.T) {
 // Every node restarts within an hour, and forgets the records that it held: what
 // is provided is found nevertheless, all the time.
 func TestProvideOutlivesTheRestartOfEveryHolder(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	size, keys := 8, 10
 	if longRun() {

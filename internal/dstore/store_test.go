@@ -76,6 +76,9 @@ func content(t testing.TB, s *Store) map[string]string {
 }
 
 func TestSuiteOfGoDatastore(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	s := newStore(t)
 	s.db.NoSync = true // it makes 100,000 writes of one entry each

@@ -560,6 +560,9 @@ func TestTopicsOfAPeerAreBounded(t *testing.T) {
 // What a peer sends faster than it is validated is bounded in bytes, for each peer;
 // the rest is dropped and counted, and messages of other peers arrive.
 func TestMessagesThatWaitForValidationHoldFewBytes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	const size, perPeer = 1_000_000, 4
 	release := make(chan struct{})
 	slow := func(_ context.Context, _ peer.ID, m *pubsub.Message) bool {
