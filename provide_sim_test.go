@@ -211,6 +211,9 @@ func TestProvideSurvivesARestart(t *testing.T) {
 				if err := provider.ProvideMany(t.Context(), slices.Values(list)); err != nil {
 					t.Fatal(err)
 				}
+				if err := provider.Close(); err != nil {
+					t.Errorf("Close = %v", err)
+				}
 				sim.Restart(provider)
 				sim.Ready()
 				if st := provider.Status().DHT; st.Provides != len(list) || st.Pending != 0 {

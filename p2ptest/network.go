@@ -286,7 +286,7 @@ func (n *Network) options(m *member) []p2pnode.Option {
 	if len(m.settings.ListenAddrs) > 0 {
 		opts = append(opts, p2pnode.WithListenAddrs(m.at().ListenAddr()))
 	}
-	if m.settings.DHT {
+	if m.settings.DHT && m.settings.DataDir == "" { // which holds the datastore
 		opts = append(opts, p2pnode.WithDatastore(m.data))
 	}
 	if m.settings.PubSub {

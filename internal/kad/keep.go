@@ -153,7 +153,7 @@ func (k *keeper) sweepOf(i int) (*sweep.SweepingProvider, error) {
 		sweep.WithSelfAddrs(table.FilteredAddrs),
 		sweep.WithReplicationFactor(table.BucketSize()),
 		sweep.WithKeystore(k.keys),
-		sweep.WithDatastore(namespace.Wrap(k.store, datastore.NewKey(fmt.Sprint(i)))),
+		sweep.WithDatastore(enduring{namespace.Wrap(k.store, datastore.NewKey(fmt.Sprint(i)))}),
 		sweep.WithReprovideInterval(k.d.cfg.interval()),
 		sweep.WithMaxReprovideDelay(min(sweep.DefaultMaxReprovideDelay, k.d.cfg.interval()/8)),
 		sweep.WithOfflineDelay(neverOffline),
