@@ -1,6 +1,7 @@
 package addrs
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -43,6 +44,19 @@ func ReachOf(a ma.Multiaddr) Reach {
 	return ReachOfIP(n)
 }
 
+// ReachOfBytes is ReachOf for the binary form of an address that begins with an
+// IP, of which it reads no more. It reports false for others.
+func ReachOfBytes(b []byte) (Reach, bool) {
+	switch {
+	case len(b) > net.IPv4len && b[0] == ma.P_IP4:
+		return ReachOfIP(netip.AddrFrom4([4]byte(b[1:]))), true
+	case len(b) > net.IPv6len && b[0] == ma.P_IP6:
+		return ReachOfIP(netip.AddrFrom16([16]byte(b[1:]))), true
+	default:
+		return Global, false
+	}
+}
+
 // ReachOfIP returns the reach of an IP address.
 func ReachOfIP(n netip.Addr) Reach {
 	if n = n.Unmap().WithZone(""); nat64.Contains(n) {
@@ -54,7 +68,7 @@ func ReachOfIP(n netip.Addr) Reach {
 		return Loopback
 	case n.IsLinkLocalUnicast(), n.IsMulticast(), broadcast.Contains(n):
 		return LinkLocal
-	case slices.ContainsFunc(PrivatePrefixes(), func(p netip.Prefix) bool { return p.Contains(n) }):
+	case slices.ContainsFunc(privatePrefixes, func(p netip.Prefix) bool { return p.Contains(n) }):
 		return Private
 	default:
 		return Global

@@ -1,6 +1,7 @@
 package addrs
 
 import (
+	"strings"
 	"testing"
 
 	ma "github.com/multiformats/go-multiaddr"
@@ -34,8 +35,26 @@ func TestReachOf(t *testing.T) {
 		if got := ReachOf(ma.StringCast(text)); got != want {
 			t.Errorf("%s: %d, want %d", text, got, want)
 		}
+		if got, ok := ReachOfBytes(ma.StringCast(text).Bytes()); ok != (strings.HasPrefix(text, "/ip4/") || strings.HasPrefix(text, "/ip6/")) || ok && got != want {
+			t.Errorf("the bytes of %s: %d, %t, want %d", text, got, ok, want)
+		}
 	}
 	if got := ReachOf(nil); got != Global {
 		t.Errorf("nil: %d", got)
 	}
+}
+
+// The binary form, which strangers send, has the same reach as what is parsed of
+// it.
+func FuzzReachOfBytes(f *testing.F) {
+	for _, text := range []string{"/ip4/10.1.2.3/tcp/1", "/ip6/::1/udp/1/quic-v1", "/dns/localhost/tcp/1", "/ip6zone/x/ip6/fe80::1/tcp/1"} {
+		f.Add(ma.StringCast(text).Bytes())
+	}
+	f.Add([]byte{4, 127, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, ok := ReachOfBytes(b)
+		if a, err := ma.NewMultiaddrBytes(b); ok && err == nil && ReachOf(a) != got {
+			t.Errorf("%s: %d, parsed %d", a, got, ReachOf(a))
+		}
+	})
 }

@@ -27,7 +27,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/routing"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
@@ -64,7 +63,7 @@ type Host interface {
 	AwaitIdentify(context.Context, peer.ID)
 	// Learned returns which addresses of a peer may be dialed on the word of
 	// another, whose connection it is given.
-	Learned(network.Conn, peer.ID, []ma.Multiaddr) []ma.Multiaddr
+	Learned(network.Conn, peer.ID, [][]byte) [][]byte
 }
 
 // Config configures a [DHT].

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -65,24 +64,25 @@ func (s *sender) SendRequest(ctx context.Context, p peer.ID, m *pb.Message) (*pb
 		return nil, err
 	}
 	s.host.Peerstore().RecordLatency(p, time.Since(begun))
-	absurd := func(p *pb.Message_Peer) bool { return !plausible(peer.ID(p.GetId())) }
-	reply.CloserPeers = slices.DeleteFunc(reply.CloserPeers, absurd)
-	reply.ProviderPeers = slices.DeleteFunc(reply.ProviderPeers, absurd)
-	reply.CloserPeers = reply.CloserPeers[:min(len(reply.CloserPeers), maxCloser)]
-	for _, p := range slices.Concat(reply.CloserPeers, reply.ProviderPeers) {
-		p.Addrs = s.learn(conn, p)
-	}
+	reply.CloserPeers = s.learned(conn, reply.CloserPeers, maxCloser)
+	reply.ProviderPeers = s.learned(conn, reply.ProviderPeers, len(reply.ProviderPeers))
 	return reply, nil
 }
 
-// learn returns the addresses of a peer in a reply that may be dialed.
-func (s *sender) learn(from network.Conn, p *pb.Message_Peer) (good [][]byte) {
-	list := p.Addresses() // those that can be parsed
-	list = s.host.Learned(from, peer.ID(p.GetId()), list)
-	for _, a := range list[:min(len(list), maxAddrs)] {
-		good = append(good, a.Bytes())
+// learned returns the first n peers of a reply whose IDs can be real, with those
+// of their addresses that may be dialed on the word of who sent it.
+func (s *sender) learned(from network.Conn, list []*pb.Message_Peer, n int) []*pb.Message_Peer {
+	out := list[:0]
+	for _, p := range list {
+		id := peer.ID(p.GetId())
+		if len(out) == n || !plausible(id) {
+			continue
+		}
+		good := s.host.Learned(from, id, p.Addrs)
+		p.Addrs = good[:min(len(good), maxAddrs)]
+		out = append(out, p)
 	}
-	return good
+	return out
 }
 
 // SendMessage sends a message that has no reply.

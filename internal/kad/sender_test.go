@@ -156,11 +156,14 @@ type strangers struct {
 	asked atomic.Int32
 }
 
-func (h *strangers) Learned(c network.Conn, _ peer.ID, list []ma.Multiaddr) []ma.Multiaddr {
+func (h *strangers) Learned(c network.Conn, _ peer.ID, list [][]byte) [][]byte {
 	if c.RemotePeer() != "" {
 		h.asked.Add(1)
 	}
-	return slices.DeleteFunc(slices.Clone(list), func(a ma.Multiaddr) bool { return !manet.IsPublicAddr(a) })
+	return slices.DeleteFunc(list, func(b []byte) bool {
+		a, err := ma.NewMultiaddrBytes(b)
+		return err != nil || !manet.IsPublicAddr(a)
+	})
 }
 
 // Of an answer only the addresses are left that the host lets be learned, and no

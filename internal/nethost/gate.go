@@ -133,22 +133,28 @@ func (g *gate) mayDial(id peer.ID, a ma.Multiaddr) bool {
 	return ok && g.charge(id)
 }
 
-// believes reports whether an address may be learned from a peer at another.
-func (g *gate) believes(teller, a ma.Multiaddr) bool {
-	reach, from := addrs.ReachOf(a), addrs.Global
+// reachOfTeller returns the reach of a peer's own address: through a relay it may
+// be anywhere.
+func reachOfTeller(a ma.Multiaddr) addrs.Reach {
+	if addrs.IsCircuit(a) {
+		return addrs.Global
+	}
+	return addrs.ReachOf(a)
+}
+
+// believes reports whether an address of some reach may be learned from a peer of
+// another.
+func (g *gate) believes(teller, reach addrs.Reach) bool {
 	if g.free(reach) {
 		return true
 	}
-	if !addrs.IsCircuit(teller) {
-		from = addrs.ReachOf(teller)
-	}
 	switch reach {
 	case addrs.Private:
-		return from != addrs.Global
+		return teller != addrs.Global
 	case addrs.Loopback:
-		return from == addrs.Loopback || g.home()
+		return teller == addrs.Loopback || g.home()
 	default:
-		return from == reach
+		return teller == reach
 	}
 }
 
@@ -285,9 +291,27 @@ func (f facing) Connect(ctx context.Context, p peer.AddrInfo) error {
 }
 
 // Learned returns which addresses of a peer may be dialed on the word of another
-// that is connected by c, and remembers whose word that is.
-func (h *Host) Learned(c network.Conn, id peer.ID, list []ma.Multiaddr) []ma.Multiaddr {
-	list = slices.DeleteFunc(slices.Clone(list), func(a ma.Multiaddr) bool { return !h.gate.believes(c.RemoteMultiaddr(), a) })
+// that is connected by c, and remembers whose word that is. The addresses are in
+// their binary form, and most are not parsed; list is overwritten.
+func (h *Host) Learned(c network.Conn, id peer.ID, list [][]byte) [][]byte {
+	teller := addrs.Reach(-1) // not known yet
+	list = slices.DeleteFunc(list, func(b []byte) bool {
+		reach, ok := addrs.ReachOfBytes(b)
+		if !ok {
+			a, err := ma.NewMultiaddrBytes(b)
+			if err != nil {
+				return true
+			}
+			reach = addrs.ReachOf(a)
+		}
+		if h.gate.free(reach) {
+			return false
+		}
+		if teller < 0 {
+			teller = reachOfTeller(c.RemoteMultiaddr())
+		}
+		return !h.gate.believes(teller, reach)
+	})
 	if len(list) > 0 && id != h.ID() && id != c.RemotePeer() && !h.Connected(id) {
 		h.gate.learned(tellerOf(c), id)
 	}

@@ -52,7 +52,7 @@ func TestAttackC3AnAnswerOpensNoConnectionHere(t *testing.T) {
 	victim.Given(hosttest.Info(stranger))
 	must(t, victim.Connect(t.Context(), hosttest.Info(stranger)))
 	conn := at{victim.Network().ConnsToPeer(stranger.ID())[0], ma.StringCast("/ip4/8.8.8.8/tcp/4001")}
-	if got := victim.Learned(conn, id, []ma.Multiaddr{there}); len(got) > 0 {
+	if got := victim.Learned(conn, id, [][]byte{there.Bytes()}); len(got) > 0 {
 		t.Errorf("learned %s", got)
 	}
 	must(t, victim.Disconnect(stranger.ID()))

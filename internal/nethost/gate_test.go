@@ -56,7 +56,7 @@ func TestAttackC3WhatIsLearnedLeadsNowhereNear(t *testing.T) {
 			for _, w := range c.want {
 				want = want || w == a
 			}
-			if got := g.believes(ma.StringCast(c.teller), ma.StringCast(a)); got != want {
+			if got := g.believes(reachOfTeller(ma.StringCast(c.teller)), addrs.ReachOf(ma.StringCast(a))); got != want {
 				t.Errorf("public %v, from %s: %s is believed: %v", c.public, c.teller, a, got)
 			}
 			// What does not say who told it, as a name that leads there.
@@ -69,7 +69,7 @@ func TestAttackC3WhatIsLearnedLeadsNowhereNear(t *testing.T) {
 		}
 	}
 	relayed := ma.StringCast(loopback + "/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N/p2p-circuit")
-	if gateAt(false, global).believes(relayed, ma.StringCast(loopback)) {
+	if gateAt(false, global).believes(reachOfTeller(relayed), addrs.ReachOf(ma.StringCast(loopback))) {
 		t.Error("a stranger behind a relay on this machine is believed")
 	}
 }
