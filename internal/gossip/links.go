@@ -596,7 +596,11 @@ func (o *outgoing) announceAgain() {
 	elsewhere := p != nil && p.in != nil && p.in.Conn() != s.Conn() && (!isRelayed(p.in.Conn()) || isRelayed(s.Conn()))
 	o.links.mu.Unlock()
 	if elsewhere {
-		o.leave(s)
+		if isRelayed(s.Conn()) {
+			o.leave(s)
+		} else {
+			o.renew() // the peer may have crashed, and nobody reads the stream
+		}
 		return
 	}
 	err := o.locked(func() error {
@@ -723,8 +727,13 @@ func (o *outgoing) replace(ctx context.Context, retry *backoff.Backoff) bool {
 				return err
 			}
 			o.mu.Lock()
-			o.current, o.since = s, time.Now()
+			// What was to be replaced meanwhile is the stream before.
+			missed := o.left
+			o.current, o.since, o.left = s, time.Now(), false
 			o.mu.Unlock()
+			if missed {
+				nudge(o.again) // it looks again on which connection the stream belongs
+			}
 			select {
 			case <-o.over: // end has reset only the previous stream
 				_ = s.Reset()
