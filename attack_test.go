@@ -2,9 +2,14 @@ package p2pnode
 
 import (
 	"net"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -43,5 +48,34 @@ func TestAttackC4SilentConnectionsLockNobodyOut(t *testing.T) {
 		mustNot(t, err)
 		mustNot(t, honest.Connect(testContext(t), at))
 		mustClose(t, honest)
+	}
+}
+
+// What a peer says of itself, and the names in addresses, cannot steer a terminal.
+func TestAttackEscapeSequencesReachNobody(t *testing.T) {
+	n := newNode(t)
+	events := n.Events(testContext(t))
+	evil, err := New(testContext(t), loopback(), WithLibp2pOptions(libp2p.UserAgent("evil\x1b[2J\u202e")))
+	mustNot(t, err)
+	defer mustClose(t, evil)
+	evil.Host().SetStreamHandler("/evil\x1b]0;x\a", func(s network.Stream) { _ = s.Reset() })
+	mustNot(t, evil.Connect(testContext(t), n.AddrInfo()))
+	for ev := range events {
+		c, ok := ev.(EventPeerConnected)
+		if !ok {
+			continue
+		}
+		if c.Peer.Agent != "evil�[2J�" || !slices.Contains(c.Peer.Protocols, "/evil�]0;x�") {
+			t.Errorf("%q %q", c.Peer.Agent, c.Peer.Protocols)
+		}
+		break
+	}
+	name, err := ma.NewComponent("dns4", "\x1b[31m.invalid")
+	mustNot(t, err)
+	id, err := test.RandPeerID()
+	mustNot(t, err)
+	err = n.Connect(testContext(t), peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{name.Encapsulate(ma.StringCast("/tcp/1"))}})
+	if err == nil || strings.ContainsRune(err.Error(), '\x1b') {
+		t.Errorf("got %q", err)
 	}
 }

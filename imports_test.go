@@ -60,6 +60,7 @@ var rooms = map[string]map[string]string{
 		"internal/nethost":   "reservations stand on the host's connections",
 		"internal/signal":    "a reservation that comes or goes is told",
 		"internal/addrs":     "addresses through relays are told apart",
+		"internal/causes":    "a relay's text is cleaned",
 		"internal/lifecycle": "following the relays is awaited",
 	},
 	"internal/lan": {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 	"github.com/go-p2pnode/p2pnode/internal/datadir"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/kad"
@@ -163,7 +164,7 @@ func startHost(n *Node) (err error) {
 		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{ID: id}) },
 		Lost:     func(id peer.ID) { n.watch.emit(EventRelayLost{ID: id}) },
 		Punched: func(id peer.ID, took time.Duration, err error) {
-			n.watch.emit(EventHolePunched{ID: id, Took: took, Err: err})
+			n.watch.emit(EventHolePunched{ID: id, Took: took, Err: causes.Cleaned(err)})
 		},
 		Log: n.log,
 	})
@@ -230,7 +231,7 @@ func startDHT(n *Node) (err error) {
 		n.watch.emit(EventLimitReached{Limit: "ProviderRecords", Refused: refused})
 	}
 	k.Announced = func(c cid.Cid, took time.Duration, err error) {
-		n.watch.emit(EventProvided{CID: c, Took: took, Err: dhtError(n, "provide "+c.String(), err)})
+		n.watch.emit(EventProvided{CID: c, Took: took, Err: causes.Cleaned(dhtError(n, "provide "+c.String(), err))})
 	}
 	k.Progress = func(p kad.Progress) { n.watch.emit(EventProvideProgress{Keys: p.Keys, Pending: p.Pending}) }
 	if n.dht, err = kad.New(n.ctx, k); err != nil {

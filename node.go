@@ -17,6 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/kad"
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
@@ -143,7 +144,7 @@ func (n *Node) fail(err error) error {
 	if n.closed() || errors.Is(err, ErrClosed) {
 		return ErrClosed
 	}
-	return fmt.Errorf("p2pnode: %w", err)
+	return fmt.Errorf("p2pnode: %w", causes.Cleaned(err))
 }
 
 // counters holds what no part counts.

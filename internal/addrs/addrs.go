@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -225,6 +227,8 @@ func Undialable(a ma.Multiaddr) error {
 		return nil
 	case circuit > 0:
 		return Undialable(a[:circuit-1])
+	case IsName(a) && strings.ContainsFunc(a[0].Value(), unprintable):
+		return errors.New("its name has characters that no name has")
 	case IsListenOnly(a):
 		return errors.New("it means every interface or any port, and is for listening alone")
 	case linkLocal(a):
@@ -233,6 +237,8 @@ func Undialable(a ma.Multiaddr) error {
 		return Misshapen(a)
 	}
 }
+
+func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 
 // Misshapen says what an address lacks, or has too much, of what its transport
 // needs; nil for one that is complete, or of a kind that is not known here.

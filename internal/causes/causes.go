@@ -195,7 +195,7 @@ func NotYetValid(err error) (from string, ok bool) {
 }
 
 // Line returns an error's text in one line.
-func Line(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+func Line(err error) string { return Clean(strings.Join(strings.Fields(err.Error()), " ")) }
 
 // timeout reports whether an error is that of an expired deadline.
 func timeout(err error) bool {

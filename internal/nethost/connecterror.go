@@ -53,7 +53,9 @@ func (e *ConnectError) Is(target error) bool {
 	return true
 }
 
-func (e *ConnectError) Error() string { return "connect to " + e.ID.String() + ": " + e.why }
+func (e *ConnectError) Error() string {
+	return "connect to " + e.ID.String() + ": " + causes.Clean(e.why)
+}
 
 // explain returns the error of an attempt, given when it began and the error with
 // which it ended.

@@ -299,7 +299,7 @@ func (h *Host) Learned(c network.Conn, id peer.ID, list [][]byte) [][]byte {
 		reach, ok := addrs.ReachOfBytes(b)
 		if !ok {
 			a, err := ma.NewMultiaddrBytes(b)
-			if err != nil {
+			if err != nil || addrs.Undialable(a) != nil {
 				return true
 			}
 			reach = addrs.ReachOf(a)

@@ -15,6 +15,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 )
 
 // Peer describes a connected peer by its best connection at one moment.
@@ -77,9 +78,13 @@ func (h *Host) Peer(id peer.ID) (Peer, bool) {
 		}
 	}
 	if v, err := h.Peerstore().Get(id, "AgentVersion"); err == nil {
-		p.Agent, _ = v.(string)
+		agent, _ := v.(string)
+		p.Agent = causes.Clean(agent)
 	}
 	p.Protocols = h.Protocols(id)
+	for i, protocolID := range p.Protocols {
+		p.Protocols[i] = protocol.ID(causes.Clean(string(protocolID)))
+	}
 	return p, true
 }
 

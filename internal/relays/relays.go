@@ -24,6 +24,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
@@ -274,7 +275,7 @@ func (c *Client) Missing(id peer.ID) string {
 		return fmt.Sprintf("it is not a relay: it does not offer %s", proto.ProtoIDv2Hop)
 	}
 	if err := c.failed.Load(); err != nil {
-		return "the last request failed: " + (*err).Error() // at this relay, or at another
+		return "the last request failed: " + causes.Line(*err) // at this relay, or at another
 	}
 	return "it has not answered yet"
 }

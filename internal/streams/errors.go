@@ -27,7 +27,7 @@ type endError struct {
 	limit bool   // the code is for a limit
 }
 
-func (e *endError) Error() string { return e.err.Error() + e.words }
+func (e *endError) Error() string { return causes.Clean(e.err.Error()) + e.words }
 
 // Is matches the error's own sentinels, and libp2p's errors that it wraps.
 func (e *endError) Is(target error) bool {
