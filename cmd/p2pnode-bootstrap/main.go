@@ -14,11 +14,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/cli"
@@ -36,7 +38,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	announce := fs.String("announce", "", "addresses to announce instead, separated by commas: those of the host if in a container, or a name such as /dns4/boot.example.com/tcp/4001")
 	bootstrap := fs.String("bootstrap", "", "addresses of the network's other bootstrap servers, separated by commas")
 	relay := fs.Bool("relay", false, "also be a relay, for peers that cannot be dialed")
-	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:4080; without access control, and without secrets")
+	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:4080; without access control, and without secrets; requests must be for an IP address, localhost, or the name given here")
 	check := fs.String("check", "", "query /health at this -admin address of a running server, and exit, with status 0 if it is healthy")
 	low := fs.Int("low", 800, "connections down to which the server trims")
 	high := fs.Int("high", 1000, "connections at which trimming starts")
@@ -139,11 +141,19 @@ func serveAdmin(addr string, n *p2pnode.Node, registry *prometheus.Registry) (st
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, n.Status())
 	})
+	turn := make(chan struct{}, 1) // Diagnose dials peers: once at a time
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-r.Context().Done():
+			return
+		}
 		code, text := health(r.Context(), n)
 		writeJSON(w, code, text)
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
+	l = netutil.LimitListener(l, maxAdmin)
+	server := &http.Server{Handler: byAddress(addr, mux), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -157,6 +167,29 @@ func serveAdmin(addr string, n *p2pnode.Node, registry *prometheus.Registry) (st
 		}
 		<-done
 	}, l.Addr(), nil
+}
+
+// maxAdmin bounds the connections to the HTTP server: they are files, which peers
+// need.
+const maxAdmin = 64
+
+// byAddress refuses requests for a host that is neither an IP address nor the one
+// of -admin: a web page can make a browser send them, by a name of its own that
+// resolves to the server, and read the responses.
+func byAddress(admin string, next http.Handler) http.Handler {
+	own, _, _ := net.SplitHostPort(admin) // it is listened on
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		if err != nil && host != "localhost" && (own == "" || !strings.EqualFold(host, own)) {
+			http.Error(w, "use an IP address, or the name that -admin has", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // askHealth queries /health, for containers without another HTTP client.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -183,6 +184,23 @@ func TestBootstrapTellsHowItIs(t *testing.T) {
 
 // TestBootstrapServersAreOneNetwork starts a second server with the address of
 // the first. It connects, and does so again after a restart without the address.
+// A web page whose name resolves to the server gets nothing.
+func TestAttackAdminPortRefusesForeignHosts(t *testing.T) {
+	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	for host, want := range map[string]int{
+		"evil.example:4080": http.StatusMisdirectedRequest, "evil.example": http.StatusMisdirectedRequest, "": http.StatusMisdirectedRequest,
+		"127.0.0.1:4080": http.StatusNoContent, "[::1]:4080": http.StatusNoContent, "[::1]": http.StatusNoContent, "10.1.2.3": http.StatusNoContent,
+		"localhost:4080": http.StatusNoContent, "Boot:4080": http.StatusNoContent,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/status", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		if byAddress("boot:4080", next).ServeHTTP(w, r); w.Code != want {
+			t.Errorf("%q: %d", host, w.Code)
+		}
+	}
+}
+
 func TestBootstrapServersAreOneNetwork(t *testing.T) {
 	first := clitest.Start(t, run, "-data", t.TempDir(), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0")
 	id := strings.Fields(first.Line("peer ID"))[2]
