@@ -64,12 +64,17 @@ func CIDOf(r io.Reader, opts ...CIDOption) (cid.Cid, error) {
 // [WithReprovideInterval]), and to peers that have restarted and lost the record.
 // With [WithDataDir] or [WithDatastore] it goes on after a restart of the node.
 //
-// A node without an address to announce gets an error at once, and its CID is
-// kept as below. As long as nobody holds the record, Provide waits, trying again with delays that
+// As long as nobody holds the record, Provide waits, trying again with delays that
 // grow from 1 second to 1 minute and whenever the node has peers again. When ctx
 // ends first, it returns ctx's error with the reason; the CID is kept, and
-// announced as soon as there is a peer for it. Each attempt is an
-// [EventProvided].
+// announced as soon as there is a peer for it. The same holds for a node without an
+// address to announce, which gets an error at once. Each attempt is an
+// [EventProvided]. A CID that is provided already is announced and verified again.
+//
+// The CID is written to the datastore first. If that fails, Provide returns the
+// error, the CID is not kept, and Warnings of [Status] reports it until writing works
+// again. A datastore that hangs holds up no call for more than a second after ctx
+// has ended. StopProviding ends calls that wait, with an error.
 //
 // The error matches [ErrNoPeers] if no peer held the record: the routing table was
 // empty, or the peers refused. It is [ErrDisabled] without a DHT, [ErrClosed]
@@ -93,7 +98,9 @@ func (n *Node) Provide(ctx context.Context, c cid.Cid) error {
 // the other. Its memory does not grow with the number of CIDs, except for what the
 // node's datastore needs. It reports progress as [EventProvideProgress].
 //
-// It returns nil once a peer has taken the record of each CID. At the first
+// It returns nil once a peer has taken the record of each CID that is still
+// provided. A peer is asked every 10 minutes whether it holds what it takes. What
+// others gave holds up a call only if it has more than 65,536 CIDs. At the first
 // invalid CID it stops reading and returns the error; when ctx ends, it returns
 // ctx's error. What it has read by then is kept and announced in the background.
 // The other errors are those of [Node.Provide].
@@ -106,8 +113,8 @@ func (n *Node) ProvideMany(ctx context.Context, cids iter.Seq[cid.Cid]) error {
 }
 
 // StopProviding ends what [Node.Provide] and [Node.ProvideMany] began, for good
-// also with a data directory. Peers forget the records when they expire, up to 48
-// hours later. CIDs that are not provided are ignored. It returns [ErrDisabled]
+// also with a data directory. Peers, and this node itself, forget the records when
+// they expire, up to 48 hours later (see [WithRecordLifetime]). CIDs that are not provided are ignored. It returns [ErrDisabled]
 // without a DHT, [ErrClosed] after Close, and errors of the datastore.
 func (n *Node) StopProviding(ctx context.Context, cids ...cid.Cid) error {
 	d, err := needDHT(n)

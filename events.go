@@ -116,8 +116,9 @@ type EventHolePunched struct {
 }
 
 // EventProvided reports the result of announcing a single CID, by [Node.Provide]
-// or by the node itself when it has peers again after it had none; then the CID is
-// of version 1 with the codec raw. What is announced in bulk, every 22 hours or by
+// or by the node itself, which announces up to 32 CIDs one by one when they are
+// pending or when it has peers again after it had none; then the CID is of version
+// 1 with the codec raw. What is announced in bulk, every 22 hours or by
 // [Node.ProvideMany], is not reported one by one.
 type EventProvided struct {
 	EventTime
@@ -128,8 +129,8 @@ type EventProvided struct {
 	Err error `json:"-"`
 }
 
-// EventProvideProgress reports how far announcing in bulk has come: at its end,
-// and now and then before.
+// EventProvideProgress reports how far announcing what is pending has come: every 10
+// seconds while CIDs are announced in bulk, and at the end of each attempt.
 type EventProvideProgress struct {
 	EventTime
 	// Keys is how many CIDs the node provides.

@@ -24,11 +24,11 @@ func (n *Node) Status() Status {
 		Peers:        peersOf(n.base),
 	}
 	s.PrivateNetwork = fingerprint(n.cfg.psk)
-	s.Warnings = warnings(n)
 	s.ListenErrors = slices.Clone(n.listenErrors)
 	if n.dht != nil {
 		s.DHT = dhtStatus(n)
 	}
+	s.Warnings = warnings(n) // after dhtStatus, which asks the datastore
 	if n.pubsub != nil {
 		for _, t := range n.pubsub.Topics() {
 			s.Topics = append(s.Topics, TopicStatus{Name: t.Name, Peers: t.Peers, Subscriptions: t.Subscriptions, Overrun: t.Overrun})
@@ -51,18 +51,21 @@ func dhtStatus(n *Node) *DHTStatus {
 	s := &DHTStatus{Mode: n.cfg.effectiveDHTMode(), Server: n.dht.Serves(), Peers: n.dht.Size()}
 	ctx, cancel := context.WithTimeout(n.ctx, statusPatience)
 	defer cancel()
-	if p, err := n.dht.Progress(ctx); err == nil {
-		s.Provides, s.Pending, s.NextReprovide, s.ProvideFailures = p.Keys, p.Pending, p.Next, p.Failed
-	}
+	p, _ := n.dht.Progress(ctx) // with an error, what it was last; see warnings
+	s.Provides, s.Pending, s.NextReprovide, s.ProvideFailures = p.Keys, p.Pending, p.Next, p.Failed
 	return s
 }
 
-// warnings returns what was wrong with the files of the data directory.
-func warnings(n *Node) []string {
-	if n.data == nil {
-		return nil
+// warnings returns what was wrong with the files of the data directory, and what
+// is with the datastore.
+func warnings(n *Node) (list []string) {
+	if n.data != nil {
+		list = slices.Concat(n.keeper.Warnings(), n.access.Warnings(), n.data.warnings)
 	}
-	return slices.Concat(n.keeper.Warnings(), n.access.Warnings(), n.data.warnings)
+	if n.dht != nil {
+		list = append(list, n.dht.Warnings()...)
+	}
+	return list
 }
 
 // refusedOf returns what limits have refused; zero with an application's own

@@ -68,7 +68,8 @@ type Status struct {
 	// or panicked, of streams that their peer had not ended.
 	HandlersFailed uint64 `json:"handlersFailed,omitempty"`
 	// Warnings are about files of [WithDataDir] that were damaged and set
-	// aside, or that could not be read and were left alone.
+	// aside, or that could not be read and were left alone, and about a datastore
+	// that does not keep what the node provides: its disk is full, for example.
 	Warnings []string `json:"warnings,omitempty"`
 	// Closed is true after [Node.Close].
 	Closed bool `json:"closed"`
@@ -82,7 +83,8 @@ type DHTStatus struct {
 	Server bool `json:"server"`
 	// Peers is the size of the routing table.
 	Peers int `json:"peers"`
-	// Provides is how many CIDs the node provides.
+	// Provides is how many CIDs the node provides. This and the next are what they
+	// last were while the datastore does not answer, which Warnings of [Status] tells.
 	Provides int `json:"provides"`
 	// Pending is how many of them no peer has taken yet.
 	Pending int `json:"pending"`
@@ -90,7 +92,7 @@ type DHTStatus struct {
 	// zero if nothing is provided.
 	NextReprovide time.Time `json:"nextReprovide,omitzero"`
 	// ProvideFailures is how many announcements in bulk no peer has taken since the
-	// start. They are tried again.
+	// start, at least. They are tried again.
 	ProvideFailures uint64 `json:"provideFailures,omitempty"`
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -99,29 +98,6 @@ func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	}
 }
 
-// announceAll announces keys one by one, some at a time, and returns those that
-// a peer holds.
-func (d *DHT) announceAll(ctx context.Context, list []multihash.Multihash) (done []multihash.Multihash) {
-	var mu sync.Mutex // guards done
-	var wg sync.WaitGroup
-	room := make(chan struct{}, announceAtOnce)
-	for _, key := range list {
-		room <- struct{}{} // each announcement ends with ctx
-		wg.Go(func() {
-			defer func() { <-room }()
-			ctx, cancel := context.WithTimeout(ctx, announceTimeout)
-			defer cancel()
-			if d.announce(ctx, cid.NewCidV1(cid.Raw, key)) == nil {
-				mu.Lock()
-				done = append(done, key)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return done
-}
-
 // announce stores a provider record once, and reports the result.
 func (d *DHT) announce(ctx context.Context, c cid.Cid) error {
 	begun := time.Now()
@@ -137,10 +113,8 @@ func (d *DHT) store(ctx context.Context, key multihash.Multihash) error {
 	defer done()
 	// First to those who ask: the first peer to join a lone node should find what
 	// it has. The store is the node's own, so an ended ctx does not matter.
-	for _, t := range d.tables {
-		if err := d.storeOwn(context.WithoutCancel(ctx), t, key); err != nil {
-			return err
-		}
+	if err := d.answer(ctx, key); err != nil {
+		return err
 	}
 	if err := d.awaitTable(ctx); err != nil {
 		return err
@@ -234,6 +208,29 @@ func (d *DHT) holds(ctx context.Context, m *pb.ProtocolMessenger, p peer.ID, key
 type notHeldError struct{}
 
 func (*notHeldError) Error() string { return "accepted the record but does not hold it" }
+
+// answer makes the node itself answer that it has key, in all DHTs.
+func (d *DHT) answer(ctx context.Context, key multihash.Multihash) error {
+	ctx, done := outlive(ctx)
+	defer done()
+	result := make(chan error, 1)
+	ok := d.group.Go(func(context.Context) { // the datastore may hang
+		var failed []error
+		for _, t := range d.tables {
+			failed = append(failed, d.storeOwn(ctx, t, key))
+		}
+		result <- errors.Join(failed...)
+	})
+	if !ok {
+		return errs.ErrClosed
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the datastore did not answer within %v: %w", storePatience, ctx.Err())
+	}
+}
 
 // storeOwn makes the node itself answer that it has key, in one DHT.
 func (d *DHT) storeOwn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) error {

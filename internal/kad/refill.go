@@ -3,9 +3,7 @@ package kad
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,50 +34,121 @@ const (
 	refillAtOnce = 2
 	// visitEvery is how often the holders of one key of each region are asked.
 	visitEvery = time.Hour
-	// provedFor is how long a peer that has shown that it holds what it takes is
-	// believed.
-	provedFor = 10 * time.Minute
-	// maxRegions bounds how many regions are visited.
-	maxRegions = 1 << 10
+	// refillRest is how many times as long as sending records to a peer took it is
+	// not asked again: a peer that always claims to have lost them gets little.
+	refillRest = 10
+	// maxReturned bounds how many peers are about to be asked. Others that come
+	// back meanwhile are left to the visits.
+	maxReturned = 1 << 10
+	// maxRegionBits bounds how many regions are visited.
+	maxRegionBits = 10
 )
+
+// returned are the peers that have come back.
+type returned struct {
+	mu    sync.Mutex
+	due   map[peer.ID]time.Time // when they are asked; guarded by mu
+	rests map[peer.ID]time.Time // until when they are not asked again; guarded by mu
+	more  chan struct{}         // there is another one
+}
+
+func newReturned() *returned {
+	return &returned{due: make(map[peer.ID]time.Time), rests: make(map[peer.ID]time.Time), more: make(chan struct{}, 1)}
+}
+
+// add notes that a peer has come back.
+func (r *returned) add(id peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.due[id]; ok || len(r.due) >= maxReturned {
+		return
+	}
+	at := time.Now().Add(settleTime)
+	if rest := r.rests[id]; at.Before(rest) {
+		at = rest
+	}
+	r.due[id] = at
+	r.wake()
+}
+
+func (r *returned) wake() {
+	select {
+	case r.more <- struct{}{}:
+	default: // somebody is about to look
+	}
+}
+
+// next waits for a peer that is due, until ctx ends.
+func (r *returned) next(ctx context.Context) (peer.ID, bool) {
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		var first peer.ID
+		for id, at := range r.due {
+			if first == "" || at.Before(r.due[first]) {
+				first = id
+			}
+		}
+		wait := time.Until(r.due[first])
+		if first != "" && wait <= 0 {
+			delete(r.due, first)
+			r.wake() // another one may be due
+		}
+		r.mu.Unlock()
+		switch {
+		case first == "":
+			wait = time.Hour
+		case wait <= 0:
+			return first, true
+		}
+		pause(ctx, wait, r.more)
+	}
+	return "", false
+}
+
+// rest notes that a peer has been asked, which took a while.
+func (r *returned) rest(id peer.ID, took time.Duration) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for other, at := range r.rests {
+		if at.Before(now) {
+			delete(r.rests, other)
+		}
+	}
+	r.rests[id] = now.Add(max(refillPause, refillRest*took))
+}
 
 // refill sends peers the records that they have lost, until ctx ends.
 func (k *keeper) refill(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	sub, err := k.d.cfg.Host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted), eventbus.BufSize(256), eventbus.Name("p2pnode provide"))
 	if err != nil {
 		k.d.cfg.Log.Warn("watching for peers that come back", "err", err)
 		return
 	}
 	defer sub.Close()
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	wg.Go(func() { k.visit(ctx) })
-	work := make(chan struct{}, refillAtOnce)
-	asked := make(map[peer.ID]time.Time) // when, or when it will be
+	r := newReturned()
+	for range refillAtOnce {
+		wg.Go(func() {
+			for {
+				id, ok := r.next(ctx)
+				if !ok {
+					return
+				}
+				begun := time.Now()
+				k.refillPeer(ctx, id)
+				r.rest(id, time.Since(begun))
+			}
+		})
+	}
 	for {
 		select {
 		case ev := <-sub.Out():
-			id := ev.(event.EvtPeerIdentificationCompleted).Peer
-			now := time.Now()
-			if now.Before(asked[id]) || !k.d.serves(id) {
-				continue // it is about to be asked, or holds nothing
+			if id := ev.(event.EvtPeerIdentificationCompleted).Peer; k.d.serves(id) {
+				r.add(id)
 			}
-			wait := max(settleTime, asked[id].Add(refillPause).Sub(now))
-			for other, at := range asked {
-				if now.Sub(at) > refillPause {
-					delete(asked, other)
-				}
-			}
-			asked[id] = now.Add(wait)
-			wg.Go(func() {
-				pause(ctx, wait, nil)
-				select {
-				case work <- struct{}{}:
-					k.refillPeer(ctx, id)
-					<-work
-				case <-ctx.Done():
-				}
-			})
 		case <-ctx.Done():
 			return
 		}
@@ -105,69 +174,112 @@ func (d *DHT) tableOf(id peer.ID) *dht.IpfsDHT {
 // one of them.
 func (k *keeper) refillPeer(ctx context.Context, id peer.ID) {
 	table := k.d.tableOf(id)
-	if table == nil || !k.d.cfg.Host.Connected(id) {
-		return
+	length, known := k.regionBits(ctx)
+	if table == nil || !known || !k.d.cfg.Host.Connected(id) {
+		return // without the length every peer would get everything
 	}
-	keys, err := k.keys.Get(ctx, k.region(ctx, id))
-	if err != nil || len(keys) == 0 {
+	region := prefixOf(kb.ConvertPeerID(id), length)
+	key, err := k.pick(ctx, region)
+	if err != nil || key == nil {
 		return
 	}
 	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
 	if err != nil {
 		return
 	}
-	if k.d.holds(ctx, messenger, id, keys[rand.IntN(len(keys))]) == nil {
-		return
+	if k.d.holds(ctx, messenger, id, key) != nil {
+		k.resend(ctx, table, messenger, id, region, key)
 	}
-	k.sendAll(ctx, table, messenger, id, keys)
 }
 
-// sendAll sends a peer records. It stops when the peer does not take one.
-func (k *keeper) sendAll(ctx context.Context, table *dht.IpfsDHT, messenger *pb.ProtocolMessenger, id peer.ID, keys []multihash.Multihash) {
+// resend sends a peer a record, and if it then holds that, all of a region. It
+// stops when the peer does not take one.
+func (k *keeper) resend(ctx context.Context, table *dht.IpfsDHT, messenger *pb.ProtocolMessenger, id peer.ID, region bitstr.Key, first multihash.Multihash) {
 	self := peer.AddrInfo{ID: k.d.self, Addrs: table.FilteredAddrs()}
 	if len(self.Addrs) == 0 {
 		return
 	}
 	sent := 0
-	for _, key := range keys {
+	send := func(key multihash.Multihash) error {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
 		err := messenger.PutProviderAddrs(ctx, id, key, self)
-		cancel()
-		if err != nil {
-			k.d.cfg.Log.Debug("sending lost provider records", "peer", id, "sent", sent, "of", len(keys), "err", err)
-			return
+		if err == nil {
+			sent++
 		}
-		sent++
+		return err
 	}
-	k.d.cfg.Log.Debug("sent lost provider records", "peer", id, "records", sent)
+	err := send(first)
+	if err == nil {
+		err = k.d.holds(ctx, messenger, id, first)
+	}
+	if err == nil {
+		err = k.each(ctx, region, func(keys []multihash.Multihash) error {
+			for _, key := range keys {
+				if err := send(key); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	k.d.cfg.Log.Debug("sent lost provider records", "peer", id, "records", sent, "err", err)
 }
 
-// region returns the prefix of the keys that a peer is among the closest to.
-func (k *keeper) region(ctx context.Context, id peer.ID) bitstr.Key {
-	return bits(kb.ConvertPeerID(id), k.regionBits(ctx))
+// each calls f with the keys of a region, some at a time, until it fails.
+func (k *keeper) each(ctx context.Context, region bitstr.Key, f func([]multihash.Multihash) error) error {
+	n, err := k.keys.Size(ctx)
+	if err != nil {
+		return err
+	}
+	for _, rest := range prefixes(max(0, split(n, listKeys)-len(region))) {
+		keys, err := k.keys.Get(ctx, region+rest)
+		if err == nil {
+			err = f(keys)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pick returns a random key of a region, or nil if there is none.
+func (k *keeper) pick(ctx context.Context, region bitstr.Key) (multihash.Multihash, error) {
+	n, err := k.keys.Size(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parts := prefixes(max(0, split(n, listKeys)-len(region)))
+	start := rand.IntN(len(parts))
+	for i := range parts {
+		keys, err := k.keys.Get(ctx, region+parts[(start+i)%len(parts)])
+		if err != nil {
+			return nil, err
+		}
+		if len(keys) > 0 {
+			return keys[rand.IntN(len(keys))], nil
+		}
+	}
+	return nil, nil
 }
 
 // regionBits returns how long the prefixes are that the closest peers to a key
-// have in common with it.
-func (k *keeper) regionBits(ctx context.Context) int {
-	length := 0
+// have in common with it, if that is known.
+func (k *keeper) regionBits(ctx context.Context) (length int, known bool) {
 	for _, s := range k.running() {
-		if st, err := s.Stats(ctx); err == nil {
-			length = max(length, int(st.Schedule.AvgPrefixLength))
+		if st, err := s.Stats(ctx); err == nil && !st.Closed && st.Schedule.AvgPrefixLength >= 0 {
+			length, known = max(length, int(st.Schedule.AvgPrefixLength)), true
 		}
 	}
-	return length
+	return length, known
 }
 
-// bits returns the first n bits of an ID.
-func bits(id kb.ID, n int) bitstr.Key {
+// prefixOf returns the first n bits of an ID.
+func prefixOf(id []byte, n int) bitstr.Key {
 	var b strings.Builder
 	for i := range min(n, 8*len(id)) {
-		if id[i/8]>>(7-i%8)&1 == 1 {
-			b.WriteByte('1')
-		} else {
-			b.WriteByte('0')
-		}
+		b.WriteByte('0' + id[i/8]>>(7-i%8)&1)
 	}
 	return bitstr.Key(b.String())
 }
@@ -176,8 +288,8 @@ func bits(id kb.ID, n int) bitstr.Key {
 // hold its record.
 func (k *keeper) visit(ctx context.Context) {
 	for {
-		length := min(k.regionBits(ctx), 10)
-		regions := prefixes(length)
+		length, _ := k.regionBits(ctx)
+		regions := prefixes(min(length, maxRegionBits))
 		for _, prefix := range regions {
 			pause(ctx, visitEvery/time.Duration(len(regions)), nil)
 			if ctx.Err() != nil {
@@ -191,11 +303,11 @@ func (k *keeper) visit(ctx context.Context) {
 }
 
 func (k *keeper) visitRegion(ctx context.Context, prefix bitstr.Key) error {
-	keys, err := k.keys.Get(ctx, prefix)
-	if err != nil || len(keys) == 0 {
+	key, err := k.pick(ctx, prefix)
+	length, known := k.regionBits(ctx)
+	if err != nil || key == nil || !known {
 		return err
 	}
-	key := keys[rand.IntN(len(keys))]
 	var failed []error
 	for _, table := range k.d.active() {
 		closest, err := table.GetClosestPeers(ctx, string(key))
@@ -212,58 +324,8 @@ func (k *keeper) visitRegion(ctx context.Context, prefix bitstr.Key) error {
 			if !errors.As(k.d.holds(ctx, messenger, id, key), &lost) {
 				continue // it holds the record, or cannot be asked
 			}
-			near := k.region(ctx, id)
-			k.sendAll(ctx, table, messenger, id, slices.DeleteFunc(slices.Clone(keys), func(key multihash.Multihash) bool {
-				return !strings.HasPrefix(string(bits(kb.ConvertKey(string(key)), len(near))), string(near))
-			}))
-			k.sendAll(ctx, table, messenger, id, []multihash.Multihash{key})
+			k.resend(ctx, table, messenger, id, prefixOf(kb.ConvertPeerID(id), length), key)
 		}
 	}
 	return errors.Join(failed...)
-}
-
-// proving is the sender of the sweeping providers. A record has no reply: it
-// asks a peer from time to time whether it holds what it has taken.
-type proving struct {
-	pb.MessageSender
-	k *keeper
-}
-
-func (s proving) SendMessage(ctx context.Context, id peer.ID, m *pb.Message) error {
-	if err := s.MessageSender.SendMessage(ctx, id, m); err != nil || m.Type != pb.Message_ADD_PROVIDER {
-		return err
-	}
-	if err := s.k.proves(ctx, s.MessageSender, id, m.Key); err != nil {
-		return err
-	}
-	s.k.taken(m.Key)
-	return nil
-}
-
-// proves asks a peer for a record that it has taken, unless it has been asked
-// lately.
-func (k *keeper) proves(ctx context.Context, sender pb.MessageSender, id peer.ID, key []byte) error {
-	now := time.Now()
-	k.mu.Lock()
-	at, ok := k.proved[id]
-	k.mu.Unlock()
-	if ok && now.Sub(at) < provedFor {
-		return nil
-	}
-	messenger, err := pb.NewProtocolMessenger(sender)
-	if err != nil {
-		return err
-	}
-	if err := k.d.holds(ctx, messenger, id, key); err != nil {
-		return fmt.Errorf("%s: %w", id, err)
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for other, at := range k.proved {
-		if len(k.proved) > maxRegions && now.Sub(at) >= provedFor {
-			delete(k.proved, other)
-		}
-	}
-	k.proved[id] = now
-	return nil
 }

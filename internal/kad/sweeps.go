@@ -1,0 +1,211 @@
+package kad
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-datastore/namespace"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	sweep "github.com/libp2p/go-libp2p-kad-dht/provider"
+	"github.com/libp2p/go-libp2p-kad-dht/provider/keystore"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multihash"
+)
+
+// sweep starts the sweeping providers, unless they run. They look around in the
+// network for a while, so they start when they are needed.
+func (k *keeper) sweep() error {
+	k.opening.Lock()
+	defer k.opening.Unlock()
+	for i := len(k.running()); i < len(k.d.tables) && !k.closed; i++ {
+		s, err := k.sweepOf(i)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		k.sweeps = append(k.sweeps, s)
+		k.mu.Unlock()
+	}
+	return nil
+}
+
+// sweepOf builds the sweeping provider of a table.
+func (k *keeper) sweepOf(i int) (*sweep.SweepingProvider, error) {
+	table := k.d.tables[i]
+	// Without WithHost: upstream would forget the addresses of peers that fail
+	// once, persistent ones included.
+	return sweep.New(
+		sweep.WithPeerID(k.d.self),
+		sweep.WithRouter(&router{table: table, k: k}),
+		sweep.WithMessageSender(proving{table.MessageSender(), k}),
+		sweep.WithSelfAddrs(table.FilteredAddrs),
+		sweep.WithReplicationFactor(table.BucketSize()),
+		sweep.WithKeystore(readOnly{k.keys}),
+		sweep.WithDatastore(enduring{namespace.Wrap(k.store, datastore.NewKey(fmt.Sprint(i)))}),
+		sweep.WithReprovideInterval(k.d.cfg.interval()),
+		sweep.WithMaxReprovideDelay(min(sweep.DefaultMaxReprovideDelay, k.d.cfg.interval()/8)),
+		sweep.WithOfflineDelay(neverOffline),
+		sweep.WithAddLocalRecord(func(ctx context.Context, key multihash.Multihash) error {
+			return k.d.storeOwn(ctx, table, key)
+		}),
+		sweep.WithConnectivityCallbacks(k.online.Notify, nil, nil),
+	)
+}
+
+const (
+	// lookupPause is how long a sweeping provider sleeps after a failed lookup.
+	lookupPause = time.Second
+	// provedFor is how long a peer that has shown that it holds what it takes is
+	// believed.
+	provedFor = 10 * time.Minute
+)
+
+// neverOffline keeps upstream from dropping its queue when the node has been
+// without peers for two hours.
+const neverOffline = 10 * 365 * 24 * time.Hour
+
+// readOnly is the keystore of what is provided, for the sweeping providers. Only
+// the keeper changes it: upstream would not heed the caller's context.
+type readOnly struct{ keystore.Keystore }
+
+func (readOnly) Put(context.Context, ...multihash.Multihash) ([]multihash.Multihash, error) {
+	return nil, nil
+}
+func (readOnly) Delete(context.Context, ...multihash.Multihash) error { return nil }
+func (readOnly) Empty(context.Context) error                          { return nil }
+
+// While it looks around in the network, a sweeping provider (v0.42) sleeps for a
+// second after each lookup that fails, and its Close waits for that with a lock. A
+// router without errors ends it, and hurry waits for the sleep before Close does.
+
+// router finds the peers for the sweeping providers.
+type router struct {
+	table *dht.IpfsDHT
+	k     *keeper
+}
+
+func (r *router) GetClosestPeers(ctx context.Context, key string) ([]peer.ID, error) {
+	list, err := r.table.GetClosestPeers(ctx, key)
+	if err == nil || key == string(r.k.d.self) { // that is how it checks whether there are peers
+		return list, err
+	}
+	r.k.mu.Lock()
+	defer r.k.mu.Unlock()
+	if r.k.hurried {
+		return nil, nil
+	}
+	r.k.failed = time.Now()
+	return nil, err
+}
+
+// hurry waits until the sweeping providers can be closed without delay.
+func (k *keeper) hurry() {
+	k.mu.Lock()
+	k.hurried = true
+	wait := time.Until(k.failed.Add(lookupPause + time.Millisecond))
+	k.mu.Unlock()
+	if wait > 0 {
+		time.Sleep(wait)
+	}
+}
+
+// restart replaces a sweeping provider that looks for peers with delays of up
+// to a minute, and cannot be told that there are some.
+func (k *keeper) restart(ctx context.Context, i int, old *sweep.SweepingProvider) {
+	lost := failures(ctx, old)
+	k.hurry()
+	err := old.Close()
+	k.mu.Lock()
+	k.hurried = false
+	k.earlier += lost
+	k.mu.Unlock()
+	s, err2 := k.sweepOf(i)
+	if err = errors.Join(err, err2); err != nil {
+		k.d.cfg.Log.Warn("restarting the announcing", "err", err)
+	}
+	if s == nil {
+		return
+	}
+	k.mu.Lock()
+	k.sweeps[i] = s
+	k.mu.Unlock()
+}
+
+// ready reports whether a sweeping provider would announce what it is given.
+func ready(ctx context.Context, s *sweep.SweepingProvider) bool {
+	st, err := s.Stats(ctx)
+	return err == nil && st.Connectivity.Status == "online" && st.Schedule.AvgPrefixLength >= 0
+}
+
+// proving is the sender of the sweeping providers. A record has no reply: it
+// asks a peer from time to time whether it holds what it has taken.
+type proving struct {
+	pb.MessageSender
+	k *keeper
+}
+
+func (s proving) SendMessage(ctx context.Context, id peer.ID, m *pb.Message) error {
+	if err := s.MessageSender.SendMessage(ctx, id, m); err != nil || m.Type != pb.Message_ADD_PROVIDER {
+		return err
+	}
+	if err := s.k.proves(ctx, s.MessageSender, id, m.Key); err != nil {
+		return err
+	}
+	s.k.taken(m.Key)
+	return nil
+}
+
+// proves asks a peer for a record that it has taken, unless it has been asked
+// lately.
+func (k *keeper) proves(ctx context.Context, sender pb.MessageSender, id peer.ID, key []byte) error {
+	now := time.Now()
+	k.mu.Lock()
+	at, ok := k.proved[id]
+	k.mu.Unlock()
+	if ok && now.Sub(at) < provedFor {
+		return nil
+	}
+	messenger, err := pb.NewProtocolMessenger(sender)
+	if err != nil {
+		return err
+	}
+	if err := k.d.holds(ctx, messenger, id, key); err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for other, at := range k.proved {
+		if now.Sub(at) >= provedFor {
+			delete(k.proved, other)
+		}
+	}
+	k.proved[id] = now
+	return nil
+}
+
+// taken notes that a peer has taken a record.
+func (k *keeper) taken(key []byte) {
+	k.mu.Lock()
+	waited := k.waiting[string(key)]
+	delete(k.waiting, string(key))
+	if waited {
+		k.moved++
+	}
+	k.mu.Unlock()
+	if waited {
+		k.took.Notify()
+	}
+}
+
+// failures returns how many keys no peer has taken from a sweeping provider.
+func failures(ctx context.Context, s *sweep.SweepingProvider) uint64 {
+	st, err := s.Stats(ctx)
+	if err != nil {
+		return 0
+	}
+	return uint64(st.Operations.Past.KeysFailed) //nolint:gosec // a count
+}
