@@ -187,13 +187,25 @@ func FindWithoutAddrs() FindOption {
 	})
 }
 
+// FindDirectFirst makes a search yield peers that only relays reach, or whose
+// addresses cannot be found, at its end, after those with direct addresses. By
+// default peers come in the order in which they are found.
+func FindDirectFirst() FindOption {
+	return findOption(func(s *kad.Search) error {
+		s.DirectFirst = true
+		return nil
+	})
+}
+
 // FindProviders searches the DHT for peers that have the content of a CID, and
-// yields each once, as soon as it is known, with addresses to dial. Breaking
-// out of the loop ends the search. With an empty routing table it first waits
-// for a peer until ctx ends, at most 10 seconds.
+// yields each once, as soon as it is known, with addresses to dial, direct ones
+// before relayed ones. Breaking out of the loop ends the search. With an empty
+// routing table it first waits for a peer until ctx ends, at most 10 seconds. It
+// ends when the 20 peers closest to the CID have answered, and does not wait for
+// those that are silent for 2 seconds, unless all are.
 //
 // Provider records may lack addresses. The search looks those up in the
-// background, 8 at a time for at most 5 seconds each; peers whose addresses are
+// background, 48 at a time for at most 5 seconds each; peers whose addresses are
 // not found within 5 seconds of its end are left out, unless [FindWithoutAddrs]
 // is given.
 //

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
@@ -20,13 +23,14 @@ const (
 	// such lookups once the search itself is over.
 	AddrsTimeout = 5 * time.Second
 	// addrsAtOnce bounds how many of them run at a time.
-	addrsAtOnce = 8
+	addrsAtOnce = 48
 )
 
 // Search configures FindProviders.
 type Search struct {
 	Self         bool // the node too
 	WithoutAddrs bool // also providers whose addresses cannot be found, with their ID only
+	DirectFirst  bool // those with relayed addresses only, or none, at the end
 	Limit        int  // how many to yield; 0: all
 }
 
@@ -78,8 +82,9 @@ type finding struct {
 	yield func(peer.AddrInfo, error) bool
 
 	state    map[peer.ID]progress
-	waiting  []peer.ID // for a lookup
-	running  int       // lookups
+	waiting  []peer.ID       // for a lookup
+	relayed  []peer.AddrInfo // held back, for DirectFirst
+	running  int             // lookups
 	yielded  int
 	answered bool // a peer answered the search
 	ended    bool // the caller needs no more
@@ -88,16 +93,15 @@ type finding struct {
 // run searches, and returns when everything it started has ended.
 func (f *finding) run(ctx context.Context, c cid.Cid) {
 	ctx, cancel := context.WithCancel(ctx)
-	var lookups sync.WaitGroup
-	defer lookups.Wait()
+	var started sync.WaitGroup
+	defer started.Wait()
 	defer cancel()
-	searchCtx, events := routing.RegisterForQueryEvents(ctx)
-	results := f.dht.search(searchCtx, c)
-	defer func() {
-		cancel()
-		for range results { // the search ends with its context: drain it
-		}
-	}()
+	results := make(chan peer.AddrInfo)
+	answered := make(chan bool, 1) // by the end of results
+	started.Go(func() {
+		answered <- f.dht.search(ctx, c, results)
+		close(results)
+	})
 
 	found := make(chan peer.AddrInfo, addrsAtOnce) // each lookup sends one
 	search := results
@@ -110,14 +114,10 @@ func (f *finding) run(ctx context.Context, c cid.Cid) {
 				continue
 			}
 			f.running++
-			lookups.Go(func() {
+			started.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, AddrsTimeout)
 				defer cancel()
-				ai, err := f.dht.FindPeer(ctx, id)
-				if err != nil {
-					ai = peer.AddrInfo{}
-				}
-				found <- peer.AddrInfo{ID: id, Addrs: ai.Addrs}
+				found <- f.dht.addresses(ctx, id)
 			})
 		}
 		select {
@@ -126,38 +126,22 @@ func (f *finding) run(ctx context.Context, c cid.Cid) {
 				f.named(ai)
 				continue
 			}
-			search = nil
+			search, f.answered = nil, <-answered
 			timer := time.NewTimer(AddrsTimeout)
 			defer timer.Stop()
 			late = timer.C
-		case e, ok := <-events:
-			if !ok {
-				events = nil
-			} else if e.Type == routing.PeerResponse {
-				f.answered = true
-			}
 		case ai := <-found:
 			f.running--
 			f.lookedUp(ai)
 		case <-late:
 			f.giveUp()
+			f.release()
 			return
 		case <-ctx.Done():
 			return
 		}
 	}
-	// The search has ended: whatever it published is in the channel.
-	for !f.ended && !f.answered {
-		select {
-		case e, ok := <-events:
-			if !ok {
-				return
-			}
-			f.answered = e.Type == routing.PeerResponse
-		default:
-			return
-		}
-	}
+	f.release()
 }
 
 // named handles a provider from the search.
@@ -194,37 +178,112 @@ func (f *finding) giveUp() {
 	}
 }
 
-// settle yields a provider.
+// settle yields a provider, its direct addresses before relayed ones.
 func (f *finding) settle(ai peer.AddrInfo) {
 	f.state[ai.ID] = settled
+	ai.Addrs = directFirst(ai.Addrs)
+	if f.DirectFirst && (len(ai.Addrs) == 0 || relayed(ai.Addrs[0])) {
+		f.relayed = append(f.relayed, ai)
+		return
+	}
+	f.deliver(ai)
+}
+
+func (f *finding) deliver(ai peer.AddrInfo) {
 	f.yielded++
 	f.ended = !f.yield(ai, nil) || f.yielded == f.Limit
 }
 
-// search returns what the DHTs find, as they find it.
-func (d *DHT) search(ctx context.Context, c cid.Cid) <-chan peer.AddrInfo {
-	if len(d.tables) == 1 {
-		return d.tables[0].FindProvidersAsync(ctx, c, 0)
+// release yields what was held back, those with an address first.
+func (f *finding) release() {
+	slices.SortStableFunc(f.relayed, func(a, b peer.AddrInfo) int { return min(len(b.Addrs), 1) - min(len(a.Addrs), 1) })
+	for _, ai := range f.relayed {
+		if f.ended {
+			return
+		}
+		f.deliver(ai)
 	}
-	// Not the dual DHT's own search, which drops a provider's addresses if the
-	// other DHT has already named it without any.
-	all := make(chan peer.AddrInfo)
+}
+
+func relayed(a ma.Multiaddr) bool {
+	_, err := a.ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
+}
+
+// directFirst returns the addresses with the relayed ones last.
+func directFirst(list []ma.Multiaddr) []ma.Multiaddr {
+	direct := func(a ma.Multiaddr) int {
+		if relayed(a) {
+			return 1
+		}
+		return 0
+	}
+	return slices.SortedStableFunc(slices.Values(list), func(a, b ma.Multiaddr) int { return direct(a) - direct(b) })
+}
+
+// search sends what the DHTs find, as they find it, until ctx ends, and reports
+// whether a peer answered. It does not use the dual DHT's own search, which drops
+// a provider's addresses if the other DHT has already named it without any.
+func (d *DHT) search(ctx context.Context, c cid.Cid, results chan<- peer.AddrInfo) bool {
+	var answered atomic.Bool
 	var searches sync.WaitGroup
 	for _, t := range d.tables {
 		searches.Go(func() {
-			for ai := range t.FindProvidersAsync(ctx, c, 0) {
-				select {
-				case all <- ai:
-				case <-ctx.Done():
+			var asking caller
+			_, ok, _ := follow(ctx, d, string(c.Hash()), watch{busy: asking.busy}, func(ctx context.Context) (struct{}, error) {
+				for ai := range t.FindProvidersAsync(ctx, c, 0) {
+					give(ctx, &asking, results, ai)
 				}
+				return struct{}{}, nil
+			})
+			if ok {
+				answered.Store(true)
 			}
 		})
 	}
-	go func() { // ends with the searches, which end with ctx
-		searches.Wait()
-		close(all)
-	}()
-	return all
+	searches.Wait()
+	return answered.Load()
+}
+
+// addresses looks up the addresses of a provider. It takes those that a peer
+// names, and does not wait until upstream has dialed them.
+func (d *DHT) addresses(ctx context.Context, id peer.ID) peer.AddrInfo {
+	if h := d.cfg.Host; h.Connected(id) {
+		h.AwaitIdentify(ctx, id)
+	}
+	if ai := d.cfg.Host.Peerstore().PeerInfo(id); d.cfg.Host.Connected(id) && len(ai.Addrs) > 0 {
+		return ai
+	}
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	found := make(chan []ma.Multiaddr, len(d.tables))
+	var lookups sync.WaitGroup
+	for _, t := range d.tables {
+		lookups.Go(func() {
+			var named []ma.Multiaddr
+			each := func(e *routing.QueryEvent) {
+				for _, r := range e.Responses {
+					if r.ID == id && len(r.Addrs) > 0 && named == nil {
+						named = r.Addrs
+						enough()
+					}
+				}
+			}
+			ai, _, err := follow(ctx, d, string(id), watch{each: each}, func(ctx context.Context) (peer.AddrInfo, error) { return t.FindPeer(ctx, id) })
+			if err == nil && named == nil {
+				named = ai.Addrs
+			}
+			found <- named
+		})
+	}
+	lookups.Wait()
+	close(found)
+	for list := range found {
+		if len(list) > 0 {
+			return peer.AddrInfo{ID: id, Addrs: list}
+		}
+	}
+	return d.cfg.Host.Peerstore().PeerInfo(id)
 }
 
 // FindPeer returns the addresses of a peer: those of a connected one at once,
@@ -238,7 +297,7 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	if ai := known(); d.cfg.Host.Connected(id) && len(ai.Addrs) > 0 {
 		return ai, nil
 	}
-	ai, answered, err := asked(ctx, func(ctx context.Context) (peer.AddrInfo, error) { return d.routing.FindPeer(ctx, id) })
+	ai, answered, err := follow(ctx, d, string(id), watch{}, func(ctx context.Context) (peer.AddrInfo, error) { return d.routing.FindPeer(ctx, id) })
 	switch {
 	case err == nil && len(ai.Addrs) == 0:
 		// The lookup may have ended because the peer has just connected; its
@@ -269,22 +328,4 @@ func (d *DHT) ended(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return d.explain(err)
-}
-
-// asked runs a lookup, and reports whether a peer answered it: without an
-// answer, upstream returns nothing and no error.
-func asked[T any](ctx context.Context, lookup func(context.Context) (T, error)) (found T, answered bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ctx, events := routing.RegisterForQueryEvents(ctx)
-	var drain sync.WaitGroup
-	drain.Go(func() {
-		for e := range events { // closed when ctx ends
-			answered = answered || e.Type == routing.PeerResponse
-		}
-	})
-	found, err = lookup(ctx)
-	cancel()
-	drain.Wait()
-	return found, answered, err
 }

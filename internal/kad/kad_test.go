@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -80,8 +81,10 @@ func meet(tb testing.TB, d *DHT, h *nethost.Host) {
 	must(tb, d.cfg.Host.Connect(ctx, hosttest.Info(h)))
 	for {
 		changed := d.cfg.Changed.Wait()
-		if d.tables[0].RoutingTable().Find(h.ID()) != "" {
-			return
+		for _, t := range d.tables {
+			if t.RoutingTable().Find(h.ID()) != "" {
+				return
+			}
 		}
 		select {
 		case <-changed:
@@ -95,8 +98,13 @@ func meet(tb testing.TB, d *DHT, h *nethost.Host) {
 // the stream.
 func scripted(tb testing.TB, answer func(*pb.Message) *pb.Message) *nethost.Host {
 	tb.Helper()
+	return scriptedAs(tb, "/test/kad/1.0.0", answer)
+}
+
+func scriptedAs(tb testing.TB, p protocol.ID, answer func(*pb.Message) *pb.Message) *nethost.Host {
+	tb.Helper()
 	h := newHost(tb)
-	h.SetStreamHandler("/test/kad/1.0.0", func(s network.Stream) {
+	h.SetStreamHandler(p, func(s network.Stream) {
 		r := bufio.NewReader(s)
 		for {
 			var m pb.Message
@@ -233,6 +241,75 @@ func TestAddressesOfProvidersAreLookedUp(t *testing.T) {
 		}
 		if len(got) != len(row.want) {
 			t.Errorf("%+v: found %v", row.search, found)
+		}
+	}
+}
+
+// The Internet's and the LAN's DHT are searched at once: neither waits for the
+// other.
+func TestBothDHTsAreSearchedAtOnce(t *testing.T) {
+	d := newDHT(t, func(c *Config) { c.Layout = Two })
+	for _, row := range []struct{ slow, fast protocol.ID }{
+		{"/test/kad/1.0.0", "/test/lan/kad/1.0.0"},
+		{"/test/lan/kad/1.0.0", "/test/kad/1.0.0"},
+	} {
+		key := NamespaceCID(string(row.slow))
+		release := make(chan struct{})
+		answering := func(who peer.AddrInfo, wait <-chan struct{}) func(*pb.Message) *pb.Message {
+			return func(m *pb.Message) *pb.Message {
+				reply := pb.NewMessage(m.Type, m.Key, 0)
+				if m.Type == pb.Message_GET_PROVIDERS && string(m.Key) == string(key.Hash()) {
+					if wait != nil {
+						<-wait
+					}
+					reply.ProviderPeers = pb.RawPeerInfosToPBPeers([]peer.AddrInfo{who})
+				}
+				return reply
+			}
+		}
+		first, second := living(t), living(t)
+		meet(t, d, scriptedAs(t, row.slow, answering(second, release)))
+		meet(t, d, scriptedAs(t, row.fast, answering(first, nil)))
+		var found []peer.ID
+		for ai, err := range d.FindProviders(testContext(t), key, Search{}) {
+			must(t, err)
+			if found = append(found, ai.ID); len(found) == 1 {
+				close(release)
+			}
+		}
+		if !slices.Equal(found, []peer.ID{first.ID, second.ID}) {
+			t.Errorf("found %v, want %s and %s", found, first.ID, second.ID)
+		}
+	}
+}
+
+// Direct addresses come before relayed ones, and on request so do the peers that
+// have them.
+func TestDirectBeforeRelayed(t *testing.T) {
+	direct, relay := living(t).Addrs[0], newID(t)
+	circuit := ma.StringCast("/ip4/127.0.0.1/tcp/4002/p2p/" + relay.String() + "/p2p-circuit")
+	both, far, bare := peer.AddrInfo{ID: newID(t), Addrs: []ma.Multiaddr{circuit, direct}}, peer.AddrInfo{ID: newID(t), Addrs: []ma.Multiaddr{circuit}}, peer.AddrInfo{ID: newID(t)}
+	d := newDHT(t)
+	meet(t, d, names(t, []peer.AddrInfo{bare, far, both}))
+	for _, row := range []struct {
+		search Search
+		want   []peer.ID
+	}{
+		{Search{DirectFirst: true, WithoutAddrs: true}, []peer.ID{both.ID, far.ID, bare.ID}},
+		{Search{DirectFirst: true, WithoutAddrs: true, Limit: 2}, []peer.ID{both.ID, far.ID}},
+		{Search{DirectFirst: true, Limit: 1}, []peer.ID{both.ID}},
+	} {
+		found, err := search(t, d, row.search)
+		must(t, err)
+		var got []peer.ID
+		for _, ai := range found {
+			got = append(got, ai.ID)
+			if ai.ID == both.ID && !(len(ai.Addrs) == 2 && ai.Addrs[0].Equal(direct)) {
+				t.Errorf("%+v: the addresses are %v", row.search, ai.Addrs)
+			}
+		}
+		if !slices.Equal(got, row.want) {
+			t.Errorf("%+v: found %v, want %v", row.search, got, row.want)
 		}
 	}
 }

@@ -20,11 +20,13 @@ import (
 // request, reading the reply.
 const replyTimeout = 10 * time.Second
 
-// sender exchanges messages with peers, over one open stream to each. It
-// replaces upstream's sender, which cannot be wrapped, for three reasons:
-// upstream formats the IDs of the peers in a reply as they come, in time
-// quadratic in their length, dials whatever addresses they have, and asks a
-// silent peer twice.
+// sender exchanges messages with peers, over one open stream to each. Questions
+// that would wait for others get a stream of their own, for that time: a search
+// does not wait for the lookups of addresses that it has started. It replaces
+// upstream's sender, which cannot be wrapped: upstream formats the IDs of the
+// peers in a reply as they come, in time quadratic in their length, dials
+// whatever addresses they have, asks a silent peer twice, and asks a peer one
+// question at a time.
 type sender struct {
 	host   Host
 	protos []protocol.ID
@@ -33,11 +35,12 @@ type sender struct {
 	links map[peer.ID]*link // guarded by mu
 }
 
-// link is the stream to one peer. Whoever has the turn may use the other
-// fields.
+// link is the stream to one peer. Whoever has the turn may use stream and read.
 type link struct {
 	turn   chan struct{}  // holds a token while somebody has the turn
 	gone   chan struct{}  // closed when the peer has disconnected
+	unread bool           // the peer may not have read the last message, which has no reply; guarded by the sender's mu
+	aside  int            // exchanges on streams of their own; guarded by the sender's mu
 	stream network.Stream // nil when there is none
 	read   *bufio.Reader  // of stream
 }
@@ -52,6 +55,9 @@ const (
 	maxCloser = 32
 	// maxAddrs is how many addresses of a peer are.
 	maxAddrs = 16
+	// maxAside is how many questions may have streams of their own to one peer: the
+	// resource manager of a peer admits 64 by default.
+	maxAside = 60
 )
 
 // SendRequest sends a message and returns the reply, without peers whose IDs
@@ -117,6 +123,15 @@ func (s *sender) OnDisconnect(_ context.Context, p peer.ID) {
 // one from earlier that the peer has closed, or have gone with one of two
 // connections that both sides opened at once.
 func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) (network.Conn, error) {
+	if l := s.stepAside(p, m); l != nil {
+		conn, final, err := s.ask(ctx, p, m, reply)
+		s.mu.Lock()
+		l.aside--
+		s.mu.Unlock()
+		if err == nil || final {
+			return conn, err
+		}
+	}
 	l, err := s.take(ctx, p)
 	if err != nil {
 		return nil, err
@@ -132,6 +147,9 @@ func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) 
 		}
 		silent, err := l.exchange(ctx, m, reply)
 		if err == nil {
+			s.mu.Lock()
+			l.unread = reply == nil
+			s.mu.Unlock()
 			return l.stream.Conn(), nil
 		}
 		l.reset()
@@ -139,6 +157,42 @@ func (s *sender) exchange(ctx context.Context, p peer.ID, m, reply *pb.Message) 
 			return nil, err
 		}
 	}
+}
+
+// stepAside returns the link to a peer if somebody has the turn and the message
+// need not wait for it: a question, unless a record may come after it that was
+// sent before.
+func (s *sender) stepAside(p peer.ID, m *pb.Message) *link {
+	switch m.Type {
+	case pb.Message_FIND_NODE, pb.Message_GET_PROVIDERS, pb.Message_GET_VALUE:
+	default:
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.links[p]
+	if l == nil || len(l.turn) == 0 || l.unread || l.aside >= maxAside {
+		return nil
+	}
+	l.aside++
+	return l
+}
+
+// ask is an exchange on a stream of its own. An error is final if there is no
+// need to try again.
+func (s *sender) ask(ctx context.Context, p peer.ID, m, reply *pb.Message) (conn network.Conn, final bool, err error) {
+	stream, err := s.host.NewStream(ctx, p, s.protos...)
+	if err != nil {
+		return nil, ctx.Err() != nil || !s.host.Connected(p), cmp.Or(ctx.Err(), err)
+	}
+	l := &link{stream: stream, read: bufio.NewReader(stream)}
+	silent, err := l.exchange(ctx, m, reply)
+	if err != nil {
+		l.reset()
+		return nil, silent, err
+	}
+	_ = stream.Close() // the reply is there
+	return stream.Conn(), true, nil
 }
 
 // take waits for the turn at the link to a peer.

@@ -141,6 +141,56 @@ func TestSenderSurvivesADisconnect(t *testing.T) {
 	}
 }
 
+// A question does not wait for another that is not answered, and leaves no stream;
+// but one that comes after a message without a reply does, as the peer may read
+// them in another order.
+func TestQuestionsDoNotWaitForOthers(t *testing.T) {
+	block, asked := make(chan struct{}), make(chan struct{}, 1)
+	s, to := linked(t, func(m *pb.Message) *pb.Message {
+		if m.Type == pb.Message_PING {
+			asked <- struct{}{}
+			<-block
+		}
+		return m
+	})
+	ctx := testContext(t)
+	blocked := make(chan error, 1)
+	go func() { _, err := s.SendRequest(ctx, to.ID(), ping()); blocked <- err }()
+	<-asked
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			question := pb.NewMessage(pb.Message_FIND_NODE, []byte("key"), 0)
+			if reply, err := s.SendRequest(ctx, to.ID(), question); err != nil || string(reply.Key) != "key" {
+				t.Errorf("got %v, %v", reply, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := streams(s.host.(*nethost.Host)); n != 1 {
+		t.Errorf("%d streams are left", n)
+	}
+	close(block)
+	must(t, <-blocked)
+
+	must(t, s.SendMessage(ctx, to.ID(), pb.NewMessage(pb.Message_ADD_PROVIDER, []byte("key"), 0)))
+	l, err := s.take(ctx, to.ID())
+	must(t, err)
+	question := pb.NewMessage(pb.Message_GET_PROVIDERS, []byte("key"), 0)
+	if s.stepAside(to.ID(), question) != nil {
+		t.Error("a question may overtake a record")
+	}
+	s.release(to.ID(), l)
+	_, err = s.SendRequest(ctx, to.ID(), question)
+	must(t, err)
+	l, err = s.take(ctx, to.ID())
+	must(t, err)
+	if s.stepAside(to.ID(), question) == nil {
+		t.Error("a question waits, although the record has been read")
+	}
+	s.release(to.ID(), l)
+}
+
 func TestSenderRefusesLargeReplies(t *testing.T) {
 	s, to := linked(t, func(m *pb.Message) *pb.Message {
 		return pb.NewMessage(m.Type, make([]byte, network.MessageSizeMax), 0)

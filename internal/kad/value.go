@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/boxo/ipns"
@@ -15,7 +18,6 @@ import (
 	record "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/routing"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -127,21 +129,91 @@ func putValue(ctx context.Context, table *dht.IpfsDHT, key string, value []byte)
 }
 
 // GetValue returns the best record under a key, as judged by its validator.
-func (d *DHT) GetValue(ctx context.Context, key string) ([]byte, error) {
-	ctx, done := d.bind(ctx)
-	defer done()
-	if err := d.checkKey(key); err != nil {
-		return nil, err
+func (d *DHT) GetValue(ctx context.Context, key string) (best []byte, err error) {
+	for value, err := range d.SearchValue(ctx, key) {
+		if err != nil {
+			return nil, err
+		}
+		best = value
 	}
-	value, answered, err := asked(ctx, func(ctx context.Context) ([]byte, error) { return d.routing.GetValue(ctx, key) })
-	switch {
-	case err == nil:
-		return value, nil
-	case errors.Is(err, routing.ErrNotFound) && !answered:
-		return nil, d.ended(ctx, d.unanswered())
-	default:
-		return nil, d.ended(ctx, err)
+	return best, nil
+}
+
+// SearchValue yields the records under a key, each better than the one before,
+// as judged by its validator. A pair with an error is the last one.
+func (d *DHT) SearchValue(ctx context.Context, key string) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		ctx, done := d.bind(ctx)
+		defer done()
+		if err := d.checkKey(key); err != nil {
+			yield(nil, err)
+			return
+		}
+		searchCtx, cancel := context.WithCancel(ctx)
+		results := make(chan []byte)
+		var answered bool
+		var err error
+		go func() { // awaited below: results is closed at its end
+			defer close(results)
+			answered, err = d.searchValue(searchCtx, key, results)
+		}()
+		defer func() {
+			cancel()
+			for range results {
+			}
+		}()
+		var best []byte
+		for value := range results {
+			if best != nil {
+				if i, err := d.tables[0].Validator.Select(key, [][]byte{best, value}); err != nil || i == 0 {
+					continue
+				}
+			}
+			if best = value; !yield(value, nil) {
+				return
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			yield(nil, d.ended(ctx, context.Cause(ctx)))
+		case best != nil:
+		case err != nil:
+			yield(nil, d.explain(err))
+		case !answered:
+			yield(nil, d.unanswered())
+		default:
+			yield(nil, errs.ErrNotFound)
+		}
 	}
+}
+
+// searchValue sends what the DHTs find, as they find it, until ctx ends, and
+// reports whether a peer answered.
+func (d *DHT) searchValue(ctx context.Context, key string, results chan<- []byte) (bool, error) {
+	var answered atomic.Bool
+	var searches sync.WaitGroup
+	failed := make([]error, len(d.tables))
+	for i, t := range d.tables {
+		searches.Go(func() {
+			var c caller
+			_, ok, err := follow(ctx, d, key, watch{busy: c.busy}, func(ctx context.Context) (struct{}, error) {
+				found, err := t.SearchValue(ctx, key)
+				if err != nil {
+					return struct{}{}, err
+				}
+				for value := range found {
+					give(ctx, &c, results, value)
+				}
+				return struct{}{}, nil
+			})
+			failed[i] = err
+			if ok {
+				answered.Store(true)
+			}
+		})
+	}
+	searches.Wait()
+	return answered.Load(), errors.Join(failed...)
 }
 
 // checkKey refuses a key whose namespace has no validator: upstream would find
