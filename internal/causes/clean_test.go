@@ -17,7 +17,7 @@ func TestAttackEscapeSequencesAreCleaned(t *testing.T) {
 			t.Errorf("%q became %q", text, got)
 		}
 	}
-	if err := Cleaned(io.EOF); err != io.EOF {
+	if err := Cleaned(io.EOF); !errors.Is(err, io.EOF) {
 		t.Errorf("a clean error became %#v", err)
 	}
 	err := Cleaned(errors.Join(io.EOF, errors.New("\x1b]0;title\a")))

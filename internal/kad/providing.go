@@ -70,7 +70,7 @@ func (d *DHT) Provide(ctx context.Context, c cid.Cid) error {
 		return nil
 	case errors.Is(err, errs.ErrClosed):
 		return err
-	case context.Cause(announcing) == errStopped:
+	case errors.Is(context.Cause(announcing), errStopped):
 		return errStopped
 	default:
 		return &KeptError{err}
