@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/test"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -77,5 +78,16 @@ func TestAttackEscapeSequencesReachNobody(t *testing.T) {
 	err = n.Connect(testContext(t), peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{name.Encapsulate(ma.StringCast("/tcp/1"))}})
 	if err == nil || strings.ContainsRune(err.Error(), '\x1b') {
 		t.Errorf("got %q", err)
+	}
+}
+
+// A peer that is connected but never identified is not a success.
+func TestAttackAPeerThatIsNeverIdentifiedIsAnError(t *testing.T) {
+	n, mute := newNode(t), newNode(t)
+	mute.Host().SetStreamHandler(identify.ID, func(s network.Stream) { _ = s.Reset() })
+	for range 2 { // the second time it is connected already
+		if err := n.Connect(testContext(t), mute.AddrInfo()); err == nil || !strings.Contains(err.Error(), "identify") {
+			t.Errorf("got %v", err)
+		}
 	}
 }

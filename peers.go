@@ -20,7 +20,8 @@ import (
 // It returns [ErrClosed] after Close, [ErrBanned] for a peer that is banned or
 // not allowed, and otherwise an error with the reason for every address. It is
 // also an error if the peer hangs up at once, as a peer that has banned this
-// node does.
+// node does, or does not answer identify; in the latter case the connection
+// stays open.
 func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	if n.closed() {
 		return ErrClosed
@@ -36,6 +37,9 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	ctx, done := n.bind(ctx)
 	defer done()
 	if err := n.dialer.Connect(ctx, p); err != nil {
+		return n.fail(err)
+	}
+	if err := n.dialer.CheckIdentified(ctx, p.ID); err != nil {
 		return n.fail(err)
 	}
 	return nil

@@ -71,6 +71,28 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 	return nil
 }
 
+// errNotIdentified is returned for a peer that is connected, but of which nothing is
+// known.
+var errNotIdentified = errors.New("it is connected, but does not answer identify (/ipfs/id/1.0.0): its protocols are not known, and nothing will work with it")
+
+// CheckIdentified waits until a connected peer is identified, and returns an error if
+// that has failed.
+func (d Dialer) CheckIdentified(ctx context.Context, id peer.ID) error {
+	d.Host.AwaitIdentify(ctx, id)
+	var err error
+	switch {
+	case len(d.Host.Protocols(id)) > 0:
+		return nil
+	case !d.Host.Connected(id):
+		err = ErrLostAtOnce
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	default:
+		err = errNotIdentified
+	}
+	return &ConnectError{ID: id, Err: err, why: err.Error()}
+}
+
 // Ping measures the round-trip time to a peer, connecting first if needed.
 func (d Dialer) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	if !d.Host.Connected(id) {
