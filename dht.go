@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/kad"
@@ -75,8 +77,14 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 // PutValue stores a record in the DHT under a key like /pk/… or /<namespace>/…,
 // whose namespace needs a validator (see [WithValidator]). It returns nil once
 // at least one other peer has proved to hold the record. With an empty routing
-// table it first waits for a peer until ctx ends, at most 10 seconds. Records
-// expire after 48 hours.
+// table it first waits for a peer until ctx ends, at most 10 seconds.
+//
+// Records expire after 48 hours, so the node puts it again every 22 hours (see
+// [WithReprovideInterval]) and when it has peers again, until another PutValue of
+// the key, [Node.StopPutting] or Close: also after an error that matches
+// [ErrNoPeers] or ctx's. It does not while the DHT holds a record that the
+// validator prefers, or the validator no longer accepts this one. With
+// [WithDataDir] or [WithDatastore] it goes on after a restart of the node.
 //
 // It refuses an empty record, and returns [ErrTooLarge] for one that does not
 // fit into a DHT message of 4 MiB along with its key and the peers named in an
@@ -102,6 +110,57 @@ func (n *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
 	}
 	value, err := d.GetValue(ctx, key)
 	return value, dhtError(n, "get value "+quoted(key), err)
+}
+
+// StopPutting ends what [Node.PutValue] began, for good also with a data
+// directory. Peers forget the records when they expire, up to 48 hours later. Keys
+// that are not put are ignored. It returns [ErrDisabled] without a DHT,
+// [ErrClosed] after Close, and errors of the datastore.
+func (n *Node) StopPutting(ctx context.Context, keys ...string) error {
+	d, err := needDHT(n)
+	if err != nil {
+		return err
+	}
+	return dhtError(n, "stop putting", d.StopPutting(ctx, keys...))
+}
+
+// SearchValue yields the records that the DHT holds under a key as it finds them,
+// each better than the one before, as judged by the validator of the namespace.
+// The last is the one that [Node.GetValue] returns. Breaking out of the loop ends
+// the search. A pair with an error is the last one; the errors are those of
+// GetValue, also [ErrNotFound].
+func (n *Node) SearchValue(ctx context.Context, key string) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		d, err := needDHT(n)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for value, err := range d.SearchValue(ctx, key) {
+			if !yield(value, dhtError(n, "search value "+quoted(key), err)) {
+				return
+			}
+		}
+	}
+}
+
+// ClosestPeers looks up the DHT servers that are closest to a CID, and returns
+// them with their known addresses, the closest first: at most 20 of each DHT. They
+// are the ones that hold its provider records. With an empty routing table it
+// first waits for a peer until ctx ends, at most 10 seconds. It returns
+// [ErrNoPeers] when there was nobody to ask or nobody answered, ctx's error when
+// ctx ends first, an error for a CID that [Node.Provide] refuses, [ErrDisabled]
+// without a DHT, and [ErrClosed] after Close.
+func (n *Node) ClosestPeers(ctx context.Context, c cid.Cid) ([]peer.AddrInfo, error) {
+	d, err := needDHT(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := kad.CheckCID(c); err != nil {
+		return nil, fmt.Errorf("p2pnode: closest peers: %w", err)
+	}
+	found, err := d.ClosestPeers(ctx, string(c.Hash()))
+	return found, dhtError(n, "closest peers of "+c.String(), err)
 }
 
 // quoted returns the key of a record for an error text, cut if it is long.

@@ -97,7 +97,7 @@
 // computes, and returns once another peer holds the provider record. It goes on
 // doing so until [Node.StopProviding], with [WithDataDir] also after a restart;
 // [Node.ProvideMany] does it for any number. [Node.FindProviders] yields the peers that have it. The DHT also stores small
-// records ([Node.PutValue], [Node.GetValue]) and finds the addresses of a peer by
+// records ([Node.PutValue], [Node.GetValue], [Node.SearchValue]) and finds the addresses of a peer by
 // its ID ([Node.FindPeer]). With [Node.Advertise] and [Node.FindPeers], peers find
 // each other under a name.
 //

@@ -30,9 +30,9 @@ var (
 	// as a [NotReadyError] that lists what is missing.
 	ErrNotReady = errs.ErrNotReady
 
-	// ErrNotFound is returned by [Node.FindPeer] and [Node.GetValue] when the
-	// network does not know the answer, and by [Node.Unhandle] for a protocol
-	// without a handler.
+	// ErrNotFound is returned by [Node.FindPeer], [Node.GetValue] and
+	// [Node.SearchValue] when the network does not know the answer, and by
+	// [Node.Unhandle] for a protocol without a handler.
 	ErrNotFound = errs.ErrNotFound
 
 	// ErrBanned is returned by [Node.Connect], [Node.OpenStream] and the

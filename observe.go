@@ -53,6 +53,7 @@ func dhtStatus(n *Node) *DHTStatus {
 	defer cancel()
 	p, _ := n.dht.Progress(ctx) // with an error, what it was last; see warnings
 	s.Provides, s.Pending, s.NextReprovide, s.ProvideFailures = p.Keys, p.Pending, p.Next, p.Failed
+	s.Values = n.dht.Values()
 	return s
 }
 

@@ -77,6 +77,11 @@ func (node *Node) Close() error {
 	return node.Current().Close()
 }
 
+// ClosestPeers calls [p2pnode.Node.ClosestPeers] of the current run.
+func (node *Node) ClosestPeers(ctx context.Context, c cid.Cid) ([]peer.AddrInfo, error) {
+	return node.Current().ClosestPeers(ctx, c)
+}
+
 // Connect calls [p2pnode.Node.Connect] of the current run.
 func (node *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	return node.Current().Connect(ctx, p)
@@ -217,6 +222,11 @@ func (node *Node) RemoveRelays(ids ...peer.ID) error {
 	return node.Current().RemoveRelays(ids...)
 }
 
+// SearchValue calls [p2pnode.Node.SearchValue] of the current run.
+func (node *Node) SearchValue(ctx context.Context, key string) iter.Seq2[[]byte, error] {
+	return node.Current().SearchValue(ctx, key)
+}
+
 // Status calls [p2pnode.Node.Status] of the current run.
 func (node *Node) Status() p2pnode.Status {
 	return node.Current().Status()
@@ -225,6 +235,11 @@ func (node *Node) Status() p2pnode.Status {
 // StopProviding calls [p2pnode.Node.StopProviding] of the current run.
 func (node *Node) StopProviding(ctx context.Context, cids ...cid.Cid) error {
 	return node.Current().StopProviding(ctx, cids...)
+}
+
+// StopPutting calls [p2pnode.Node.StopPutting] of the current run.
+func (node *Node) StopPutting(ctx context.Context, keys ...string) error {
+	return node.Current().StopPutting(ctx, keys...)
 }
 
 // Subscribe calls [p2pnode.Node.Subscribe] of the current run.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
 	ma "github.com/multiformats/go-multiaddr"
@@ -320,6 +321,37 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	default:
 		return peer.AddrInfo{}, fmt.Errorf("%w: the DHT knows no address of it", errs.ErrNotFound)
 	}
+}
+
+// ClosestPeers returns the servers of the DHTs that are closest to a key, at most
+// 20 of each DHT, the closest first, with the addresses that are known.
+func (d *DHT) ClosestPeers(ctx context.Context, key string) ([]peer.AddrInfo, error) {
+	ctx, done := d.bind(ctx)
+	defer done()
+	if err := d.awaitTable(ctx); err != nil {
+		return nil, err
+	}
+	var found []peer.ID
+	var failed []error
+	for _, t := range d.active() {
+		list, answered, err := follow(ctx, d, key, watch{}, func(ctx context.Context) ([]peer.ID, error) { return t.GetClosestPeers(ctx, key) })
+		switch {
+		case answered && ctx.Err() == nil:
+			found = append(found, list...)
+		case err != nil:
+			failed = append(failed, d.ended(ctx, err))
+		default:
+			failed = append(failed, d.unanswered())
+		}
+	}
+	if len(found) == 0 {
+		return nil, errors.Join(failed...)
+	}
+	var closest []peer.AddrInfo
+	for _, id := range slices.Compact(kb.SortClosestPeers(found, kb.ConvertKey(key))) {
+		closest = append(closest, d.cfg.Host.Peerstore().PeerInfo(id))
+	}
+	return closest, nil
 }
 
 // ended returns the error of a lookup: ctx's if that ended it.

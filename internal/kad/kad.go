@@ -117,13 +117,14 @@ type DHT struct {
 	records    *records // nil without a bound
 	group      *lifecycle.Group
 	keep       *keeper
+	values     *values
 }
 
 // New starts the DHT. Its goroutines and waiting calls end with ctx or Close,
 // the upstream DHT with Close. Call it before the host has a connection.
 func New(ctx context.Context, cfg Config) (*DHT, error) {
 	d := &DHT{cfg: cfg, self: cfg.Host.ID()}
-	d.keep = newKeeper(d)
+	d.keep, d.values = newKeeper(d), newValues(d)
 	if err := d.start(); err != nil {
 		return nil, err
 	}
@@ -140,7 +141,7 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 		d.group.Go(d.records.run)
 	}
 	if cfg.Store != nil { // there may be something from an earlier run
-		if err := d.keep.open(); err != nil {
+		if err := errors.Join(d.keep.open(), d.values.load(ctx)); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
 	}

@@ -84,7 +84,7 @@ func MaxRecord(key string) int {
 }
 
 // PutValue stores a record, and returns nil once another peer has proved to hold
-// it.
+// it. It is put again until StopPutting, also if nobody was there to hold it.
 func (d *DHT) PutValue(ctx context.Context, key string, value []byte) error {
 	ctx, done := d.bind(ctx)
 	defer done()
@@ -97,10 +97,23 @@ func (d *DHT) PutValue(ctx context.Context, key string, value []byte) error {
 	if limit := MaxRecord(key); len(value) > limit {
 		return fmt.Errorf("%w: the record has %d bytes; with this key a DHT message carries %d", errs.ErrTooLarge, len(value), limit)
 	}
-	if err := d.awaitTable(ctx); err != nil {
+	if err := d.tables[0].Validator.Validate(key, value); err != nil {
 		return err
 	}
-	return d.inActive(func(t *dht.IpfsDHT) error { return putValue(ctx, t, key, value) })
+	err := d.awaitTable(ctx)
+	if err == nil {
+		err = d.inActive(func(t *dht.IpfsDHT) error { return putValue(ctx, t, key, value) })
+	}
+	next := time.Now()
+	switch {
+	case err == nil:
+		next = next.Add(d.cfg.interval())
+	case errors.Is(err, errs.ErrClosed) || ctx.Err() == nil && !errors.Is(err, errs.ErrNoPeers):
+		return err
+	case d.Size() > 0:
+		next = next.Add(retryMax)
+	}
+	return errors.Join(err, d.closing(d.values.keep(context.WithoutCancel(ctx), key, value, next)))
 }
 
 // putValue stores a record in one DHT, and asks for it, because upstream does
