@@ -46,10 +46,18 @@ type Peer struct {
 }
 
 func (p Peer) known() time.Time {
-	if p.Known.IsZero() || p.Known.After(p.Seen) {
+	if p.Known.IsZero() || p.Known.After(p.Seen) || p.Known.Before(unset) {
 		return p.Seen
 	}
 	return p.Known
+}
+
+// earlier returns the earlier of two times, but for one before the clock was set.
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) && !b.Before(unset) || a.Before(unset) {
+		return b
+	}
+	return a
 }
 
 // unset is a time in the past: a clock before it is not set yet, as on a board
@@ -73,12 +81,12 @@ func Choose(now time.Time, lists ...[]Peer) []Peer {
 		p.Addrs = p.Addrs[:min(len(p.Addrs), MaxAddrs)]
 		p.Known = p.known()
 		have, ok := latest[p.ID]
-		if ok && have.Known.Before(p.Known) {
-			p.Known = have.Known
-		}
-		if ok && !p.Seen.After(have.Seen) {
-			have.Known = p.Known
-			p = have
+		if ok {
+			known := earlier(have.Known, p.Known)
+			if !p.Seen.After(have.Seen) {
+				p = have
+			}
+			p.Known = known
 		}
 		latest[p.ID] = p
 	}

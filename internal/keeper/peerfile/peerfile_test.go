@@ -146,7 +146,7 @@ func FuzzParse(f *testing.F) {
 
 // Strangers that connect just before the end do not displace known peers, and
 // those do not displace all new ones.
-func TestStrangersDoNotDisplaceThosePeersKnownBefore(t *testing.T) {
+func TestAttackStrangersDoNotDisplacePeersKnownBefore(t *testing.T) {
 	addr := func(i int) string { return fmt.Sprintf("/ip4/%d.%d.0.1/tcp/1", 11+i/200, i%200) }
 	var old, fresh []Peer
 	for i := range Max {
@@ -169,7 +169,7 @@ func TestStrangersDoNotDisplaceThosePeersKnownBefore(t *testing.T) {
 
 // An address that cannot be written as text loses neither its peer's other
 // addresses nor the file.
-func TestAnAddressThatIsNoTextDoesNotSpoilTheFile(t *testing.T) {
+func TestAttackAnAddressThatIsNoTextDoesNotSpoilTheFile(t *testing.T) {
 	p, other := some(t, "/ip4/192.0.2.1/tcp/1", 0), some(t, "/ip4/198.51.100.1/tcp/1", 0)
 	name, err := ma.NewComponent("dns4", "x\xff\xfe")
 	if err != nil {
@@ -202,6 +202,52 @@ func TestAttackC3ASavedPeerIsNotBelievedAboutThisMachine(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("connected from %q: %s", ip, got)
+		}
+	}
+}
+
+// As many strangers as there are places for a network, connected just before the
+// end from the network of all saved peers, leave half of those places to them.
+func TestAttackStrangersNearbyDoNotDisplaceTheirNeighbors(t *testing.T) {
+	var honest, strangers []Peer
+	for i := range MaxPerNetwork {
+		p := some(t, fmt.Sprintf("/ip4/10.1.0.%d/tcp/1", i), time.Hour)
+		p.Known = now.Add(-3 * 24 * time.Hour)
+		honest = append(honest, p)
+		strangers = append(strangers, some(t, fmt.Sprintf("/ip4/10.1.1.%d/tcp/1", i), 0))
+	}
+	kept := 0
+	for _, p := range Choose(now, honest, strangers) {
+		if slices.ContainsFunc(honest, func(o Peer) bool { return o.ID == p.ID }) {
+			kept++
+		}
+	}
+	if kept != MaxPerNetwork/2 {
+		t.Errorf("%d of %d peers known before remain", kept, MaxPerNetwork)
+	}
+}
+
+// A board without a battery starts in 1970: its saved peers are neither too old
+// nor in the future. Whoever connects before the clock is set is not known longest
+// for that.
+func TestAttackAClockThatIsNotSetForgetsNobody(t *testing.T) {
+	boot := time.Unix(3, 0).UTC()
+	saved := some(t, "/ip4/192.0.2.1/tcp/1", time.Hour)
+	saved.Known = now.Add(-3 * 24 * time.Hour)
+	stranger := some(t, "/ip4/198.51.100.1/tcp/1", 0)
+	stranger.Known, stranger.Seen = boot, boot
+	list := Choose(boot.Add(time.Hour), []Peer{saved}, []Peer{stranger})
+	if len(list) != 2 || !list[0].Seen.Equal(saved.Seen) {
+		t.Fatalf("in 1970, %v", list)
+	}
+	stranger.Seen = now // it is still connected once the clock is set
+	list = Choose(now, list, []Peer{stranger})
+	if len(list) != 2 {
+		t.Fatalf("then, %v", list)
+	}
+	for _, p := range list {
+		if want := map[peer.ID]time.Time{saved.ID: saved.Known, stranger.ID: now}[p.ID]; !p.Known.Equal(want) {
+			t.Errorf("%v is known since %v, not %v", p.Addrs, p.Known, want)
 		}
 	}
 }
