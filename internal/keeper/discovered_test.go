@@ -143,8 +143,9 @@ func TestBoundsWhatItKeeps(t *testing.T) {
 		for i := range maxDiscovered + 10 {
 			k.Found(info(peer.ID(fmt.Sprintf("peer%04d", i)), 1), "test")
 		}
+		const last = "peer0521"
 		for i := range maxAddrs + 10 {
-			k.Found(info("peer0000", 1000+i), "test")
+			k.Found(info(last, 1000+i), "test")
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -155,11 +156,29 @@ func TestBoundsWhatItKeeps(t *testing.T) {
 			}
 		}
 		if count != maxDiscovered || k.ignored != 10 {
-			t.Errorf("%d peers kept, %d turned away", count, k.ignored)
+			t.Errorf("%d peers kept, %d forgotten", count, k.ignored)
 		}
-		kept := k.peers["peer0000"].duties[Discovered].addrs
+		kept := k.peers[last].duties[Discovered].addrs
 		if len(kept) != maxAddrs || kept[0].String() != fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", 1000+maxAddrs+9) {
 			t.Errorf("%d addresses kept, the first %s", len(kept), kept[0])
+		}
+	})
+}
+
+// A peer that is announced among any number of peers that do not exist is dialed.
+func TestAttackMadeUpPeersShutNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, n := discovering(t, "\x00")
+		n.slow = firstDial // nobody is there
+		for i := range 3 * maxDiscovered {
+			k.Found(info(peer.ID(fmt.Sprintf("peer%04d", i)), 1), "test")
+		}
+		k.Found(info("honest", 1), "test")
+		begun := time.Now()
+		time.Sleep(maxDiscovered / time.Duration(policies[Discovered].atOnce) * firstDial)
+		synctest.Wait()
+		if len(n.timesOf("honest")) == 0 {
+			t.Errorf("it is not dialed within %v", time.Since(begun))
 		}
 	})
 }

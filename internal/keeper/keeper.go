@@ -102,7 +102,7 @@ type Keeper struct {
 	seen     map[peer.ID]*sight // peers of this run that may be saved; guarded by mu
 	released []peer.ID          // the oldest first; guarded by mu
 	busy     [numSources]int    // dials under way that take a place of a source; guarded by mu
-	ignored  uint64             // discovered peers turned away; guarded by mu
+	ignored  uint64             // discovered peers turned away or forgotten unreached; guarded by mu
 	rounds   rounds             // guarded by mu
 	named    named              // guarded by mu
 	last     *Round             // replaced, never changed; guarded by mu
@@ -217,13 +217,12 @@ func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 	k.mu.Lock()
 	e := k.peers[ai.ID]
 	known := e != nil && e.duties[Discovered].on
+	before := k.ignored
 	if !known && !k.makeRoomLocked(now) {
 		k.ignored++
 		ignored := k.ignored
 		k.mu.Unlock()
-		if ignored&(ignored-1) == 0 { // not each: a stranger can send any number
-			k.cfg.Log.Warn("ignoring discovered peers: too many are known", "peer", ai.ID, "source", by, "ignored", ignored)
-		}
+		k.tellIgnored(ignored, by)
 		return
 	}
 	e = k.entryLocked(ai.ID)
@@ -238,7 +237,11 @@ func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 	e.heard = now
 	d.addrs = addrs.Merge(ai, peer.AddrInfo{ID: ai.ID, Addrs: d.addrs})[0].Addrs // the newest first
 	d.addrs = d.addrs[:min(len(d.addrs), maxAddrs)]
+	ignored := k.ignored
 	k.mu.Unlock()
+	if ignored > before {
+		k.tellIgnored(ignored, by)
+	}
 	if !known {
 		k.cfg.Log.Debug("peer discovered", "peer", ai.ID, "source", by)
 		k.cfg.New(ai, by)
@@ -246,9 +249,18 @@ func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 	}
 }
 
+// tellIgnored logs that discovered peers are not dialed: not each, because a
+// stranger can announce any number.
+func (k *Keeper) tellIgnored(ignored uint64, by string) {
+	if ignored&(ignored-1) == 0 {
+		k.cfg.Log.Warn("too many discovered peers: some are not dialed", "source", by, "ignored", ignored)
+	}
+}
+
 // makeRoomLocked makes room for another discovered peer, by forgetting one that
 // is connected or has not been heard of for long, or else one that was never
-// reached. It reports whether there is room.
+// reached, the one with the most failures first: anybody on the LAN can announce
+// any number. It reports whether there is room.
 func (k *Keeper) makeRoomLocked(now time.Time) bool {
 	count := 0
 	var idle, dead *entry
@@ -262,8 +274,8 @@ func (k *Keeper) makeRoomLocked(now time.Time) bool {
 		case e.dialing():
 		case e.up || now.Sub(e.heard) > policies[Discovered].forget:
 			idle = e
-		case e.took == 0 && d.failed >= hopeless:
-			dead = e
+		case e.took == 0 && (dead == nil || d.failed > dead.duties[Discovered].failed):
+			dead = e // any of those that were not dialed yet: the order of a map is random
 		}
 	}
 	if count < maxDiscovered {
@@ -274,6 +286,9 @@ func (k *Keeper) makeRoomLocked(now time.Time) bool {
 	}
 	if idle == nil {
 		return false
+	}
+	if !idle.up {
+		k.ignored++
 	}
 	idle.duties[Discovered] = duty{} // the next step forgets the entry
 	return true

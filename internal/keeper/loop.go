@@ -51,6 +51,11 @@ func (e *entry) wanted() bool {
 	return slices.ContainsFunc(e.duties[:], func(d duty) bool { return d.on })
 }
 
+// discoveredOnly reports whether nobody vouches for the peer.
+func (e *entry) discoveredOnly() bool {
+	return !slices.ContainsFunc([]Source{Bootstrap, Persistent, Saved}, func(s Source) bool { return e.duties[s].on })
+}
+
 // info is what to dial.
 func (e *entry) info() peer.AddrInfo {
 	all := peer.AddrInfo{ID: e.id}
@@ -252,8 +257,14 @@ func (k *Keeper) stepLocked(v view) *plan {
 		}
 	}
 	k.roundsLocked(v, p)
-	for _, e := range k.peers {
-		k.pursueLocked(e, v, p)
+	// Whoever was never dialed comes first, lest peers that are made up take all
+	// places again and again.
+	for _, first := range []bool{true, false} {
+		for _, e := range k.peers {
+			if e.duties[Discovered].once != first {
+				k.pursueLocked(e, v, p)
+			}
+		}
 	}
 	return p
 }
@@ -425,6 +436,8 @@ func (k *Keeper) looksForLocked(d *duty, id peer.ID, v view) bool {
 // limitLocked returns how long the next dial of a peer may take.
 func (k *Keeper) limitLocked(e *entry, now time.Time) time.Duration {
 	switch {
+	case e.took == 0 && e.discoveredOnly():
+		return firstDial // others wait for its place
 	case !e.fresh(now) && !k.rounds.early(now):
 		return dialLimit
 	case e.took > 0:

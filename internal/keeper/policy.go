@@ -93,9 +93,6 @@ const (
 	// keeping the newest.
 	maxDiscovered = 512
 	maxAddrs      = 32
-	// hopeless is after how many failed dials a discovered peer that was never
-	// reached makes room for another.
-	hopeless = 3
 
 	// maxReleased bounds for how many peers Release holds.
 	maxReleased = 1024
