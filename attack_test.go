@@ -1,18 +1,32 @@
 package p2pnode
 
 import (
+	"errors"
+	"fmt"
 	"net"
+	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/test"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 )
 
 // overTCP is a node's address over TCP.
@@ -88,6 +102,155 @@ func TestAttackAPeerThatIsNeverIdentifiedIsAnError(t *testing.T) {
 	for range 2 { // the second time it is connected already
 		if err := n.Connect(testContext(t), mute.AddrInfo()); err == nil || !strings.Contains(err.Error(), "identify") {
 			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// Two nodes that connect to each other at the same moment over TCP, each from the
+// port on which it listens, break each other's handshakes (a simultaneous open).
+// Both calls succeed nevertheless.
+func TestAttackMutualConnectOverTCP(t *testing.T) {
+	const rounds = 100
+	only := []Option{WithListenAddrs("/ip4/127.0.0.1/tcp/0"), WithTransports(TransportTCP), WithoutDHT(), WithoutPubSub()}
+	failed := 0
+	for range rounds {
+		a, err := New(testContext(t), only...)
+		mustNot(t, err)
+		b, err := New(testContext(t), only...)
+		mustNot(t, err)
+		start := make(chan struct{})
+		results := make(chan error, 2)
+		for _, pair := range [][2]*Node{{a, b}, {b, a}} {
+			go func() {
+				ctx, info := testContext(t), pair[1].AddrInfo()
+				<-start
+				results <- pair[0].Connect(ctx, info)
+			}()
+		}
+		close(start)
+		for range 2 {
+			if err := <-results; err != nil {
+				failed++
+				if failed < 4 {
+					t.Log(err)
+				}
+			}
+		}
+		mustClose(t, a)
+		mustClose(t, b)
+	}
+	if failed > 0 {
+		t.Errorf("%d of %d calls failed", failed, 2*rounds)
+	}
+}
+
+// Of two nodes that start at the same moment with one TCP port, one gets it.
+func TestAttackTwoNodesDoNotShareAPort(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has locks without files")
+	}
+	const rounds = 150
+	both := 0
+	for range rounds {
+		free, err := net.Listen("tcp4", "127.0.0.1:0")
+		mustNot(t, err)
+		addr := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", free.Addr().(*net.TCPAddr).Port)
+		mustNot(t, free.Close())
+		start := make(chan struct{})
+		nodes := make(chan *Node, 2)
+		for range 2 {
+			go func() {
+				<-start
+				n, err := New(testContext(t), WithListenAddrs(addr), WithTransports(TransportTCP), WithoutDHT(), WithoutPubSub())
+				if err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+					t.Error(err)
+				}
+				nodes <- n
+			}()
+		}
+		close(start)
+		up := 0
+		for range 2 {
+			if n := <-nodes; n != nil {
+				up++
+				defer mustClose(t, n)
+			}
+		}
+		switch up {
+		case 0:
+			t.Error("neither of the two nodes is up")
+		case 2:
+			both++
+		}
+	}
+	if both > 0 {
+		t.Errorf("in %d of %d starts both nodes have one port", both, rounds)
+	}
+}
+
+// panics is a registerer that panics, and a gater.
+type panics struct {
+	prometheus.Registerer
+	connmgr.ConnectionGater
+}
+
+func (panics) Register(prometheus.Collector) error { panic("boom") }
+
+// A callback of the application that panics while New runs, or something nil inside
+// of an option, leaves nothing running.
+func TestAttackAPanicInNewLeavesNothing(t *testing.T) {
+	for name, opt := range map[string]Option{
+		"metrics":        WithMetrics(panics{}),
+		"libp2p option":  WithLibp2pOptions(func(*libp2p.Config) error { panic("boom") }),
+		"transport":      WithLibp2pOptions(libp2p.Transport(func() transport.Transport { panic("boom") })),
+		"pubsub option":  WithPubSubOptions(func(*pubsub.PubSub) error { panic("boom") }),
+		"nil gater":      WithLibp2pOptions(libp2p.ConnectionGater((*panics)(nil))),
+		"nil address":    WithBootstrapPeers(peer.AddrInfo{ID: mustKeyID(t), Addrs: []ma.Multiaddr{nil}}),
+		"nil validators": WithPubSubOptions(pubsub.WithDefaultValidator(nil)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			leaks := goleak.IgnoreCurrent()
+			opts, other := everything(t)
+			func() {
+				defer func() { _ = recover() }()
+				if n, err := New(testContext(t), append(opts, opt)...); err == nil {
+					t.Error("New returned nil")
+					mustClose(t, n)
+				}
+			}()
+			mustClose(t, other)
+			goleak.VerifyNone(t, leaktest.Ignored(leaks)...)
+		})
+	}
+}
+
+// Everybody in a banned subnet leaves the routing table.
+func TestAttackABannedSubnetLeavesTheRoutingTable(t *testing.T) {
+	other := newNode(t)
+	n := newNode(t, via(other))
+	mustNot(t, n.WaitReady(testContext(t)))
+	mustNot(t, n.BanSubnet(netip.MustParsePrefix("127.0.0.0/8"), time.Time{}, ""))
+	if peers := n.Status().DHT.Peers; peers != 0 {
+		t.Errorf("%d peers are in the routing table", peers)
+	}
+}
+
+// The names of networks, and the protocols that they share with others.
+func TestAttackNetworksShareNoProtocol(t *testing.T) {
+	for _, name := range []string{"ipfs/lan", "ipfs/x"} {
+		if err := ValidateOptions(WithNetwork(name)); err == nil {
+			t.Errorf("%q is accepted, which mixes with \"ipfs\"", name)
+		}
+	}
+	owner := make(map[protocol.ID]string)
+	for _, name := range []string{"ipfs", "lan", "a", "a/lan", "a/kad", "kad", "p2pnode"} {
+		c, err := newConfig([]Option{WithNetwork(name)})
+		mustNot(t, err)
+		for _, p := range append(c.dhtProtocols(), protocol.ID(c.mdnsServiceName())) {
+			if other, taken := owner[p]; taken {
+				t.Errorf("%q and %q share %s", other, name, p)
+			}
+			owner[p] = name
 		}
 	}
 }

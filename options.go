@@ -775,6 +775,8 @@ func WithLibp2pOptions(opts ...libp2p.Option) Option {
 		switch {
 		case err != nil:
 			return err
+		case slices.ContainsFunc([]any{theirs.ConnectionGater, theirs.ConnManager, theirs.Peerstore, theirs.ResourceManager}, func(part any) bool { return part != nil && isNil(part) }):
+			return errors.New("the connection gater, connection manager, peerstore or resource manager is a nil pointer; leave it out")
 		case theirs.PeerKey != nil:
 			return errors.New("set the identity with WithIdentity, WithIdentityFile or WithDataDir, not with libp2p.Identity")
 		case len(theirs.ListenAddrs) > 0:

@@ -89,7 +89,7 @@ func TestProvideWithAFailingDatastore(t *testing.T) {
 }
 
 // No call hangs with the datastore.
-func TestProvideWithAHangingDatastore(t *testing.T) {
+func TestAttackProvideWithAHangingDatastore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := newFaulty()
@@ -145,7 +145,7 @@ func TestProvideWithAHangingDatastore(t *testing.T) {
 }
 
 // Close ends while the datastore hangs, and so does a call that waits for it.
-func TestCloseWithAHangingDatastore(t *testing.T) {
+func TestAttackCloseWithAHangingDatastore(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}

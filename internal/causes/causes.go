@@ -157,6 +157,13 @@ var garbledTexts = []string{
 // which it is silent.
 var cutTexts = []string{"connection reset", "broken pipe", "EOF", "forcibly closed", "deadline exceeded", "i/o timeout"}
 
+// Collided reports whether a handshake failed as when the other side begins one, too:
+// neither with a time-out, nor because somebody else has answered.
+func Collided(err error) bool {
+	_, mismatch := errors.AsType[sec.ErrPeerIDMismatch](err)
+	return says(err, "negotiate security protocol") && !mismatch && !timeout(err)
+}
+
 // Handshake reports whether a dial failed as with different pre-shared keys: the
 // received data is garbled, or the other side, for which the sent data is garbled,
 // closes the connection or waits for more (cut). The latter has other causes, too.

@@ -73,8 +73,8 @@ func TestOneHolderAtATime(t *testing.T) {
 	open(t, path)
 }
 
-// TestLockOutlivesItsFile: two nodes with one identity are worse than none.
-func TestLockOutlivesItsFile(t *testing.T) {
+// TestAttackLockOutlivesItsFile: two nodes with one identity are worse than none.
+func TestAttackLockOutlivesItsFile(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
 	open(t, path)
@@ -86,7 +86,7 @@ func TestLockOutlivesItsFile(t *testing.T) {
 	}
 }
 
-func TestModes(t *testing.T) {
+func TestAttackModes(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows does not keep modes")

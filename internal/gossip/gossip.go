@@ -126,6 +126,9 @@ type Counts struct {
 // New starts gossipsub. The upstream router has no Close: its goroutines end
 // shortly after [Router.Close].
 func New(ctx context.Context, cfg Config) (*Router, error) {
+	if err := try(cfg.Host, cfg.Options); err != nil {
+		return nil, err
+	}
 	r := &Router{
 		cfg: cfg, group: lifecycle.NewGroup(ctx), wake: make(chan struct{}, 1),
 		topics: make(map[string]*topic), held: make(map[string]*pubsub.Topic), links: make(map[peer.ID]bool),
@@ -187,6 +190,32 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		stop()
 	})
 	return r, nil
+}
+
+// errTried ends the trial of options.
+var errTried = errors.New("all options are good")
+
+// try applies the application's options to a router that does not start. One that
+// fails, or panics, would leave a goroutine of gossipsub's running, which ends with
+// a router that has started.
+func try(h host.Host, opts []pubsub.Option) error {
+	if len(opts) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	router := pubsub.DefaultGossipSubRouter(h)
+	var made *pubsub.PubSub
+	opts = slices.Concat([]pubsub.Option{func(ps *pubsub.PubSub) error {
+		made = ps
+		return nil
+	}}, opts, []pubsub.Option{func(*pubsub.PubSub) error { return errTried }})
+	defer func() { router.Attach(made) }()
+	_, err := pubsub.NewGossipSubWithRouter(ctx, h, router, opts...)
+	if errors.Is(err, errTried) {
+		return nil
+	}
+	return err
 }
 
 // Close closes the subscriptions, leaves the topics so that the neighbors learn

@@ -455,7 +455,7 @@ type outOfRange struct{ anything }
 
 func (outOfRange) Select(string, [][]byte) (int, error) { return 7, nil }
 
-func TestValidatorsAreGuarded(t *testing.T) {
+func TestAttackValidatorsAreGuarded(t *testing.T) {
 	v := Validators(newHost(t), map[string]record.Validator{"panic": panicking{}, "range": outOfRange{}}, slog.New(slog.DiscardHandler))
 	if err := v.Validate("/panic/x", []byte("v")); err == nil {
 		t.Error("a validator that panics accepts the record")

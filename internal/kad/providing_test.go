@@ -167,7 +167,7 @@ func (h *holder) total() (n int) {
 
 // Any number of peers that come and go costs little: each is asked once in a
 // while, and only so many are remembered.
-func TestReturnedPeersAreBounded(t *testing.T) {
+func TestAttackReturnedPeersAreBounded(t *testing.T) {
 	t.Parallel()
 	ids := make([]peer.ID, 3*maxReturned)
 	for i := range ids {

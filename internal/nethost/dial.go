@@ -14,6 +14,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 )
 
 // ErrLostAtOnce is returned for a dial that succeeded, but whose connection was
@@ -38,6 +39,19 @@ func (d Dialer) Connect(ctx context.Context, p peer.AddrInfo) error {
 		return d.explain(p, begun, err)
 	}
 	return nil
+}
+
+// ConnectAnyway is Connect, but if the peer has dialed at the same moment, and both
+// dials failed for that, it waits for the peer's next one or dials again.
+func (d Dialer) ConnectAnyway(ctx context.Context, p peer.AddrInfo) error {
+	err := d.Connect(ctx, p)
+	if err == nil || ctx.Err() != nil || !d.collided(err) {
+		return err
+	}
+	if d.yield(ctx, p.ID) {
+		return nil
+	}
+	return d.Connect(ctx, p)
 }
 
 func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
@@ -69,6 +83,52 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 		return ErrLostAtOnce
 	}
 	return nil
+}
+
+// yieldFor is how long a node waits for the connection of a peer whose dial has met
+// its own.
+const yieldFor = time.Second
+
+// collided reports whether a dial may have failed because the peer dialed at the same
+// moment. Dials over TCP come from the listen port, so both are one connection then
+// (a simultaneous open), on which both sides begin the handshake.
+func (d Dialer) collided(err error) bool {
+	listens := slices.ContainsFunc(d.Host.ListenAddrs(), func(a ma.Multiaddr) bool { return addrs.KindOf(a) == addrs.TCP })
+	var de *swarm.DialError
+	return listens && errors.As(err, &de) && slices.ContainsFunc(de.DialErrors, func(t swarm.TransportError) bool {
+		return addrs.KindOf(t.Address) == addrs.TCP && causes.Collided(t.Cause)
+	})
+}
+
+// yield reports whether a peer gets connected by a dial of its own. Of the two
+// sides, the one with the lower ID dials again at once, the other one waits.
+func (d Dialer) yield(ctx context.Context, id peer.ID) bool {
+	if d.Host.ID() < id {
+		return d.Host.Connected(id)
+	}
+	came := make(chan struct{}, 1)
+	watch := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if c.RemotePeer() == id {
+			select {
+			case came <- struct{}{}:
+			default:
+			}
+		}
+	}}
+	d.Host.Network().Notify(watch)
+	defer d.Host.Network().StopNotify(watch)
+	timer := time.NewTimer(yieldFor)
+	defer timer.Stop()
+	for !d.Host.Connected(id) {
+		select {
+		case <-came:
+		case <-timer.C:
+			return d.Host.Connected(id)
+		case <-ctx.Done():
+			return d.Host.Connected(id)
+		}
+	}
+	return true
 }
 
 // errNotIdentified is returned for a peer that is connected, but of which nothing is

@@ -75,6 +75,7 @@ func (h *Host) listen(a ma.Multiaddr) error {
 		}
 	}
 	if !p.udp && own == nil {
+		defer lockPort(p.number)() // another node could bind it in between
 		if err := portFree(a); err != nil {
 			return err
 		}
