@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -83,6 +85,7 @@ type config struct {
 	dhtMode    DHTMode // "": derived
 	noDHT      bool
 	validators map[string]record.Validator
+	signed     []string // namespaces
 	datastore  datastore.Batching
 
 	bootstrap         []peer.AddrInfo
@@ -169,6 +172,17 @@ func (c *config) give(option string) {
 // replacing lists the groups of options that set the same value.
 var replacing = [][]string{
 	{"WithIdentity", "WithIdentityFile", "WithIdentityString"},
+}
+
+// namespaces yields those of DHT records that options add.
+func (c *config) namespaces(yield func(string) bool) {
+	for _, list := range []iter.Seq[string]{maps.Keys(c.validators), slices.Values(c.signed)} {
+		for namespace := range list {
+			if !yield(namespace) {
+				return
+			}
+		}
+	}
 }
 
 // usesAminoDHT reports whether the DHT speaks /ipfs/kad/1.0.0, for which the

@@ -75,7 +75,8 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 }
 
 // PutValue stores a record in the DHT under a key like /pk/… or /<namespace>/…,
-// whose namespace needs a validator (see [WithValidator]). It returns nil once
+// whose namespace needs a validator (see [WithValidator]). [Node.PublishName] and
+// [Node.PutSigned] make the records of names and of [WithSignedRecords]. It returns nil once
 // at least one other peer has proved to hold the record. With an empty routing
 // table it first waits for a peer until ctx ends, at most 10 seconds.
 //
@@ -86,7 +87,9 @@ func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) 
 // validator prefers, or the validator no longer accepts this one. With
 // [WithDataDir] or [WithDatastore] it goes on after a restart of the node.
 //
-// It refuses an empty record, and returns [ErrTooLarge] for one that does not
+// It refuses an empty record, one that the validator refuses, and one to which it
+// prefers the record that the DHT holds: the error then names both sequence numbers,
+// if the records have one. It returns [ErrTooLarge] for one that does not
 // fit into a DHT message of 4 MiB along with its key and the peers named in an
 // answer: up to 3.8 MiB fit. It returns [ErrNoPeers] when nobody could be asked
 // to hold the record or nobody does, [ErrDisabled] without a DHT, and
@@ -112,7 +115,7 @@ func (n *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
 	return value, dhtError(n, "get value "+quoted(key), err)
 }
 
-// StopPutting ends what [Node.PutValue] began, for good also with a data
+// StopPutting ends what [Node.PutValue] and [Node.PutSigned] began, for good also with a data
 // directory. Peers forget the records when they expire, up to 48 hours later. Keys
 // that are not put are ignored. It returns [ErrDisabled] without a DHT,
 // [ErrClosed] after Close, and errors of the datastore.

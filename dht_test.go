@@ -302,6 +302,20 @@ func TestMeetsAHandAssembledDHT(t *testing.T) {
 			t.Errorf("got %q, %v", got, err)
 		}
 	}
+	// IPNS, with records that boxo makes and reads.
+	mustNot(t, n.PublishName(ctx, "/ipfs/bafkqaaa"))
+	value, err := raw.GetValue(ctx, string(ipns.NameFromPeer(n.ID()).RoutingKey()))
+	mustNot(t, err)
+	rec, err := ipns.UnmarshalRecord(value)
+	mustNot(t, err)
+	if p, err := rec.Value(); err != nil || p.String() != "/ipfs/bafkqaaa" || ipns.ValidateWithName(rec, ipns.NameFromPeer(n.ID())) != nil {
+		t.Errorf("the raw peer resolves our name to %v, %v", p, err)
+	}
+	key, value := ipnsRecord(t)
+	mustNot(t, raw.PutValue(ctx, key, value))
+	if to, err := n.ResolveName(ctx, NameOf(peer.ID(key[len("/ipns/"):]))); err != nil || to != "/ipfs/bafkqac3imvwgy3zao5xxe3de" {
+		t.Errorf("its name resolves to %q, %v", to, err)
+	}
 	ai, err := n.FindPeer(ctx, info.ID)
 	if err != nil || len(ai.Addrs) == 0 {
 		t.Errorf("FindPeer = %v, %v", ai, err)

@@ -101,6 +101,14 @@
 // its ID ([Node.FindPeer]). With [Node.Advertise] and [Node.FindPeers], peers find
 // each other under a name.
 //
+// # Names and signed records
+//
+// [Node.PublishName] points an IPNS name at content that changes, and
+// [Node.ResolveName] follows it. [Node.PutSigned] and [Node.GetSigned] do the same
+// for anything an application has to say, in a namespace of [WithSignedRecords]:
+// only the owner of a key can write under it, and newer records replace older ones.
+// Both are signed again before they expire, as long as the node runs.
+//
 // # Streams
 //
 // [Node.Handle] serves a protocol and [Node.OpenStream] speaks it. Code written

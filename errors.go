@@ -30,9 +30,10 @@ var (
 	// as a [NotReadyError] that lists what is missing.
 	ErrNotReady = errs.ErrNotReady
 
-	// ErrNotFound is returned by [Node.FindPeer], [Node.GetValue] and
-	// [Node.SearchValue] when the network does not know the answer, and by
-	// [Node.Unhandle] for a protocol without a handler.
+	// ErrNotFound is returned by [Node.FindPeer], [Node.GetValue],
+	// [Node.SearchValue], [Node.ResolveName] and [Node.GetSigned] when the network
+	// does not know the answer, and by [Node.Unhandle] for a protocol without a
+	// handler.
 	ErrNotFound = errs.ErrNotFound
 
 	// ErrBanned is returned by [Node.Connect], [Node.OpenStream] and the
@@ -44,7 +45,8 @@ var (
 
 	// ErrTooLarge is returned by [Node.Publish] for a message above the limit of
 	// [WithMaxMessageSize], by [Node.PutValue] for a record that does not fit into
-	// a DHT message, and by [Node.Handle] and [Node.Listen] if the IDs of the
+	// a DHT message, by [Node.PublishName] and [Node.PutSigned] for one above the
+	// size of its kind, and by [Node.Handle] and [Node.Listen] if the IDs of the
 	// node's protocols do not fit into the identify message.
 	ErrTooLarge = errs.ErrTooLarge
 

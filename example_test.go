@@ -20,12 +20,12 @@ var here = p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0")
 
 // two starts two nodes, the second of which knows the first, and waits until
 // they are ready.
-func two(ctx context.Context) (a, b *p2pnode.Node) {
-	a, err := p2pnode.New(ctx, here)
+func two(ctx context.Context, opts ...p2pnode.Option) (a, b *p2pnode.Node) {
+	a, err := p2pnode.New(ctx, append(opts, here)...)
 	if err != nil {
 		panic(err)
 	}
-	b, err = p2pnode.New(ctx, here, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+	b, err = p2pnode.New(ctx, append(opts, here, p2pnode.WithBootstrapPeers(a.AddrInfo()))...)
 	if err != nil {
 		panic(err)
 	}
@@ -108,6 +108,37 @@ func ExampleNode_Provide() {
 		fmt.Println(p.ID == a.ID(), len(p.Addrs), err)
 	}
 	// Output: true 1 <nil>
+}
+
+func ExampleNode_PublishName() {
+	ctx := context.Background()
+	a, b := two(ctx)
+	defer a.Close()
+	defer b.Close()
+	if err := a.PublishName(ctx, "/ipfs/bafkqac3imvwgy3zao5xxe3de"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(b.ResolveName(ctx, p2pnode.NameOf(a.ID())))
+	// Output: /ipfs/bafkqac3imvwgy3zao5xxe3de <nil>
+}
+
+func ExampleNode_PutSigned() {
+	ctx := context.Background()
+	profiles := p2pnode.WithSignedRecords("profile") // on every node
+	a, b := two(ctx, profiles)
+	defer a.Close()
+	defer b.Close()
+	key := "/profile/" + a.ID().String()
+	for _, name := range []string{"Alice", "Alice B."} {
+		if err := a.PutSigned(ctx, key, []byte(name)); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	r, err := b.GetSigned(ctx, key)
+	fmt.Println(string(r.Payload), r.Seq, err)
+	// Output: Alice B. 2 <nil>
 }
 
 func ExampleNode_Handle() {

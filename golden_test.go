@@ -321,6 +321,17 @@ func TestGoldenDHT(t *testing.T) {
 	ctx := testContext(t)
 	mustNot(t, one.Connect(ctx, two.AddrInfo()))
 	id, c, value := mustKeyID(t), mustCID(t, "x"), []byte("v")
+	notes := WithSignedRecords("notes")
+	writer := newNode(t, via(newNode(t, notes)), notes)
+	ready(t, writer)
+	own := "/notes/" + writer.ID().String()
+	mustNot(t, writer.PutSigned(ctx, own, value))
+	first, err := writer.GetValue(ctx, own)
+	mustNot(t, err)
+	mustNot(t, writer.PutSigned(ctx, own, []byte("w")))
+	foreign := someKey(t)
+	foreignID, err := PeerID(foreign)
+	mustNot(t, err)
 	golden.Check(t, "DHT", []golden.Text{
 		golden.Of("find peer: no peer ID", result(lone.FindPeer(ctx, ""))),
 		golden.Of("find peer: nobody to ask", result(lone.FindPeer(ended(), id))),
@@ -335,6 +346,23 @@ func TestGoldenDHT(t *testing.T) {
 		golden.Of("put value: the key is too long", lone.PutValue(ctx, "/app/"+strings.Repeat("x", network.MessageSizeMax), value)),
 		golden.Of("get value: no validator", result(lone.GetValue(ctx, "/other/x"))),
 		golden.Of("get value: not found", result(holder.GetValue(ctx, "/pk/"+string(id)))),
+		golden.Of("get value: a peer ID as text", result(holder.GetValue(ctx, "/pk/"+id.String()))),
+		golden.Of("publish name: not a path", lone.PublishName(ctx, "/app/x")),
+		golden.Of("publish name: a CID", lone.PublishName(ctx, "bafkqaaa")),
+		golden.Of("publish name: nobody to ask", lone.PublishName(ended(), "/ipfs/bafkqaaa", SignKey(foreign))),
+		golden.Of("publish name: the key is nil", lone.PublishName(ctx, "/ipfs/bafkqaaa", SignKey(nil), SignValidity(1), SignTTL(-1))),
+		golden.Of("resolve name: DNS", result(lone.ResolveName(ctx, "docs.example"))),
+		golden.Of("resolve name: not a name", result(lone.ResolveName(ctx, "x"))),
+		golden.Of("resolve name: with a path", result(lone.ResolveName(ctx, "/ipns/"+id.String()+"/a"))),
+		golden.Of("resolve name: not found", result(keeps.ResolveName(ctx, id.String()))),
+		golden.Of("put signed: not of signed records", keeps.PutSigned(ctx, "/app/"+keeps.ID().String(), value)),
+		golden.Of("put signed: no validator", lone.PutSigned(ctx, "/other/"+lone.ID().String(), value)),
+		golden.Of("put signed: a TTL", writer.PutSigned(ctx, own, value, SignTTL(0))),
+		golden.Of("put signed: another's key", writer.PutSigned(ctx, "/notes/"+id.String(), value)),
+		golden.Of("put signed: no owner", writer.PutSigned(ctx, "/notes/x", value)),
+		golden.Of("put signed: too large", writer.PutSigned(ctx, own, make([]byte, 1<<17))),
+		golden.Of("put value: an older record", writer.PutValue(ctx, own, first)),
+		golden.Of("get signed: no owner", result(writer.GetSigned(ctx, "/notes/x"))),
 		golden.Of("provide: undefined", lone.Provide(ctx, cid.Undef)),
 		golden.Of("provide: nobody to ask", lone.Provide(ended(), c)),
 		golden.Of("provide: no address", hidden.Provide(ctx, c)),
@@ -345,7 +373,8 @@ func TestGoldenDHT(t *testing.T) {
 		golden.Of("find peers: no namespace", last(lone.FindPeers(ctx, ""))),
 		golden.Of("find peers: nobody to ask", last(lone.FindPeers(ended(), "room"))),
 		golden.Of("CID of: an unknown hash function", result(CIDOf(strings.NewReader(""), CIDHash(0x7777777)))),
-	}, id.String(), "ID", strings.Trim(fmt.Sprintf("%q", string(id)), `"`), "BYTES")
+	}, id.String(), "ID", writer.ID().String(), "WRITER", keeps.ID().String(), "KEEPS", lone.ID().String(), "LONE",
+		strings.TrimPrefix(NameOf(foreignID), "/ipns/"), "NAME", strings.Trim(fmt.Sprintf("%q", string(id)), `"`), "BYTES")
 }
 
 // The texts of WaitReady. What peers are missing for is judged by internal/diag.

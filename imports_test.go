@@ -35,6 +35,7 @@ var rooms = map[string]map[string]string{
 	"internal/occasion":   {},
 	"internal/ring":       {},
 	"internal/signal":     {},
+	"internal/signed":     {},
 
 	"internal/keyfile":         {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
 	"internal/datadir":         {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
@@ -79,6 +80,7 @@ var rooms = map[string]map[string]string{
 		"internal/nethost": "the DHT runs on the host",
 		"internal/signal":  "a change of the routing table is told",
 		"internal/errs":    "an empty table is ErrNoPeers",
+		"internal/signed":  "the records of applications' own namespaces",
 
 		"internal/backoff":   "announcements that fail are repeated, further and further apart",
 		"internal/lifecycle": "announcing is awaited",

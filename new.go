@@ -394,7 +394,7 @@ var dhtModes = map[DHTMode]dht.ModeOpt{
 // dhtConfig returns the options' settings for the DHT.
 func dhtConfig(c *config) kad.Config {
 	k := kad.Config{
-		Mode: dhtModes[c.effectiveDHTMode()], Validators: c.validators,
+		Mode: dhtModes[c.effectiveDHTMode()], Validators: c.validators, Signed: c.signed,
 		Interval: c.reprovideInterval, Lifetime: c.recordLifetime,
 		Options: c.dhtOptions, Log: c.logger,
 	}

@@ -641,18 +641,15 @@ func WithoutDHT() Option { return toggle("WithoutDHT", func(c *config) { c.noDHT
 // WithValidator adds a validator for DHT records whose keys start with
 // /<namespace>/, in addition to those for /pk and /ipns. Records of a namespace
 // without a validator are refused. All nodes of the network need the same ones.
-// The network "ipfs" accepts no others.
+// The network "ipfs" accepts no others. For records that only their owner can write,
+// there is [WithSignedRecords].
 func WithValidator(namespace string, v record.Validator) Option {
 	return option{"WithValidator", func(c *config) error {
-		switch {
-		case namespace == "" || strings.ContainsRune(namespace, '/'):
-			return fmt.Errorf("%q is not a namespace: for keys like /app/name use \"app\"", namespace)
-		case namespace == "pk" || namespace == "ipns":
-			return fmt.Errorf("%q has a built-in validator, which cannot be replaced", namespace)
-		case isNil(v):
+		if err := checkNamespace(c, namespace); err != nil {
+			return err
+		}
+		if isNil(v) {
 			return fmt.Errorf("the validator of %q is nil", namespace)
-		case c.validators[namespace] != nil:
-			return fmt.Errorf("%q already has a validator", namespace)
 		}
 		if c.validators == nil {
 			c.validators = make(map[string]record.Validator)
@@ -660,6 +657,34 @@ func WithValidator(namespace string, v record.Validator) Option {
 		c.validators[namespace] = v
 		return nil
 	}}
+}
+
+// WithSignedRecords adds a namespace of signed records, for [Node.PutSigned] and
+// [Node.GetSigned]: under a key /<namespace>/<peer ID> only that peer can write.
+// It comes with the validator, which checks the signature, the expiry and the size,
+// and prefers the highest sequence number. All nodes of the network need the same
+// namespaces. Like [WithValidator], it is not for the network "ipfs".
+func WithSignedRecords(namespace string) Option {
+	return option{"WithSignedRecords", func(c *config) error {
+		if err := checkNamespace(c, namespace); err != nil {
+			return err
+		}
+		c.signed = append(c.signed, namespace)
+		return nil
+	}}
+}
+
+// checkNamespace checks a namespace of DHT records that an option adds.
+func checkNamespace(c *config, namespace string) error {
+	switch {
+	case namespace == "" || strings.ContainsRune(namespace, '/'):
+		return fmt.Errorf("%q is not a namespace: for keys like /app/name use \"app\"", namespace)
+	case namespace == "pk" || namespace == "ipns":
+		return fmt.Errorf("%q has a built-in validator, which cannot be replaced", namespace)
+	case c.validators[namespace] != nil || slices.Contains(c.signed, namespace):
+		return fmt.Errorf("%q already has a validator", namespace)
+	}
+	return nil
 }
 
 // WithDatastore sets where the DHT keeps the records it holds for others and what

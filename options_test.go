@@ -135,6 +135,10 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithValidator", opt: WithValidator("a/b", record.PublicKeyValidator{})},
 		{name: "WithValidator", opt: WithValidator("pk", record.PublicKeyValidator{})},
 		{name: "WithValidator", opt: WithValidator("app", nil)},
+		{name: "WithSignedRecords", opt: WithSignedRecords("app"), check: func(c *config) bool { return slices.Equal(c.signed, []string{"app"}) }},
+		{name: "WithSignedRecords", opt: WithSignedRecords("")},
+		{name: "WithSignedRecords", opt: WithSignedRecords("a/b")},
+		{name: "WithSignedRecords", opt: WithSignedRecords("ipns")},
 		{name: "WithDatastore", opt: WithDatastore(ds), check: func(c *config) bool { return c.datastore == ds }},
 		{name: "WithDatastore", opt: WithDatastore(nil)},
 		{name: "WithReprovideInterval", opt: WithReprovideInterval(time.Hour), check: func(c *config) bool { return c.reprovideInterval == time.Hour }},
@@ -341,6 +345,9 @@ func TestOptionsSetOrAdd(t *testing.T) {
 	}
 	one := WithValidator("a", record.PublicKeyValidator{})
 	if list := OptionErrors(ValidateOptions(one, one)); len(list) != 1 || list[0].Option != "WithValidator" {
+		t.Errorf("two validators for a namespace: %v", list)
+	}
+	if list := OptionErrors(ValidateOptions(one, WithSignedRecords("a"))); len(list) != 1 || list[0].Option != "WithSignedRecords" {
 		t.Errorf("two validators for a namespace: %v", list)
 	}
 }

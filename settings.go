@@ -1,7 +1,6 @@
 package p2pnode
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -67,8 +66,8 @@ type Settings struct {
 	DHTMode DHTMode `json:"dhtMode,omitempty"`
 	// DHTProtocols are the protocol IDs of the DHT.
 	DHTProtocols []protocol.ID `json:"dhtProtocols,omitempty"`
-	// Validators are the namespaces of [WithValidator], sorted, without the
-	// built-in ones.
+	// Validators are the namespaces of [WithValidator] and [WithSignedRecords],
+	// sorted, without the built-in ones.
 	Validators []string `json:"validators,omitempty"`
 	// Datastore is true with [WithDatastore].
 	Datastore bool `json:"datastore"`
@@ -164,7 +163,7 @@ func (c *config) settings() Settings {
 		Limits:         c.limits,
 		DHT:            !c.noDHT,
 		DHTProtocols:   c.dhtProtocols(),
-		Validators:     slices.Sorted(maps.Keys(c.validators)),
+		Validators:     slices.Sorted(c.namespaces),
 		Datastore:      c.datastore != nil,
 		MinPeers:       c.effectiveMinPeers(),
 		KeepAlive:      c.keepAlive,

@@ -88,7 +88,8 @@ type DHTStatus struct {
 	Provides int `json:"provides"`
 	// Pending is how many of them no peer has taken yet.
 	Pending int `json:"pending"`
-	// Values is how many records the node puts again, see [Node.PutValue].
+	// Values is how many records the node puts again, see [Node.PutValue],
+	// [Node.PublishName] and [Node.PutSigned].
 	Values int `json:"values"`
 	// NextReprovide is when the next region of the key space is announced again;
 	// zero if nothing is provided.

@@ -105,7 +105,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching"),
 	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
 	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits"),
-	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithValidator", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
+	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
 	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithPubSubOptions"),
 )
 
@@ -134,6 +134,15 @@ var relations = slices.Concat(
 			text: "a DHT with the protocol prefix /ipfs, like that of WithIPFS, accepts only /pk and /ipns records; drop WithValidator, or name a network of your own with WithNetwork",
 			find: func(c *config, found func(...any)) {
 				if c.usesAminoDHT() && len(c.validators) > 0 {
+					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithSignedRecords", "WithNetwork", "WithIPFS"},
+			text: "a DHT with the protocol prefix /ipfs, like that of WithIPFS, accepts only /pk and /ipns records; drop WithSignedRecords, or name a network of your own with WithNetwork",
+			find: func(c *config, found func(...any)) {
+				if c.usesAminoDHT() && len(c.signed) > 0 {
 					found()
 				}
 			},

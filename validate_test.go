@@ -69,6 +69,7 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithDHTMode":           WithDHTMode(c.effectiveDHTMode()),
 		"WithoutDHT":            WithoutDHT(),
 		"WithValidator":         WithValidator("app", record.PublicKeyValidator{}),
+		"WithSignedRecords":     WithSignedRecords("signed"),
 		"WithReprovideInterval": WithReprovideInterval(22 * time.Hour),
 		"WithRecordLifetime":    WithRecordLifetime(48 * time.Hour),
 		"WithDatastore":         WithDatastore(dssync.MutexWrap(datastore.NewMapDatastore())),
@@ -95,6 +96,7 @@ func TestEveryPairOfOptions(t *testing.T) {
 	// Pairs that are refused for their values, which are those above.
 	refused := map[[2]string]string{
 		{"WithIPFS", "WithValidator"}:             "WithValidator",
+		{"WithIPFS", "WithSignedRecords"}:         "WithSignedRecords",
 		{"WithIPFS", "WithAllowedPeers"}:          "WithIPFS", // the public bootstrap peers are not among them
 		{"WithoutListening", "WithAnnounceAddrs"}: "WithAnnounceAddrs",
 	}
@@ -206,6 +208,7 @@ func relationRows(t *testing.T) []relationRow {
 	public := WithReachability(network.ReachabilityPublic)
 	rows := []relationRow{
 		{"a validator on the public network", "WithValidator", []Option{WithIPFS(), valid}},
+		{"signed records on the network ipfs", "WithSignedRecords", []Option{WithNetwork("ipfs"), WithSignedRecords("app")}},
 		{"announced after the records are gone", "WithReprovideInterval", []Option{WithReprovideInterval(45 * time.Hour)}},
 		{"records that do not last", "WithReprovideInterval", []Option{WithRecordLifetime(time.Hour)}},
 		{"a validator on the network ipfs", "WithValidator", []Option{WithNetwork("ipfs"), valid}},

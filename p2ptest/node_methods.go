@@ -132,6 +132,11 @@ func (node *Node) FindProviders(ctx context.Context, c cid.Cid, opts ...p2pnode.
 	return node.Current().FindProviders(ctx, c, opts...)
 }
 
+// GetSigned calls [p2pnode.Node.GetSigned] of the current run.
+func (node *Node) GetSigned(ctx context.Context, key string) (p2pnode.SignedRecord, error) {
+	return node.Current().GetSigned(ctx, key)
+}
+
 // GetValue calls [p2pnode.Node.GetValue] of the current run.
 func (node *Node) GetValue(ctx context.Context, key string) ([]byte, error) {
 	return node.Current().GetValue(ctx, key)
@@ -202,6 +207,16 @@ func (node *Node) Publish(ctx context.Context, topic string, data []byte, opts .
 	return node.Current().Publish(ctx, topic, data, opts...)
 }
 
+// PublishName calls [p2pnode.Node.PublishName] of the current run.
+func (node *Node) PublishName(ctx context.Context, to string, opts ...p2pnode.SignOption) error {
+	return node.Current().PublishName(ctx, to, opts...)
+}
+
+// PutSigned calls [p2pnode.Node.PutSigned] of the current run.
+func (node *Node) PutSigned(ctx context.Context, key string, payload []byte, opts ...p2pnode.SignOption) error {
+	return node.Current().PutSigned(ctx, key, payload, opts...)
+}
+
 // PutValue calls [p2pnode.Node.PutValue] of the current run.
 func (node *Node) PutValue(ctx context.Context, key string, value []byte) error {
 	return node.Current().PutValue(ctx, key, value)
@@ -220,6 +235,11 @@ func (node *Node) RemovePersistentPeers(ids ...peer.ID) error {
 // RemoveRelays calls [p2pnode.Node.RemoveRelays] of the current run.
 func (node *Node) RemoveRelays(ids ...peer.ID) error {
 	return node.Current().RemoveRelays(ids...)
+}
+
+// ResolveName calls [p2pnode.Node.ResolveName] of the current run.
+func (node *Node) ResolveName(ctx context.Context, name string) (string, error) {
+	return node.Current().ResolveName(ctx, name)
 }
 
 // SearchValue calls [p2pnode.Node.SearchValue] of the current run.
@@ -260,6 +280,11 @@ func (node *Node) UnbanSubnet(prefix netip.Prefix) error {
 // Unhandle calls [p2pnode.Node.Unhandle] of the current run.
 func (node *Node) Unhandle(p protocol.ID) error {
 	return node.Current().Unhandle(p)
+}
+
+// UnpublishName calls [p2pnode.Node.UnpublishName] of the current run.
+func (node *Node) UnpublishName(ctx context.Context, name string) error {
+	return node.Current().UnpublishName(ctx, name)
 }
 
 // WaitReady calls [p2pnode.Node.WaitReady] of the current run.

@@ -31,6 +31,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
+	"github.com/go-p2pnode/p2pnode/internal/signed"
 )
 
 // TableWait is how long a call waits for the first peer in the routing table.
@@ -82,6 +83,7 @@ type Config struct {
 	RecordBytes int64
 	RecordsFull func(refused uint64)
 	Validators  map[string]record.Validator // by namespace, in addition to pk and ipns; not for Public
+	Signed      []string                    // the namespaces of signed records; not for Public
 	Options     []dht.Option                // applied last
 	Log         *slog.Logger
 
@@ -187,6 +189,9 @@ func (d *DHT) start() error {
 	}
 
 	d.validators = Validators(d.cfg.Host, d.cfg.Validators, d.cfg.Log)
+	for _, namespace := range d.cfg.Signed {
+		d.validators[namespace] = signed.Validator{Network: string(d.cfg.Prefix)}
+	}
 	own := []dht.Option{dht.ProtocolPrefix(d.cfg.Prefix), dht.Validator(d.validators)}
 	one, err := dht.New(h, with(own...)...)
 	if err != nil {

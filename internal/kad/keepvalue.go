@@ -5,15 +5,17 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/namespace"
 	"github.com/ipfs/go-datastore/query"
-	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 	"github.com/go-p2pnode/p2pnode/internal/errs"
@@ -28,19 +30,44 @@ type values struct {
 	wake  signal.Signal      // there is a new one
 
 	mu   sync.Mutex
-	kept map[string]*kept // by key; guarded by mu
-	runs bool             // guarded by mu
+	kept map[string]*kept         // by key; guarded by mu
+	busy map[string]chan struct{} // by key, until somebody has signed; guarded by mu
+	runs bool                     // guarded by mu
 }
 
-// kept is a record. Its value does not change.
+// kept is a record. Only next and retry change; they are guarded by values.mu.
 type kept struct {
-	value []byte
-	next  time.Time // when it is put again; guarded by values.mu
-	retry backoff.Backoff
+	value    []byte
+	owner    crypto.PrivKey // signs it again; nil: it is put as it is
+	validity time.Duration  // of a signature; 0: the record was not signed here
+	unseen   bool           // nobody could be asked for an earlier record
+	next     time.Time      // when it is put again
+	retry    backoff.Backoff
+}
+
+// encode returns what is stored of a record; parseKept is its inverse. Owners are
+// not stored.
+func (k *kept) encode() []byte {
+	out := []byte{0}
+	if k.unseen {
+		out[0] = 1
+	}
+	return append(binary.AppendUvarint(out, uint64(k.validity)), k.value...)
+}
+
+func parseKept(b []byte) (*kept, bool) {
+	if len(b) == 0 || b[0] > 1 {
+		return nil, false
+	}
+	validity, n := binary.Uvarint(b[1:])
+	if n <= 0 || validity > math.MaxInt64 {
+		return nil, false
+	}
+	return &kept{unseen: b[0] == 1, validity: time.Duration(validity), value: bytes.Clone(b[1+n:])}, true
 }
 
 func newValues(d *DHT) *values {
-	v := &values{d: d, kept: make(map[string]*kept)}
+	v := &values{d: d, kept: make(map[string]*kept), busy: make(map[string]chan struct{})}
 	if d.cfg.Store != nil {
 		v.store = namespace.Wrap(d.cfg.Store, datastore.NewKey("value").ChildString(cmp.Or(string(d.cfg.Prefix), "public")))
 	}
@@ -65,30 +92,42 @@ func (v *values) load(ctx context.Context) error {
 		return fmt.Errorf("reading the records that were put: %w", err)
 	}
 	for _, e := range entries {
-		if key, err := base64.RawURLEncoding.DecodeString(datastore.RawKey(e.Key).BaseNamespace()); err == nil {
-			v.add(string(key), e.Value, time.Now())
+		key, err := base64.RawURLEncoding.DecodeString(datastore.RawKey(e.Key).BaseNamespace())
+		k, ok := parseKept(e.Value)
+		if err != nil || !ok {
+			continue
 		}
+		if k.validity > 0 && v.d.owns(string(key)) {
+			k.owner = v.d.cfg.Host.Peerstore().PrivKey(v.d.self)
+		}
+		v.set(string(key), k)
 	}
 	return nil
 }
 
 // keep keeps a record, in place of an earlier one under its key.
-func (v *values) keep(ctx context.Context, key string, value []byte, next time.Time) error {
-	if v.store != nil {
-		if err := v.store.Put(ctx, valueKey(key), value); err != nil {
-			return fmt.Errorf("keeping the record: %w", err)
-		}
-		if err := v.store.Sync(ctx, valueKey(key)); err != nil {
-			return fmt.Errorf("keeping the record: %w", err)
+func (v *values) keep(ctx context.Context, key string, k *kept) error {
+	before := v.set(key, k)
+	err := v.save(ctx, key)
+	if err == nil {
+		return nil
+	}
+	v.mu.Lock()
+	if v.kept[key] == k {
+		if v.kept[key] = before; before == nil {
+			delete(v.kept, key)
 		}
 	}
-	v.add(key, value, next)
-	return nil
+	v.mu.Unlock()
+	return fmt.Errorf("keeping the record: %w", err)
 }
 
-func (v *values) add(key string, value []byte, next time.Time) {
+// set keeps a record in memory, and returns the one before.
+func (v *values) set(key string, k *kept) (before *kept) {
 	v.mu.Lock()
-	v.kept[key] = &kept{value: bytes.Clone(value), next: next, retry: backoff.Backoff{Min: retryMax, Max: time.Hour}}
+	before = v.kept[key]
+	k.retry = backoff.Backoff{Min: retryMax, Max: time.Hour}
+	v.kept[key] = k
 	start := !v.runs
 	v.runs = true
 	v.mu.Unlock()
@@ -96,6 +135,79 @@ func (v *values) add(key string, value []byte, next time.Time) {
 		v.d.group.Go(v.run)
 	}
 	v.wake.Notify()
+	return before
+}
+
+// replace keeps one record in place of another, or none if it is nil, unless that
+// is no longer kept itself.
+func (v *values) replace(ctx context.Context, key string, old, k *kept) error {
+	v.mu.Lock()
+	current := v.kept[key] == old
+	switch {
+	case !current:
+	case k == nil:
+		delete(v.kept, key)
+	default:
+		v.kept[key] = k
+	}
+	v.mu.Unlock()
+	if !current {
+		return nil
+	}
+	return v.save(ctx, key)
+}
+
+func (v *values) get(key string) *kept {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.kept[key]
+}
+
+// save brings the store up to date with what is kept under a key.
+func (v *values) save(ctx context.Context, key string) error {
+	for v.store != nil {
+		k := v.get(key)
+		var err error
+		if k == nil {
+			err = v.store.Delete(ctx, valueKey(key))
+		} else {
+			err = v.store.Put(ctx, valueKey(key), k.encode())
+		}
+		if err == nil {
+			err = v.store.Sync(ctx, valueKey(key))
+		}
+		if err != nil || v.get(key) == k {
+			return err
+		}
+	}
+	return nil
+}
+
+// turn waits until nobody else signs a record under a key, or ctx ends. The
+// function that it returns ends the turn.
+func (v *values) turn(ctx context.Context, key string) (done func(), err error) {
+	mine := make(chan struct{})
+	for {
+		v.mu.Lock()
+		other := v.busy[key]
+		if other == nil {
+			v.busy[key] = mine
+		}
+		v.mu.Unlock()
+		if other == nil {
+			return func() {
+				v.mu.Lock()
+				delete(v.busy, key)
+				v.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // StopPutting ends the putting again of records. Peers forget them when they
@@ -107,14 +219,32 @@ func (d *DHT) StopPutting(ctx context.Context, keys ...string) error {
 		v.mu.Lock()
 		delete(v.kept, key)
 		v.mu.Unlock()
-		if v.store != nil {
-			failed = append(failed, v.store.Delete(ctx, valueKey(key)))
-		}
-	}
-	if v.store != nil && len(keys) > 0 {
-		failed = append(failed, v.store.Sync(ctx, datastore.NewKey("/")))
+		failed = append(failed, v.save(ctx, key))
 	}
 	return d.closing(errors.Join(failed...))
+}
+
+// every returns how long it takes until a record is put again: signatures are
+// renewed when half of their validity is over.
+func (v *values) every(k *kept) time.Duration {
+	if k.validity > 0 {
+		return min(v.d.cfg.interval(), k.validity/2)
+	}
+	return v.d.cfg.interval()
+}
+
+// placed notes that peers hold a record.
+func (v *values) placed(ctx context.Context, key string, k *kept) error {
+	seen := v.copied(k)
+	seen.unseen, seen.next = false, time.Now().Add(v.every(k))
+	return v.replace(ctx, key, k, seen)
+}
+
+func (v *values) copied(k *kept) *kept {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	other := *k
+	return &other
 }
 
 // Values returns how many records the node puts again.
@@ -178,20 +308,26 @@ func (v *values) run(ctx context.Context) {
 
 // again puts one record again.
 func (v *values) again(ctx context.Context, key string) {
-	v.mu.Lock()
-	k := v.kept[key]
-	v.mu.Unlock()
+	k := v.get(key)
 	if k == nil {
 		return // it has just been stopped
 	}
 	limited, cancel := context.WithTimeout(ctx, announceTimeout)
-	err := v.d.putAgain(limited, key, k.value)
+	var err error
+	if k.owner != nil {
+		err = v.d.renew(limited, key)
+	} else {
+		err = v.d.putAgain(limited, key, k)
+	}
 	cancel()
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if k = v.kept[key]; k == nil {
+		return
+	}
 	if err == nil {
 		k.retry.Reset()
-		k.next = time.Now().Add(v.d.cfg.interval())
+		k.next = time.Now().Add(v.every(k))
 		return
 	}
 	k.next = time.Now().Add(k.retry.Next())
@@ -201,20 +337,19 @@ func (v *values) again(ctx context.Context, key string) {
 }
 
 // putAgain puts a record, unless it has expired or the DHT holds a better one.
-func (d *DHT) putAgain(ctx context.Context, key string, value []byte) error {
-	validator := d.tables[0].Validator
-	if validator.Validate(key, value) != nil {
+func (d *DHT) putAgain(ctx context.Context, key string, k *kept) error {
+	if d.tables[0].Validator.Validate(key, k.value) != nil {
+		if k.validity > 0 && d.formOf(key) != nil {
+			return d.values.replace(ctx, key, k, nil) // it has expired, and nobody here can sign another
+		}
 		return nil
 	}
 	best, err := d.GetValue(ctx, key)
-	switch {
-	case errors.Is(err, errs.ErrNotFound):
-	case err != nil:
+	if err != nil && !errors.Is(err, errs.ErrNotFound) {
 		return err
-	case !bytes.Equal(best, value):
-		if i, err := validator.Select(key, [][]byte{value, best}); err != nil || i != 0 {
-			return err
-		}
 	}
-	return d.inActive(func(t *dht.IpfsDHT) error { return putValue(ctx, t, key, value) })
+	if d.prefers(key, best, k.value) {
+		return nil
+	}
+	return d.put(ctx, key, k.value)
 }

@@ -18,6 +18,7 @@ import (
 	record "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -102,7 +103,7 @@ func (d *DHT) PutValue(ctx context.Context, key string, value []byte) error {
 	}
 	err := d.awaitTable(ctx)
 	if err == nil {
-		err = d.inActive(func(t *dht.IpfsDHT) error { return putValue(ctx, t, key, value) })
+		err = d.put(ctx, key, value)
 	}
 	next := time.Now()
 	switch {
@@ -113,13 +114,22 @@ func (d *DHT) PutValue(ctx context.Context, key string, value []byte) error {
 	case d.Size() > 0:
 		next = next.Add(retryMax)
 	}
-	return errors.Join(err, d.closing(d.values.keep(context.WithoutCancel(ctx), key, value, next)))
+	return errors.Join(err, d.closing(d.values.keep(context.WithoutCancel(ctx), key, &kept{value: bytes.Clone(value), next: next})))
 }
 
-// putValue stores a record in one DHT, and asks for it, because upstream does
-// not report which peers accepted it.
-func putValue(ctx context.Context, table *dht.IpfsDHT, key string, value []byte) error {
+// put stores a record in each active DHT.
+func (d *DHT) put(ctx context.Context, key string, value []byte) error {
+	return d.inActive(func(t *dht.IpfsDHT) error { return d.putIn(ctx, t, key, value) })
+}
+
+// putIn stores a record in one DHT, and asks for it, because upstream does not
+// report which peers accepted it.
+func (d *DHT) putIn(ctx context.Context, table *dht.IpfsDHT, key string, value []byte) error {
 	if err := table.PutValue(ctx, key, value); err != nil {
+		// Upstream refuses it if this node itself holds a better one.
+		if best, _ := table.GetValue(ctx, key); d.prefers(key, best, value) {
+			return d.newer(key, value, best)
+		}
 		return err
 	}
 	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
@@ -130,13 +140,22 @@ func putValue(ctx context.Context, table *dht.IpfsDHT, key string, value []byte)
 	if err != nil {
 		return err
 	}
+	var better []byte
 	for _, p := range closest {
-		if rec, _, err := messenger.GetValue(ctx, p, key); err == nil && rec != nil && bytes.Equal(rec.Value, value) {
+		rec, _, err := messenger.GetValue(ctx, p, key)
+		switch {
+		case err != nil || rec == nil:
+		case bytes.Equal(rec.Value, value):
 			return nil
+		case better == nil && d.prefers(key, rec.Value, value):
+			better = rec.Value
 		}
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case better != nil:
+		return d.newer(key, value, better)
 	}
 	return fmt.Errorf("%w: none of the %d closest peers holds the record", errs.ErrNoPeers, len(closest))
 }
@@ -232,15 +251,25 @@ func (d *DHT) searchValue(ctx context.Context, key string, results chan<- []byte
 // checkKey refuses a key whose namespace has no validator: upstream would find
 // nothing. Validators added by Config.Options are not known here.
 func (d *DHT) checkKey(key string) error {
-	namespace, _, err := record.SplitKey(key)
+	namespace, rest, err := record.SplitKey(key)
 	if err != nil {
-		return errors.New("a key must look like /namespace/name")
+		return errors.New("a key must look like /<namespace>/<name>, with a namespace of WithValidator or WithSignedRecords, or pk or ipns")
 	}
 	if MaxRecord(key) == 0 {
 		return fmt.Errorf("%w: the key has %d bytes; a DHT message carries %d", errs.ErrTooLarge, len(key), network.MessageSizeMax)
 	}
-	if namespace == "pk" || namespace == "ipns" || d.validators[namespace] != nil || len(d.cfg.Options) > 0 {
+	switch {
+	case namespace == "pk" || namespace == "ipns":
+		if _, err := peer.Decode(rest); err == nil { // some texts look like binary forms
+			return fmt.Errorf("behind /%s/ comes the binary form of a peer ID, not its text: write \"/%s/\" + string(id)", namespace, namespace)
+		}
+		if _, err := peer.IDFromBytes([]byte(rest)); err == nil {
+			return nil
+		}
+		return fmt.Errorf("what is behind /%s/ is not the binary form of a peer ID: write \"/%s/\" + string(id)", namespace, namespace)
+	case d.validators[namespace] != nil || len(d.cfg.Options) > 0:
 		return nil
+	default:
+		return fmt.Errorf("no validator for the namespace %q; give WithValidator or WithSignedRecords on every node", namespace)
 	}
-	return fmt.Errorf("no validator for the namespace %q; give WithValidator on every node", namespace)
 }
