@@ -153,6 +153,7 @@ func blockedCalls(t *testing.T, n *Node) map[string]func() error {
 	ctx := testContext(t)
 	unknown := peer.ID(mustKeyID(t))
 	c := mustCID(t, "nobody has this")
+	key, value := pkRecord(t)
 	sub, err := n.Subscribe(ctx, "silent")
 	mustNot(t, err)
 	iterSub, err := n.Subscribe(ctx, "silent too")
@@ -167,12 +168,13 @@ func blockedCalls(t *testing.T, n *Node) map[string]func() error {
 			}
 			return ErrClosed // it ends by itself
 		},
-		"Publish":   func() error { return n.Publish(ctx, "nobody", nil) },
-		"WaitReady": func() error { return n.WaitReady(ctx) },
-		"Accept":    func() error { _, err := l.Accept(); return err },
-		"Provide":   func() error { return n.Provide(ctx, c) },
-		"PutValue":  func() error { return n.PutValue(ctx, "/pk/"+string(unknown), []byte("some value")) },
-		"Advertise": func() error { return n.Advertise(ctx, "namespace") },
+		"Publish":     func() error { return n.Publish(ctx, "nobody", nil) },
+		"WaitReady":   func() error { return n.WaitReady(ctx) },
+		"Accept":      func() error { _, err := l.Accept(); return err },
+		"Provide":     func() error { return n.Provide(ctx, c) },
+		"PutValue":    func() error { return n.PutValue(ctx, key, value) },
+		"PublishName": func() error { return n.PublishName(ctx, "/ipfs/bafkqaaa") },
+		"Advertise":   func() error { return n.Advertise(ctx, "namespace") },
 		"FindProviders": func() error {
 			for _, err := range n.FindProviders(ctx, c) {
 				return err
