@@ -151,7 +151,6 @@ func TestCloseIsBounded(t *testing.T) {
 // knows no peers, except that it is connected to other, which never answers.
 func blockedCalls(t *testing.T, n *Node) map[string]func() error {
 	ctx := testContext(t)
-	unknown := peer.ID(mustKeyID(t))
 	c := mustCID(t, "nobody has this")
 	key, value := pkRecord(t)
 	sub, err := n.Subscribe(ctx, "silent")
