@@ -11,8 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
@@ -273,4 +275,56 @@ func counter(t *testing.T, reg *prometheus.Registry, name string) float64 {
 	}
 	t.Fatalf("there is no metric %s", name)
 	return 0
+}
+
+// A message that somebody repeats is delivered once, also after gossipsub has
+// forgotten it.
+func TestAttackAReplayIsNotDeliveredAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		reader, author := sim.Node(t), sim.Node(t)
+		stranger := sim.Node(t, p2pnode.WithoutPubSub())
+		sub, err := reader.Subscribe(t.Context(), "news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(author.Connect(t.Context(), reader.AddrInfo()), stranger.Connect(t.Context(), reader.AddrInfo())); err != nil {
+			t.Fatal(err)
+		}
+		topic, err := author.PubSub().Join("news")
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := topic.Subscribe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if err := topic.Publish(t.Context(), []byte("once")); err != nil {
+			t.Fatal(err)
+		}
+		recorded, err := own.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sim.Within(10*time.Second).Delivered(sub, 1)
+		time.Sleep(5 * time.Minute)
+		s, err := stranger.Host().NewStream(t.Context(), reader.ID(), "/meshsub/1.1.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := protodelim.MarshalTo(s, &pubsub_pb.RPC{Publish: []*pubsub_pb.Message{recorded.Message}}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if m, err := sub.Next(ctx); err == nil {
+			t.Errorf("%q is delivered again", m.Data)
+		}
+		own.Cancel()
+		if err := topic.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }

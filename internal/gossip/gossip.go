@@ -46,9 +46,10 @@ const (
 	// gossipsub drops what does not fit: its own 32 are less than a burst over a
 	// slow link. The queues of all peers share the messages.
 	outboundQueue = 512
-	// validateQueue is how many messages wait for their signatures to be
-	// checked; gossipsub's own 32 are less than a burst.
-	validateQueue = 1024
+	// validateQueue is how many messages wait for their validation, of one peer as
+	// many as places are free then: whatever some send, there is room for others.
+	// Gossipsub's own 32 are less than a burst.
+	validateQueue = 4096
 	// validateWorkers is how many goroutines check signatures. With gossipsub's
 	// own number, one per core, an author's burst arrives out of order.
 	validateWorkers = 1
@@ -155,13 +156,14 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithValidateQueueSize(validateQueue),
 		pubsub.WithValidateWorkers(validateWorkers),
 		pubsub.WithBlacklist(cfg.Blacklist),
+		pubsub.WithDefaultValidator(newReplays(replaySize).validate(cfg.Host.ID()), pubsub.WithValidatorInline(true)),
 		pubsub.WithRawTracer(tracer{r}),
 		pubsub.WithAppSpecificRpcInspector(r.inspect),
 		pubsub.WithSubscriptionFilter(r.streams.filter),
 		pubsub.WithGossipSubParams(params),
 	}, cfg.Options...)
 	r.envelope, r.budget = envelope(cfg.Host), ring.NewBudget(cfg.TotalBytes)
-	r.in = newIncoming(max(cfg.TotalBytes/4, cfg.QueueBytes), cfg.TotalBytes/2, r.budget)
+	r.in = newIncoming(validateQueue, max(cfg.TotalBytes/4, cfg.QueueBytes), cfg.TotalBytes/2, r.budget)
 	made := make(chan struct{})
 	r.streams.topics = func() []string {
 		select {

@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
@@ -624,7 +626,7 @@ func TestMessagesThatWaitForValidationHoldFewBytes(t *testing.T) {
 
 // What gossipsub drops in silence does not count for good.
 func TestMessagesDroppedInSilenceDoNotWait(t *testing.T) {
-	in := newIncoming(1000, 1000, ring.NewBudget(1000))
+	in := newIncoming(100, 1000, 1000, ring.NewBudget(1000))
 	in.setTopic("t", true)
 	topic := "t"
 	message := func() *pubsub_pb.Message { return &pubsub_pb.Message{Topic: &topic, Data: make([]byte, 100)} }
@@ -641,5 +643,133 @@ func TestMessagesDroppedInSilenceDoNotWait(t *testing.T) {
 	ignored := "another"
 	if !in.take("a", &pubsub_pb.Message{Topic: &ignored, Data: make([]byte, 5000)}) {
 		t.Error("a message of a topic that is not joined counts")
+	}
+}
+
+// Whatever some peers send, the messages of others find a place.
+func TestAttackAFloodLeavesRoomForOthers(t *testing.T) {
+	const places = 100
+	in := newIncoming(places, 1<<40, 1<<40, ring.NewBudget(1<<40))
+	in.setTopic("t", true)
+	topic := "t"
+	var all []*pubsub_pb.Message
+	take := func(from string) bool {
+		m := &pubsub_pb.Message{Topic: &topic}
+		all = append(all, m)
+		return in.take(peer.ID(from), m)
+	}
+	for range 10 * places {
+		for i := range 9 {
+			take(fmt.Sprint("flooder ", i))
+		}
+	}
+	if !take("honest") {
+		t.Error("an honest peer's message does not fit")
+	}
+	mine := in.peers["flooder 0"].messages
+	if mine < places/20 || len(in.held) >= places {
+		t.Errorf("%d messages of one of nine flooders wait, %d in all", mine, len(in.held))
+	}
+	for _, m := range all {
+		in.release(&pubsub.Message{Message: m})
+	}
+	if len(in.held) != 0 || len(in.peers) != 0 || in.bytes != 0 {
+		t.Errorf("%d messages of %d peers, %d bytes are left", len(in.held), len(in.peers), in.bytes)
+	}
+}
+
+// signed returns a message of a host's, ready to be sent.
+func signed(t *testing.T, h host.Host, topic string, number int) *pubsub_pb.Message {
+	t.Helper()
+	m := &pubsub_pb.Message{From: []byte(h.ID()), Data: []byte("flood"), Seqno: binary.BigEndian.AppendUint64(nil, uint64(number)), Topic: &topic}
+	b, err := proto.Marshal(m)
+	must(t, err)
+	m.Signature, err = h.Peerstore().PrivKey(h.ID()).Sign(append([]byte(pubsub.SignPrefix), b...))
+	must(t, err)
+	return m
+}
+
+// All messages of one author arrive while another one sends valid messages faster
+// than they can be checked.
+func TestAttackAFloodLosesNoMessagesOfOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
+	r, honest, flooder := newRouter(t, newHost(t), nil), newRouter(t, newHost(t), nil), newHost(t)
+	sub, err := r.Subscribe(within(t), "t", 100_000)
+	must(t, err)
+	connect(t, honest.cfg.Host, r.cfg.Host)
+	flooder.SetStreamHandler("/meshsub/1.1.0", func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
+	connect(t, flooder, r.cfg.Host)
+	s, err := flooder.NewStream(within(t), r.cfg.Host.ID(), "/meshsub/1.1.0")
+	must(t, err)
+	const floods, batch, count = 30_000, 500, 40
+	var flood []*pubsub_pb.RPC
+	for i := range floods / batch {
+		rpc := &pubsub_pb.RPC{}
+		for j := range batch {
+			rpc.Publish = append(rpc.Publish, signed(t, flooder, "t", i*batch+j))
+		}
+		flood = append(flood, rpc)
+	}
+	must(t, honest.Publish(within(t), "t", []byte("first"), false)) // it is there
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for _, rpc := range flood {
+			if _, err := protodelim.MarshalTo(s, rpc); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	sent := 0
+	for got := -1; got < count; {
+		m, _, err := sub.Next(within(t))
+		if err != nil {
+			t.Fatalf("%d of %d messages arrive: %v", got, sent, err)
+		}
+		if string(m.Data) != "flood" {
+			got++
+			continue
+		}
+		if r.Counts().Overrun > 0 && sent < count { // the flood overflows
+			must(t, honest.Publish(within(t), "t", fmt.Append(nil, "honest ", sent), false))
+			sent++
+		}
+	}
+	if r.Counts().Overrun == 0 {
+		t.Error("it was no flood")
+	}
+}
+
+// So many of the last messages are remembered, and no more than twice as many.
+func TestAttackReplaysAreRememberedInBoundedMemory(t *testing.T) {
+	guard := newReplays(100)
+	for i := range 1000 {
+		if guard.seen([]byte("author"), fmt.Append(nil, i)) {
+			t.Fatalf("message %d counts as seen", i)
+		}
+		for back := range min(i+1, 100) {
+			if !guard.seen([]byte("author"), fmt.Append(nil, i-back)) {
+				t.Fatalf("message %d is forgotten after %d others", i-back, back)
+			}
+		}
+		if n := len(guard.now) + len(guard.old); n > 200 {
+			t.Fatalf("%d messages are remembered", n)
+		}
+	}
+	if guard.seen([]byte("another"), []byte("1")) {
+		t.Error("the number of another author counts as seen")
+	}
+	accepts := guard.validate("self")
+	m := &pubsub.Message{Message: &pubsub_pb.Message{From: []byte("author"), Seqno: []byte("999")}}
+	if accepts(within(t), "other", m) != pubsub.ValidationAccept {
+		t.Error("a message without signature is refused")
+	}
+	m.Signature = []byte("x")
+	for from, want := range map[peer.ID]pubsub.ValidationResult{"self": pubsub.ValidationAccept, "other": pubsub.ValidationIgnore} {
+		if got := accepts(within(t), from, m); got != want {
+			t.Errorf("from %s: %v", from, got)
+		}
 	}
 }

@@ -17,19 +17,27 @@ import (
 // in silence.
 const sweepEvery = time.Second
 
-// incoming bounds the messages that wait for their validation, in bytes: gossipsub
-// bounds only their number, in its queue and in the running validators. A message
-// counts from its arrival until gossipsub delivers or drops it.
+// incoming bounds the messages that wait for their validation, in bytes and by the
+// peer that sent them: gossipsub bounds only their number, in its queue and in the
+// running validators. A message counts from its arrival until gossipsub delivers or
+// drops it.
 type incoming struct {
+	places         int // for messages
 	perPeer, limit int64
 	budget         *ring.Budget // shared with what waits elsewhere
 
 	mu     sync.Mutex
 	topics map[string]bool                          // those of which gossipsub takes messages; guarded by mu
 	held   map[weak.Pointer[pubsub_pb.Message]]held // guarded by mu
-	peers  map[peer.ID]int64                        // bytes by the peer that sent them; guarded by mu
+	peers  map[peer.ID]share                        // by the peer that sent them; guarded by mu
 	bytes  int64                                    // in all; guarded by mu
 	swept  time.Time                                // guarded by mu
+}
+
+// share is what waits of a peer's.
+type share struct {
+	bytes    int64
+	messages int
 }
 
 type held struct {
@@ -37,10 +45,10 @@ type held struct {
 	size int64
 }
 
-func newIncoming(perPeer, limit int64, budget *ring.Budget) *incoming {
+func newIncoming(places int, perPeer, limit int64, budget *ring.Budget) *incoming {
 	return &incoming{
-		perPeer: perPeer, limit: limit, budget: budget, topics: make(map[string]bool),
-		held: make(map[weak.Pointer[pubsub_pb.Message]]held), peers: make(map[peer.ID]int64),
+		places: places, perPeer: perPeer, limit: limit, budget: budget, topics: make(map[string]bool),
+		held: make(map[weak.Pointer[pubsub_pb.Message]]held), peers: make(map[peer.ID]share),
 	}
 }
 
@@ -62,7 +70,8 @@ func (in *incoming) take(from peer.ID, m *pubsub_pb.Message) bool {
 		}
 	}
 	in.held[weak.Make(m)] = held{from, size}
-	in.peers[from] += size
+	mine := in.peers[from]
+	in.peers[from] = share{mine.bytes + size, mine.messages + 1}
 	in.bytes += size
 	return true
 }
@@ -75,7 +84,10 @@ func (in *incoming) fitsLocked(from peer.ID, size int64) bool {
 		return true
 	}
 	mine := in.peers[from]
-	return (mine == 0 || mine+size <= in.perPeer) && in.bytes+size <= in.limit && in.budget.Take(size)
+	if mine.messages >= in.places-len(in.held) {
+		return false
+	}
+	return (mine.bytes == 0 || mine.bytes+size <= in.perPeer) && in.bytes+size <= in.limit && in.budget.Take(size)
 }
 
 // sweepLocked releases messages that nobody has any more: gossipsub's peer scores
@@ -103,7 +115,9 @@ func (in *incoming) releaseLocked(key weak.Pointer[pubsub_pb.Message]) {
 		return
 	}
 	delete(in.held, key)
-	if in.peers[h.from] -= h.size; in.peers[h.from] == 0 {
+	mine := in.peers[h.from]
+	in.peers[h.from] = share{mine.bytes - h.size, mine.messages - 1}
+	if mine.messages == 1 {
 		delete(in.peers, h.from)
 	}
 	in.bytes -= h.size
