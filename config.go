@@ -129,7 +129,7 @@ const (
 	defaultConnLow        = 160
 	defaultConnHigh       = 192
 	defaultMaxMessageSize = 1 << 20
-	publishWait           = gossip.PublishWait
+	publishWait           = 5 * time.Second
 	messageOverhead       = gossip.MessageOverhead
 	// subscriptionBuffer is how many messages wait for Next by default.
 	subscriptionBuffer = 1024

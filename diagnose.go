@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -48,6 +50,17 @@ const (
 	// FindingDeafPeer ("deaf-peer"): a connected peer has stopped sending
 	// pubsub messages.
 	FindingDeafPeer FindingKind = "deaf-peer"
+	// FindingSignatures ("signatures-differ"): a connected peer sends messages that
+	// are signed on a topic of [TopicAnonymous], or unsigned on another.
+	FindingSignatures FindingKind = "signatures-differ"
+	// FindingRejected ("messages-rejected"): a connected peer sends messages that a
+	// [TopicValidator] rejects.
+	FindingRejected FindingKind = "messages-rejected"
+	// FindingOverrun ("messages-overrun"): messages of a topic were dropped
+	// unvalidated in the last 10 minutes, because too many arrived.
+	FindingOverrun FindingKind = "messages-overrun"
+	// FindingValidator ("validator-panics"): a [TopicValidator] has panicked.
+	FindingValidator FindingKind = "validator-panics"
 	// FindingUDPBlocked ("udp-blocked"): almost every dial over UDP fails.
 	FindingUDPBlocked FindingKind = "udp-blocked"
 	// FindingNATNoRelay ("nat-without-relay"): others cannot dial the node, and
@@ -120,7 +133,7 @@ func (n *Node) Diagnose(ctx context.Context) ([]Finding, error) {
 		failed = nil // nobody had the time to answer
 		err = fmt.Errorf("p2pnode: diagnose: %w", ctx.Err())
 	}
-	s := diag.Situation{Now: time.Now(), Company: companyOf(n), Reach: reachOf(n), Machine: machineOf(n)}
+	s := diag.Situation{Now: time.Now(), Company: companyOf(n), Messaging: messagingOf(n), Reach: reachOf(n), Machine: machineOf(n)}
 	s.Company.BootstrapFailed, s.Company.PersistentFailed = failures(boots, failed), failures(friends, failed)
 	s.Reach.BootstrapAddrs, s.Reach.UDPBlocked = addrsOf(boots), udpBlocked
 	if s.Company.DHT != nil {
@@ -159,11 +172,6 @@ func companyOf(n *Node) diag.Company {
 			c.PersistentErrs = append(c.PersistentErrs, s.LastError.Error())
 		}
 	}
-	if n.pubsub != nil {
-		for _, id := range n.pubsub.Deaf() {
-			c.Deaf = append(c.Deaf, id.String())
-		}
-	}
 	if n.limits != nil {
 		h := n.limits.Handshakes()
 		c.Handshakes, c.LastHandshake = h.Failed, h.Last
@@ -176,6 +184,35 @@ func companyOf(n *Node) diag.Company {
 		}
 	}
 	return c
+}
+
+// messagingOf returns what is wrong with topics, and with the messages of peers.
+func messagingOf(n *Node) diag.Messaging {
+	var m diag.Messaging
+	if n.pubsub == nil {
+		return m
+	}
+	for _, id := range n.pubsub.Deaf() {
+		m.Deaf = append(m.Deaf, id.String())
+	}
+	offenses := n.pubsub.Offenses()
+	for _, id := range slices.Sorted(maps.Keys(offenses)) {
+		if offenses[id].Unsuited > 0 {
+			m.Unsuited = append(m.Unsuited, id.String())
+		}
+		if offenses[id].Rejected > 0 {
+			m.Rejected = append(m.Rejected, id.String())
+		}
+	}
+	for _, t := range n.pubsub.Topics() {
+		if t.Panics > 0 {
+			m.Panicked = append(m.Panicked, t.Name)
+		}
+		if t.Overrun > 0 {
+			m.Overrun = append(m.Overrun, diag.Flood{Topic: t.Name, Last: t.LastOverrun})
+		}
+	}
+	return m
 }
 
 // reachOf returns how others can reach the node.

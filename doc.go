@@ -117,9 +117,11 @@
 //
 // # PubSub
 //
-// [Node.Subscribe] and [Node.Publish] join topics as needed. A publish that
-// reaches no peer is an error, and messages that a slow reader loses are counted:
-// see [Subscription.Dropped].
+// [Node.Subscribe] and [Node.Publish] join topics as needed, and [Node.Topic]
+// returns a handle that keeps a topic joined, says who is on it and how well the
+// node is connected ([Topic.Health]), and takes validators ([TopicValidator]). A
+// publish that reaches no peer is an error, and messages that a slow reader loses
+// are counted: see [Subscription.Dropped].
 //
 // # Staying connected
 //

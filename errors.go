@@ -36,6 +36,14 @@ var (
 	// handler.
 	ErrNotFound = errs.ErrNotFound
 
+	// ErrRejected is returned by [Node.Publish] for a message that a
+	// [TopicValidator] of this node refuses, with the validator's error.
+	ErrRejected = errs.ErrRejected
+
+	// ErrIgnore is for a [TopicValidator] to return, wrapped or not: the message is
+	// dropped, and nobody is blamed.
+	ErrIgnore = errs.ErrIgnore
+
 	// ErrBanned is returned by [Node.Connect], [Node.OpenStream] and the
 	// methods that add peers for a peer that is banned ([Node.BanPeer],
 	// [WithBannedPeers]) or not allowed ([WithAllowedPeers]), and for one whose

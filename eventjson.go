@@ -41,6 +41,7 @@ var eventReaders = map[string]func([]byte) (Event, error){
 	"provide-progress":     readEvent[EventProvideProgress],
 	"topic-peer-joined":    readEvent[EventTopicPeerJoined],
 	"topic-peer-left":      readEvent[EventTopicPeerLeft],
+	"topic-health":         readEvent[EventTopicHealth],
 	"peer-deaf":            readEvent[EventPeerDeaf],
 	"limit-reached":        readEvent[EventLimitReached],
 	"banned":               readEvent[EventBanned],
@@ -149,6 +150,12 @@ func (e EventTopicPeerLeft) MarshalJSON() ([]byte, error) {
 }
 
 // MarshalJSON implements [json.Marshaler].
+func (e EventTopicHealth) MarshalJSON() ([]byte, error) {
+	type plain EventTopicHealth
+	return typed("topic-health", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
 func (e EventPeerDeaf) MarshalJSON() ([]byte, error) {
 	type plain EventPeerDeaf
 	return typed("peer-deaf", plain(e))
@@ -217,6 +224,7 @@ func (e EventProvided) stamped(at time.Time) Event            { e.At = at; retur
 func (e EventProvideProgress) stamped(at time.Time) Event     { e.At = at; return e }
 func (e EventTopicPeerJoined) stamped(at time.Time) Event     { e.At = at; return e }
 func (e EventTopicPeerLeft) stamped(at time.Time) Event       { e.At = at; return e }
+func (e EventTopicHealth) stamped(at time.Time) Event         { e.At = at; return e }
 func (e EventPeerDeaf) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; return e }
 func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }

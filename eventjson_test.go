@@ -41,6 +41,7 @@ func someEvents(t testing.TB) []Event {
 		EventProvideProgress{at, 100, 7},
 		EventTopicPeerJoined{at, "t", id},
 		EventTopicPeerLeft{at, "t", id},
+		EventTopicHealth{at, "t", TopicHealthThin},
 		EventPeerDeaf{at, id},
 		EventLimitReached{at, "Conns", 3},
 		EventBanned{at, Ban{Peer: id, Until: someTime, Reason: "spam"}},

@@ -156,6 +156,15 @@ type EventTopicPeerLeft struct {
 	ID    peer.ID `json:"id"`
 }
 
+// EventTopicHealth reports that the health of a topic that the node uses has
+// changed; it begins as [TopicHealthNone]. Nothing is reported when the node
+// leaves the topic.
+type EventTopicHealth struct {
+	EventTime
+	Topic  string      `json:"topic"`
+	Health TopicHealth `json:"health"`
+}
+
 // EventPeerDeaf reports that a connected peer has closed its stream of pubsub
 // messages and not opened another for 15 seconds, so that nothing it publishes
 // arrives. The node closes the connection and dials the peer again, at most

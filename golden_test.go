@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -392,21 +393,49 @@ func TestGoldenWaitReady(t *testing.T) {
 		golden.Of("pubsub is off", off.WaitReady(ended(), news)),
 		golden.Of("no stage", lone.WaitReady(ended(), "soon")),
 		golden.Of("a topic without a name", lone.WaitReady(ended(), StageTopic(""))),
+		golden.Of("a healthy topic without a name", lone.WaitReady(ended(), StageTopicHealthy(""))),
+		golden.Of("a healthy topic, pubsub is off", off.WaitReady(ended(), StageTopicHealthy("news"))),
 	}
 	sub, err := lone.Subscribe(testContext(t), "news")
 	mustNot(t, err)
 	defer mustClose(t, sub)
-	golden.Check(t, "wait ready", append(list, golden.Of("a topic without others", lone.WaitReady(ended(), news))))
+	golden.Check(t, "wait ready", append(list,
+		golden.Of("a topic without others", lone.WaitReady(ended(), news)),
+		golden.Of("a healthy topic without others", lone.WaitReady(ended(), StageTopicHealthy("news")))))
 }
 
 func TestGoldenPubSub(t *testing.T) {
 	n, off := newNode(t, WithMaxMessageSize(4096)), bare(t)
+	strict := newNode(t, WithPubSubOptions(pubsub.WithMessageSignaturePolicy(pubsub.StrictSign)))
 	ctx := testContext(t)
+	nothing := func(context.Context, *Message) error { return nil }
+	refused, err := n.Topic("refused", TopicValidator(func(context.Context, *Message) error { return errors.New("the message is empty") }))
+	mustNot(t, err)
+	defer mustClose(t, refused)
+	gone, err := n.Topic("gone")
+	mustNot(t, err)
+	mustClose(t, gone)
 	golden.Check(t, "pubsub", []golden.Text{
 		golden.Of("publish: pubsub is off", off.Publish(ctx, "news", nil)),
 		golden.Of("publish: too large", n.Publish(ctx, "news", make([]byte, 4096), PublishNow())),
 		golden.Of("publish: nobody is there", n.Publish(ended(), "news", nil)),
+		golden.Of("publish: no peers wanted", n.Publish(ctx, "news", nil, PublishMinPeers(0))),
+		golden.Of("publish: no wait", n.Publish(ctx, "news", nil, PublishWait(0))),
+		golden.Of("publish: two wanted", n.Publish(ended(), "news", nil, PublishMinPeers(2))),
+		golden.Of("publish: refused", refused.Publish(ctx, nil, PublishNow())),
+		golden.Of("publish: the handle is closed", gone.Publish(ctx, nil)),
 		golden.Of("subscribe: a bad buffer", result(n.Subscribe(ctx, "news", SubscribeBuffer(0)))),
+		golden.Of("subscribe: a bad buffer in bytes", result(n.Subscribe(ctx, "news", SubscribeBufferBytes(0)))),
+		golden.Of("subscribe: no wait", result(n.Subscribe(ctx, "news", SubscribeWait(0)))),
+		golden.Of("topic: pubsub is off", result(off.Topic("news"))),
+		golden.Of("topic: the name is too long", result(n.Topic(strings.Repeat("x", 2000)))),
+		golden.Of("topic: in use with signatures", result(n.Topic("refused", TopicAnonymous()))),
+		golden.Of("topic: in use with another order", result(n.Topic("refused", TopicValidator(nothing, ValidatorInOrder())))),
+		golden.Of("topic: no validator", result(n.Topic("news", TopicValidator(nil)))),
+		golden.Of("topic: no message ID", result(n.Topic("news", TopicMessageID(nil)))),
+		golden.Of("topic: a bad timeout", result(n.Topic("news", TopicValidator(nothing, ValidatorTimeout(-1))))),
+		golden.Of("topic: a bad concurrency", result(n.Topic("news", TopicValidator(nothing, ValidatorConcurrency(0))))),
+		golden.Of("topic: a policy of the application's", result(strict.Topic("news", TopicAnonymous()))),
 	})
 }
 

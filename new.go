@@ -255,6 +255,9 @@ func startPubSub(n *Node) (err error) {
 		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
 		TopicLeft:  n.watch.topicLeft,
 		PeerLeft:   func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerLeft{Topic: topic, ID: id}) },
+		HealthChanged: func(topic string, health gossip.Health) {
+			n.watch.emit(EventTopicHealth{Topic: topic, Health: TopicHealth(health)})
+		},
 		Deaf: func(ctx context.Context, id peer.ID) {
 			n.watch.emit(EventPeerDeaf{ID: id})
 			n.log.Warn("reconnecting to peer that has stopped sending pubsub messages", "peer", id)

@@ -3,20 +3,78 @@ package p2pnode
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 )
 
-// PublishOption configures a call of [Node.Publish]: [PublishNow].
-type PublishOption interface{ applyPublish(*publishConfig) }
+// PublishOption configures a call of [Node.Publish] or [Topic.Publish]:
+// [PublishMinPeers], [PublishWait], [PublishNow], [PublishValue].
+type PublishOption interface {
+	applyPublish(*gossip.Publishing) error
+}
 
-type publishConfig struct{ now bool }
+type publishOption func(*gossip.Publishing) error
 
-type publishOption func(*publishConfig)
+func (o publishOption) applyPublish(c *gossip.Publishing) error { return o(c) }
 
-func (o publishOption) applyPublish(c *publishConfig) { o(c) }
+// PublishMinPeers sets how many peers a message must reach, at least 1,
+// overriding the default of 1. The last of [PublishMinPeers] and [PublishNow]
+// counts.
+func PublishMinPeers(n int) PublishOption {
+	return publishOption(func(c *gossip.Publishing) error {
+		if n < 1 {
+			return optionErrorf("PublishMinPeers", "%d peers: it must be at least 1; PublishNow waits for none", n)
+		}
+		c.MinPeers = n
+		return nil
+	})
+}
 
-// PublishNow makes [Node.Publish] return at once, with nil even if the topic
-// has no peers. By default it waits for one for up to 5 seconds.
-func PublishNow() PublishOption { return publishOption(func(c *publishConfig) { c.now = true }) }
+// PublishWait sets how long to wait for the peers that a message must reach,
+// overriding the default of 5 seconds, which is too short for a path with a
+// round trip of more than a second.
+func PublishWait(d time.Duration) PublishOption {
+	return publishOption(func(c *gossip.Publishing) error {
+		if d <= 0 {
+			return optionErrorf("PublishWait", "%v: it must be positive; PublishNow does not wait", d)
+		}
+		c.Wait = d
+		return nil
+	})
+}
+
+// PublishNow makes Publish return at once, with nil even if the topic has no
+// peers. By default it waits for one for up to 5 seconds.
+func PublishNow() PublishOption {
+	return publishOption(func(c *gossip.Publishing) error {
+		c.MinPeers = 0
+		return nil
+	})
+}
+
+// PublishValue sets what validators and subscriptions of this node find in the
+// Value of the [Message]: what data encodes, so that they need not decode it. It
+// does not leave the node. By default Value is nil until a validator sets it.
+func PublishValue(v any) PublishOption {
+	return publishOption(func(c *gossip.Publishing) error {
+		c.Value = v
+		return nil
+	})
+}
+
+func publishing(opts []PublishOption) (gossip.Publishing, error) {
+	cfg := gossip.Publishing{MinPeers: 1, Wait: publishWait}
+	for _, o := range opts {
+		if o == nil {
+			continue
+		}
+		if err := o.applyPublish(&cfg); err != nil {
+			return cfg, err
+		}
+	}
+	return cfg, nil
+}
 
 // needPubSub guards the methods that use pubsub.
 func (n *Node) needPubSub() error {
@@ -31,33 +89,68 @@ func (n *Node) needPubSub() error {
 }
 
 // Publish signs data and sends it to the peers subscribed to a topic, and to
-// this node's own subscriptions. The node need not be subscribed. If no peer is
-// known to be on the topic, Publish waits for one until ctx ends, at most 5
-// seconds, and then returns [ErrNoPeers]; [PublishNow] skips the wait. A nil
-// error means that the message was handed to at least one peer, not that anyone
-// has processed it. Publish keeps no reference to data.
+// this node's own subscriptions. The node need not be subscribed. If too few peers
+// are known to be on the topic, Publish waits for them until ctx ends, at most 5
+// seconds, and then returns [ErrNoPeers]; see [PublishMinPeers], [PublishWait]
+// and [PublishNow]. A nil error means that the message was handed to at least so
+// many peers, not that anyone has processed it. Publish keeps no reference to
+// data.
 //
 // A node that publishes to a topic without a subscription stays on the topic,
 // and keeps track of its peers, until 30 seconds after the last message. A
-// Publish that fails does not.
+// Publish that fails does not. [Node.Topic] keeps it there.
 //
 // Peers connected only through a relay with limits are not on any topic:
-// gossipsub does not use such connections. Publish returns [ErrTooLarge] for data above the
-// limit of [WithMaxMessageSize], [ErrDisabled] without pubsub, and [ErrClosed]
-// after Close. Specification:
+// gossipsub does not use such connections. Publish returns [ErrTooLarge] for data
+// above the limit of [WithMaxMessageSize], [ErrRejected] for what a
+// [TopicValidator] of this node refuses, an [OptionError] for an invalid option,
+// [ErrDisabled] without pubsub, and [ErrClosed] after Close. Specification:
 // github.com/libp2p/specs/blob/master/pubsub/gossipsub/gossipsub-v1.1.md.
 func (n *Node) Publish(ctx context.Context, topic string, data []byte, opts ...PublishOption) error {
 	if err := n.needPubSub(); err != nil {
 		return err
 	}
-	var cfg publishConfig
-	for _, o := range opts {
-		if o != nil {
-			o.applyPublish(&cfg)
+	cfg, err := publishing(opts)
+	if err == nil {
+		err = n.pubsub.Publish(ctx, topic, data, cfg)
+	}
+	return publishError(n, topic, err)
+}
+
+func publishError(n *Node, topic string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return n.fail(fmt.Errorf("publish to %s: %w", quoted(topic), err))
+}
+
+// Subscribe subscribes the node to a topic. Every subscription, even of the
+// same topic, receives every message from then on, including the node's own
+// unless [SubscribeOthers] is given.
+// One author's messages arrive in order from a direct neighbor, unless the
+// topic has a [TopicValidator] without [ValidatorInOrder]; over several hops there
+// is no order. The ctx bounds the call only: the subscription lasts until
+// [Subscription.Close] or [Node.Close]. An invalid option is an [OptionError]. It
+// returns [ErrDisabled] without pubsub and [ErrClosed] after Close.
+func (n *Node) Subscribe(ctx context.Context, topic string, opts ...SubscribeOption) (*Subscription, error) {
+	if err := n.needPubSub(); err != nil {
+		return nil, err
+	}
+	return subscribeTo(ctx, n, topic, opts, func(ctx context.Context, o gossip.Reading) (*gossip.Subscription, error) {
+		return n.pubsub.Subscribe(ctx, topic, o)
+	})
+}
+
+func subscribeTo(ctx context.Context, n *Node, topic string, opts []SubscribeOption, subscribe func(context.Context, gossip.Reading) (*gossip.Subscription, error)) (*Subscription, error) {
+	cfg, err := reading(opts)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		var s *gossip.Subscription
+		if s, err = subscribe(ctx, cfg); err == nil {
+			return &Subscription{sub: s}, nil
 		}
 	}
-	if err := n.pubsub.Publish(ctx, topic, data, cfg.now); err != nil {
-		return n.fail(fmt.Errorf("publish to %q: %w", topic, err))
-	}
-	return nil
+	return nil, n.fail(fmt.Errorf("subscribe to %s: %w", quoted(topic), err))
 }

@@ -158,7 +158,7 @@ func TestPitfall22SubscribeAndCloseAtWill(t *testing.T) {
 	// The node leaves the topic with its last subscription, and comes back.
 	mustNot(t, keep.Close())
 	mustNot(t, keep.Close())
-	mustNot(t, waitFor(t, func() bool { peers, _ := a.pubsub.Reach("t"); return peers == 0 }))
+	mustNot(t, waitFor(t, func() bool { s, _ := a.pubsub.Topic("t"); return len(s.Peers) == 0 }))
 	again := subscribe(t, b, "t")
 	mustNot(t, a.Publish(testContext(t), "t", []byte("again")))
 	if m := next(t, again); string(m.Data) != "again" {

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 )
 
 // Stage identifies something that [Node.WaitReady] can wait for.
 type Stage string
 
-// The stages of [Node.WaitReady]; [StageTopic] returns more.
+// The stages of [Node.WaitReady]; [StageTopic] and [StageTopicHealthy] return more.
 const (
 	// StageListening ("listening"): the node listens on an address.
 	StageListening Stage = "listening"
@@ -30,6 +32,13 @@ const topicStage = "topic:"
 // StageTopic returns the stage in which the node has joined a topic and at
 // least one other peer is subscribed to it: "topic:" and the topic's name.
 func StageTopic(topic string) Stage { return Stage(topicStage + topic) }
+
+// healthStage begins the stages of [StageTopicHealthy].
+const healthStage = "topic-health:"
+
+// StageTopicHealthy returns the stage in which the node is connected well on a
+// topic, see [TopicHealthGood]: "topic-health:" and the topic's name.
+func StageTopicHealthy(topic string) Stage { return Stage(healthStage + topic) }
 
 // MissingStage is a [Stage] that was not reached.
 type MissingStage struct {
@@ -120,7 +129,7 @@ func defaultStages(n *Node) []Stage {
 
 // checkStage rejects a stage that can never be reached.
 func checkStage(n *Node, s Stage) error {
-	topic, isTopic := strings.CutPrefix(string(s), topicStage)
+	topic, isTopic := topicOf(s)
 	switch {
 	case s == StageListening && n.cfg.noListen:
 		return fmt.Errorf("%s: %w", s, off("listening", "leave WithoutListening out"))
@@ -154,15 +163,34 @@ func missingFor(n *Node, s Stage, peers int) string {
 	case StageReachable:
 		return reachOf(n).Unreachable()
 	default:
-		reach, joined := n.pubsub.Reach(strings.TrimPrefix(string(s), topicStage))
-		switch {
-		case !joined:
-			return "the node has not joined the topic; call Subscribe or Publish"
-		case reach == 0:
-			return "nobody else is known to be subscribed to the topic"
-		}
+		topic, _ := topicOf(s)
+		return missingOnTopic(n, topic, strings.HasPrefix(string(s), healthStage))
 	}
 	return ""
+}
+
+// topicOf returns the topic of a stage, if it has one.
+func topicOf(s Stage) (topic string, ok bool) {
+	if topic, ok := strings.CutPrefix(string(s), healthStage); ok {
+		return topic, true
+	}
+	return strings.CutPrefix(string(s), topicStage)
+}
+
+// missingOnTopic returns what keeps the node from having a peer on a topic, or
+// from being connected well.
+func missingOnTopic(n *Node, name string, well bool) string {
+	t, joined := n.pubsub.Topic(name)
+	switch {
+	case !joined:
+		return "the node has not joined the topic; call Subscribe or Publish"
+	case len(t.Peers) == 0:
+		return "nobody else is known to be subscribed to the topic"
+	case well && t.Health != gossip.HealthGood:
+		return fmt.Sprintf("the mesh has %d of the topic's %d known peers", len(t.Mesh), len(t.Peers))
+	default:
+		return ""
+	}
 }
 
 // hasEnough reports whether the keeper may rest: the node has its minimum of

@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/causes"
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
@@ -105,12 +106,47 @@ type TopicStatus struct {
 	Name string `json:"name"`
 	// Peers are those that receive what the node publishes.
 	Peers []peer.ID `json:"peers,omitempty"`
+	// Mesh are those of them with which the node exchanges messages in full.
+	Mesh []peer.ID `json:"mesh,omitempty"`
+	// Health says how well the node is connected on the topic.
+	Health TopicHealth `json:"health"`
 	// Subscriptions is how many this node has.
 	Subscriptions int `json:"subscriptions"`
+	// Dropped is how many messages they have dropped because their readers were too
+	// slow.
+	Dropped uint64 `json:"dropped,omitempty"`
 	// Overrun is how many incoming messages were dropped unvalidated, because more
 	// arrived than fit into [Limits].PubSub or the queue of 1,024, since the node
 	// joined the topic. Other peers may have delivered the same messages.
 	Overrun uint64 `json:"overrun,omitempty"`
+	// Rejected and Ignored are how many messages of others validators have rejected
+	// and ignored, and Panics over how many they have panicked, since the node joined
+	// the topic. See [TopicValidator].
+	Rejected uint64 `json:"rejected,omitempty"`
+	Ignored  uint64 `json:"ignored,omitempty"`
+	Panics   uint64 `json:"panics,omitempty"`
+}
+
+// TopicHealth says how well a node is connected on a topic.
+type TopicHealth string
+
+// The kinds of health.
+const (
+	// TopicHealthNone ("none"): messages reach nobody.
+	TopicHealthNone TopicHealth = "none"
+	// TopicHealthThin ("thin"): messages reach a peer, but the mesh of the topic has
+	// neither all of its known peers nor 5 of them.
+	TopicHealthThin TopicHealth = "thin"
+	// TopicHealthGood ("good"): it has; or the node is not subscribed, and messages
+	// reach a peer.
+	TopicHealthGood TopicHealth = "good"
+)
+
+func topicStatus(t gossip.Topic) TopicStatus {
+	return TopicStatus{
+		Name: t.Name, Peers: t.Peers, Mesh: t.Mesh, Health: TopicHealth(t.Health), Subscriptions: t.Subscriptions,
+		Dropped: t.Dropped, Overrun: t.Overrun, Rejected: t.Rejected, Ignored: t.Ignored, Panics: t.Panics,
+	}
 }
 
 // Peer describes a connected peer, as [Node.Peer] and [Node.Peers] return it.

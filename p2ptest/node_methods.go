@@ -267,6 +267,11 @@ func (node *Node) Subscribe(ctx context.Context, topic string, opts ...p2pnode.S
 	return node.Current().Subscribe(ctx, topic, opts...)
 }
 
+// Topic calls [p2pnode.Node.Topic] of the current run.
+func (node *Node) Topic(name string, opts ...p2pnode.TopicOption) (*p2pnode.Topic, error) {
+	return node.Current().Topic(name, opts...)
+}
+
 // UnbanPeer calls [p2pnode.Node.UnbanPeer] of the current run.
 func (node *Node) UnbanPeer(id peer.ID) error {
 	return node.Current().UnbanPeer(id)

@@ -27,6 +27,10 @@ const (
 	DHTClient         Kind = "dht-client"
 	NoDHTPeer         Kind = "no-dht-peer"
 	DeafPeer          Kind = "deaf-peer"
+	Signatures        Kind = "signatures-differ"
+	Rejected          Kind = "messages-rejected"
+	Overrun           Kind = "messages-overrun"
+	ValidatorPanics   Kind = "validator-panics"
 	UDPBlocked        Kind = "udp-blocked"
 	NATWithoutRelay   Kind = "nat-without-relay"
 	NoReservation     Kind = "no-reservation"
@@ -44,10 +48,11 @@ type Finding struct {
 
 // Situation is what a node knows about itself at one moment.
 type Situation struct {
-	Now     time.Time
-	Company Company
-	Reach   Reach
-	Machine Machine
+	Now       time.Time
+	Company   Company
+	Messaging Messaging
+	Reach     Reach
+	Machine   Machine
 }
 
 // Company is which peers the node is connected to, and which it knows of.
@@ -59,8 +64,6 @@ type Company struct {
 	Bootstrap int  // bootstrap peers given
 	Names     bool // names were given that lead to bootstrap peers
 	Private   bool // it has the key of a private network
-	// Deaf are connected peers that have closed their stream of pubsub messages.
-	Deaf []string
 
 	// Last is the last round of dialing bootstrap and saved peers; nil before the
 	// first. Looking reports whether there are such rounds.
@@ -80,6 +83,26 @@ type Company struct {
 
 	// DHT is nil without one.
 	DHT *DHT
+}
+
+// Messaging is about the messages of topics.
+type Messaging struct {
+	// Deaf are connected peers that have closed their stream of pubsub messages.
+	Deaf []string
+	// Unsuited are connected peers that have sent messages signed otherwise than
+	// their topics, and Rejected those that have sent messages which validators
+	// reject.
+	Unsuited, Rejected []string
+	// Panicked are topics whose validators have panicked, and Overrun those of which
+	// more messages came than can be validated.
+	Panicked []string
+	Overrun  []Flood
+}
+
+// Flood is a topic of which too many messages came, and when that was last.
+type Flood struct {
+	Topic string
+	Last  time.Time
 }
 
 // Round is a round of dialing.
@@ -170,6 +193,7 @@ func Judge(s Situation) []Finding {
 	j := judge{now: s.Now}
 	j.company(s.Company)
 	j.keys(s.Company)
+	j.messaging(s.Messaging)
 	j.reach(s.Reach, s.Company.DHT, s.Company)
 	j.machine(s.Machine, slices.Concat(s.Company.BootstrapFailed, s.Company.PersistentFailed))
 	return j.found
@@ -231,6 +255,36 @@ func (j *judge) keys(c Company) {
 	}
 }
 
+// messaging finds what is wrong with messages, and whose fault it is.
+func (j *judge) messaging(m Messaging) {
+	if len(m.Deaf) > 0 {
+		j.add(DeafPeer, "look at their logs, and give WithMaxMessageSize the same value on every node; the node redials them by itself",
+			"connected peers have stopped sending pubsub messages: %s", strings.Join(m.Deaf, ", "))
+	}
+	if len(m.Unsuited) > 0 {
+		j.add(Signatures, "give TopicAnonymous to all nodes on the topic or to none, and other programs StrictSign, or StrictNoSign without an author",
+			"peers send messages signed otherwise than their topic's, which are dropped: %s", strings.Join(m.Unsuited, ", "))
+	}
+	if len(m.Rejected) > 0 {
+		j.add(Rejected, "compare the versions and the TopicValidator of both sides, or ban the peers with BanPeer",
+			"peers send messages that a validator of this node rejects: %s", strings.Join(m.Rejected, ", "))
+	}
+	var overrun []string
+	for _, o := range m.Overrun {
+		if j.recent(o.Last) {
+			overrun = append(overrun, fmt.Sprintf("%q", o.Topic))
+		}
+	}
+	if len(overrun) > 0 {
+		j.add(Overrun, "make the validators faster or raise ValidatorConcurrency, raise PubSub with WithLimits, or publish less",
+			"more messages arrive than this node validates, and some were dropped on the topics %s", strings.Join(overrun, ", "))
+	}
+	if len(m.Panicked) > 0 {
+		j.add(ValidatorPanics, "mend the function given to TopicValidator; the log has the stack",
+			"a validator has panicked, and its messages were ignored, on the topics %s", strings.Join(m.Panicked, ", "))
+	}
+}
+
 // reach finds why others cannot reach or use this node.
 func (j *judge) reach(r Reach, d *DHT, c Company) {
 	if r.Listening && loopback(r.Announced) && !loopback(r.BootstrapAddrs) {
@@ -251,10 +305,6 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 	}
 	if d != nil && d.Table == 0 && d.unspoken() {
 		j.add(NoDHTPeer, checkDHT, "%s of the network %q; is the network name correct?", c.nobodyServes(), d.Network)
-	}
-	if len(c.Deaf) > 0 {
-		j.add(DeafPeer, "look at their logs, and give WithMaxMessageSize the same value on every node; the node redials them by itself",
-			"connected peers have stopped sending pubsub messages: %s", strings.Join(c.Deaf, ", "))
 	}
 	if r.UDPBlocked {
 		j.add(UDPBlocked, "let UDP through the firewall, or enable only TCP and WebSocket with WithTransports",

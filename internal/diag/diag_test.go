@@ -128,7 +128,12 @@ var cases = []struct {
 		s.Machine.Signed = []Signed{{"P", now}, {"Q", now.Add(2 * time.Hour)}, {"R", now.Add(time.Hour)}}
 	}, []Kind{ClockBehind}},
 	{"no clock at all", func(s *Situation) { s.Machine.Signed[0].At = now.Add(2 * clockNonsense) }, nil},
-	{"a peer that is deaf", func(s *Situation) { s.Company.Deaf = []string{"QmDeaf"} }, []Kind{DeafPeer}},
+	{"a peer that is deaf", func(s *Situation) { s.Messaging.Deaf = []string{"QmDeaf"} }, []Kind{DeafPeer}},
+	{"messages signed otherwise", func(s *Situation) { s.Messaging.Unsuited = []string{"QmOther"} }, []Kind{Signatures}},
+	{"messages that are rejected", func(s *Situation) { s.Messaging.Rejected = []string{"QmOther"} }, []Kind{Rejected}},
+	{"a validator that panics", func(s *Situation) { s.Messaging.Panicked = []string{"news"} }, []Kind{ValidatorPanics}},
+	{"too many messages", func(s *Situation) { s.Messaging.Overrun = []Flood{{"news", now.Add(-time.Minute)}} }, []Kind{Overrun}},
+	{"too many messages, long ago", func(s *Situation) { s.Messaging.Overrun = []Flood{{"news", now.Add(-lately)}} }, nil},
 	{"files", func(s *Situation) { s.Machine.OpenFiles = 199 }, []Kind{FewFiles}},
 	{"files, not known", func(s *Situation) { s.Machine.OpenFiles = 0 }, nil},
 	{"refused", func(s *Situation) {

@@ -19,6 +19,8 @@ var (
 	ErrTooLarge            = errors.New("message too large")
 	ErrProtocolInUse       = errors.New("protocol in use")
 	ErrLimit               = errors.New("limit reached")
+	ErrRejected            = errors.New("message refused by a validator")
+	ErrIgnore              = errors.New("message ignored")
 
 	ErrProtocolNotSupported = errors.New("protocol not supported")
 )

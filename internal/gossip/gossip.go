@@ -6,7 +6,6 @@ package gossip
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -22,15 +21,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/occasion"
 	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
 const (
-	// PublishWait is how long Publish waits for the first peer on a topic.
-	PublishWait = 5 * time.Second
 	// Linger is how long an unused topic stays joined after the last message
 	// published to it, so that a publisher in a loop does not join it anew for
 	// each message.
@@ -75,10 +71,11 @@ type Config struct {
 	Deaf func(ctx context.Context, id peer.ID)
 
 	// The callbacks run one after the other in a goroutine of the router's.
-	Changed    func()                         // a topic has one more peer
-	PeerJoined func(topic string, id peer.ID) // from now on messages reach the peer
-	PeerLeft   func(topic string, id peer.ID) // messages reach the peer no longer
-	TopicLeft  func(topic string)             // the topic was left, without a PeerLeft
+	Changed       func()                         // the peers or the mesh of a topic have changed
+	PeerJoined    func(topic string, id peer.ID) // from now on messages reach the peer
+	PeerLeft      func(topic string, id peer.ID) // messages reach the peer no longer
+	TopicLeft     func(topic string)             // the topic was left, without a PeerLeft
+	HealthChanged func(topic string, health Health)
 }
 
 // Router is a running gossipsub router. Its methods are safe for concurrent
@@ -97,22 +94,45 @@ type Router struct {
 	// mu is taken in gossipsub's loop too, which upstream calls wait for:
 	// nothing is called under it.
 	mu     sync.Mutex
-	closed bool                     // guarded by mu
-	topics map[string]*topic        // those joined, being joined or being left; guarded by mu
-	held   map[string]*pubsub.Topic // those that upstream would not close; guarded by mu
-	links  map[peer.ID]bool         // peers that gossipsub has a stream to; guarded by mu
-	news   []news                   // not yet told; guarded by mu
+	closed bool                // guarded by mu
+	topics map[string]*topic   // those joined, being joined or being left; guarded by mu
+	held   map[string]leftover // those that upstream would not close; guarded by mu
+	links  map[peer.ID]bool    // peers that gossipsub has a stream to; guarded by mu
+	news   []news              // not yet told; guarded by mu
+
+	special  map[string]Spec       // of the topics whose Spec is not zero; guarded by mu
+	perTopic bool                  // topics have signature policies of their own; set by New
+	offenses map[peer.ID]*Offenses // guarded by mu
 
 	published, delivered, dropped, unsent, overrun atomic.Uint64
-	unsentLog, overrunLog, refusedLog              occasion.Occasion
+	unsentLog, overrunLog, refusedLog, panicLog    occasion.Occasion
+}
+
+// leftover is a topic that upstream would not close.
+type leftover struct {
+	up   *pubsub.Topic
+	spec Spec
 }
 
 // Topic describes a joined topic.
 type Topic struct {
 	Name          string
 	Peers         []peer.ID // those that a message reaches, sorted
-	Subscriptions int       // of this node
-	Overrun       uint64    // incoming messages dropped unvalidated since the node joined
+	Mesh          []peer.ID // the peers with which messages are exchanged in full, sorted
+	Health        Health
+	Subscriptions int    // of this node
+	Dropped       uint64 // messages that they have dropped
+	TopicCounts
+}
+
+// TopicCounts are totals since the node joined a topic.
+type TopicCounts struct {
+	Overrun  uint64 // incoming messages dropped unvalidated because too many arrived at once
+	Rejected uint64 // those that a validator has rejected
+	Ignored  uint64 // those that a validator has ignored
+	Panics   uint64 // those over which a validator has panicked
+
+	LastOverrun time.Time
 }
 
 // Counts are totals since the start.
@@ -132,10 +152,14 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	}
 	r := &Router{
 		cfg: cfg, group: lifecycle.NewGroup(ctx), wake: make(chan struct{}, 1),
-		topics: make(map[string]*topic), held: make(map[string]*pubsub.Topic), links: make(map[peer.ID]bool),
+		topics: make(map[string]*topic), held: make(map[string]leftover), links: make(map[peer.ID]bool),
+		special: make(map[string]Spec), offenses: make(map[peer.ID]*Offenses),
 	}
 	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
 	r.streams.filter = newFilter(func(id peer.ID) {
+		r.mu.Lock()
+		r.offenseLocked(id).Topics++
+		r.mu.Unlock()
 		if r.refusedLog.Now() {
 			cfg.Log.Warn("topics of a peer are ignored: it is on too many", "peer", id)
 		}
@@ -146,7 +170,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	params := pubsub.DefaultGossipSubParams()
 	params.PrunePeers = 0
 	opts := append([]pubsub.Option{
-		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
+		pubsub.WithMessageSignaturePolicy(ownPolicy),
 		pubsub.WithMaxMessageSize(cfg.MaxMessageSize),
 		// Send a node's own messages to every peer on the topic, not only to its
 		// mesh, which is empty until the next heartbeat: otherwise what is
@@ -185,6 +209,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		stop()
 		return nil, errors.Join(err, r.group.Close())
 	}
+	r.perTopic = signaturePolicy(r.ps) == ownPolicy
 	close(made)
 	r.group.Go(r.tell)
 	r.group.Go(func(ctx context.Context) {
@@ -257,64 +282,26 @@ func (r *Router) Topics() []Topic {
 		if t.leaving {
 			continue
 		}
-		s := Topic{Name: t.name, Overrun: t.overrun}
-		for id, linked := range t.members {
-			if linked {
-				s.Peers = append(s.Peers, id)
-			}
-		}
-		slices.Sort(s.Peers)
-		if f := t.feed.Load(); f != nil {
-			s.Subscriptions = len(f.subs)
-		}
-		list = append(list, s)
+		list = append(list, r.stateLocked(t))
 	}
 	return list
 }
 
-// Reach returns how many peers a message to a topic reaches, and whether the
-// topic is joined at all.
-func (r *Router) Reach(name string) (peers int, joined bool) {
+// Topic describes a topic, and reports whether it is joined at all.
+func (r *Router) Topic(name string) (Topic, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.topics[name]
 	if t == nil || t.leaving {
-		return 0, false
+		return Topic{}, false
 	}
-	return int(t.peers.Load()), true
+	return r.stateLocked(t), true
 }
 
 func (r *Router) sortedLocked() []*topic {
 	list := slices.Collect(maps.Values(r.topics))
 	slices.SortFunc(list, func(a, b *topic) int { return strings.Compare(a.name, b.name) })
 	return list
-}
-
-// Publish sends data to the peers on a topic and to the node's own
-// subscriptions. Unless now is set, it waits for the first peer, at most
-// PublishWait, and then returns errs.ErrNoPeers. It returns errs.ErrTooLarge
-// for data that does not fit. It keeps no reference to data.
-func (r *Router) Publish(ctx context.Context, name string, data []byte, now bool) error {
-	if limit := max(r.cfg.MaxMessageSize-r.envelope-len(name), 0); len(data) > limit {
-		return fmt.Errorf("%w: %d bytes, limit %d; raise WithMaxMessageSize on every node, or publish where to fetch the data", errs.ErrTooLarge, len(data), limit)
-	}
-	t, err := r.acquire(name)
-	if err != nil {
-		return err
-	}
-	if !now && t.peers.Load() == 0 {
-		if err := r.awaitPeer(ctx, t); err != nil {
-			r.release(t, false)
-			return err
-		}
-	}
-	err = t.up.Publish(ctx, slices.Clone(data))
-	r.release(t, err == nil)
-	if err != nil {
-		return err
-	}
-	r.published.Add(1)
-	return nil
 }
 
 // envelope is what a message of this host's takes on the wire at most, in
@@ -331,29 +318,4 @@ func envelope(h host.Host) int {
 	}
 	const lengths = 64 // of data, topic, message, and the whole
 	return max(MessageOverhead, proto.Size(m)+lengths)
-}
-
-// awaitPeer waits for the first peer on a topic.
-func (r *Router) awaitPeer(ctx context.Context, t *topic) error {
-	timer := time.NewTimer(PublishWait)
-	defer timer.Stop()
-	for {
-		came := t.came.Wait()
-		if t.peers.Load() > 0 {
-			return nil
-		}
-		var why error
-		select {
-		case <-came:
-			continue
-		case <-r.cfg.Closing:
-			return errs.ErrClosed
-		case <-ctx.Done():
-			why = ctx.Err()
-		case <-timer.C:
-			why = fmt.Errorf("waited %v", PublishWait)
-		}
-		return fmt.Errorf("%w on the topic, %d connected (%w); subscribe elsewhere first, or use PublishNow",
-			errs.ErrNoPeers, len(r.cfg.Host.Network().Peers()), why)
-	}
 }

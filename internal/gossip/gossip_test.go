@@ -31,6 +31,9 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
 
+// waiting are the options of a message that waits for a peer.
+var waiting = Publishing{MinPeers: 1, Wait: 5 * time.Second}
+
 func TestMain(m *testing.M) {
 	raced.OneThread()
 	leaktest.Main(m)
@@ -50,9 +53,9 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func newHost(t *testing.T) host.Host {
+func newHost(t *testing.T, opts ...libp2p.Option) host.Host {
 	t.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics(), libp2p.DisableRelay())
+	h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics(), libp2p.DisableRelay())...)
 	must(t, err)
 	t.Cleanup(func() { must(t, h.Close()) })
 	return h
@@ -62,7 +65,7 @@ func newRouter(t *testing.T, h host.Host, set func(*Config)) *Router {
 	t.Helper()
 	cfg := Config{
 		Host: h, Blacklist: pubsub.NewMapBlacklist(), MaxMessageSize: 1 << 20, QueueBytes: 8 << 20, TotalBytes: 64 << 20, Log: slog.New(slog.DiscardHandler),
-		Changed: func() {}, PeerJoined: func(string, peer.ID) {}, PeerLeft: func(string, peer.ID) {}, TopicLeft: func(string) {},
+		Changed: func() {}, PeerJoined: func(string, peer.ID) {}, PeerLeft: func(string, peer.ID) {}, TopicLeft: func(string) {}, HealthChanged: func(string, Health) {},
 	}
 	if set != nil {
 		set(&cfg)
@@ -118,7 +121,7 @@ func leftAlone(t *testing.T, r *Router, names ...string) {
 
 func TestAThousandSubscriptionsThatCloseLeaveNothing(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
-	first, err := r.Subscribe(within(t), "warm up", 1)
+	first, err := r.Subscribe(within(t), "warm up", Reading{Buffer: 1})
 	must(t, err)
 	first.Close()
 	before := runtime.NumGoroutine()
@@ -126,10 +129,10 @@ func TestAThousandSubscriptionsThatCloseLeaveNothing(t *testing.T) {
 	for i := range 1000 {
 		name := fmt.Sprint("t", i)
 		names = append(names, name)
-		s, err := r.Subscribe(within(t), name, 16)
+		s, err := r.Subscribe(within(t), name, Reading{Buffer: 16})
 		must(t, err)
 		if i%2 == 0 { // some are read, some are not
-			must(t, r.Publish(within(t), name, []byte("x"), true))
+			must(t, r.Publish(within(t), name, []byte("x"), Publishing{}))
 			_, _, err := s.Next(within(t))
 			must(t, err)
 			r.mu.Lock()
@@ -151,7 +154,7 @@ func TestAThousandPublishesToNobodyLeaveNothing(t *testing.T) {
 	for i := range 1000 {
 		name := fmt.Sprint("t", i)
 		names = append(names, name)
-		if err := r.Publish(ended, name, []byte("x"), false); !errors.Is(err, errs.ErrNoPeers) {
+		if err := r.Publish(ended, name, []byte("x"), waiting); !errors.Is(err, errs.ErrNoPeers) {
 			t.Fatalf("Publish = %v", err)
 		}
 	}
@@ -161,14 +164,14 @@ func TestAThousandPublishesToNobodyLeaveNothing(t *testing.T) {
 
 func TestATopicLingersAfterAMessage(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
-	must(t, r.Publish(within(t), "t", []byte("x"), true))
+	must(t, r.Publish(within(t), "t", []byte("x"), Publishing{}))
 	r.mu.Lock()
 	first := r.topics["t"]
 	r.mu.Unlock()
 	if first == nil {
 		t.Fatal("the topic is left at once")
 	}
-	must(t, r.Publish(within(t), "t", []byte("x"), true))
+	must(t, r.Publish(within(t), "t", []byte("x"), Publishing{}))
 	r.mu.Lock()
 	if r.topics["t"] != first || first.linger == nil {
 		t.Error("the second message joined the topic anew")
@@ -178,7 +181,7 @@ func TestATopicLingersAfterAMessage(t *testing.T) {
 	r.expire(first)
 	leftAlone(t, r, "t")
 	// It is joined again as if for the first time.
-	must(t, r.Publish(within(t), "t", []byte("x"), true))
+	must(t, r.Publish(within(t), "t", []byte("x"), Publishing{}))
 }
 
 // Users join a topic while the last one leaves: none of them may get a topic that
@@ -191,13 +194,13 @@ func TestLeavingAndJoiningAtOnce(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for i := range 50 {
-				s, err := r.Subscribe(within(t), "t", 1000)
+				s, err := r.Subscribe(within(t), "t", Reading{Buffer: 1000})
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				if i%5 == 0 {
-					if err := r.Publish(within(t), "t", []byte("x"), true); err != nil {
+					if err := r.Publish(within(t), "t", []byte("x"), Publishing{}); err != nil {
 						t.Error(err)
 					}
 					if _, _, err := s.Next(within(t)); err != nil {
@@ -215,7 +218,7 @@ func TestLeavingAndJoiningAtOnce(t *testing.T) {
 		})
 		wg.Go(func() {
 			for range 100 {
-				if err := r.Publish(ended, "t", nil, false); !errors.Is(err, errs.ErrNoPeers) {
+				if err := r.Publish(ended, "t", nil, waiting); !errors.Is(err, errs.ErrNoPeers) {
 					t.Errorf("Publish = %v", err)
 				}
 			}
@@ -242,7 +245,7 @@ func TestCloseWhileOthersComeAndGo(t *testing.T) {
 			wg.Go(func() {
 				defer func() { started <- struct{}{} }()
 				for n := 0; ; n++ {
-					s, err := r.Subscribe(within(t), name, 10)
+					s, err := r.Subscribe(within(t), name, Reading{Buffer: 10})
 					if err != nil {
 						return
 					}
@@ -256,7 +259,7 @@ func TestCloseWhileOthersComeAndGo(t *testing.T) {
 				}
 			})
 			wg.Go(func() {
-				for r.Publish(within(t), name, nil, false) == nil {
+				for r.Publish(within(t), name, nil, waiting) == nil {
 				}
 			})
 		}
@@ -266,10 +269,10 @@ func TestCloseWhileOthersComeAndGo(t *testing.T) {
 		close(closing)
 		must(t, r.Close())
 		wg.Wait()
-		if err := r.Publish(within(t), "t", nil, true); !errors.Is(err, errs.ErrClosed) {
+		if err := r.Publish(within(t), "t", nil, Publishing{}); !errors.Is(err, errs.ErrClosed) {
 			t.Errorf("Publish after Close = %v", err)
 		}
-		if _, err := r.Subscribe(within(t), "t", 1); !errors.Is(err, errs.ErrClosed) {
+		if _, err := r.Subscribe(within(t), "t", Reading{Buffer: 1}); !errors.Is(err, errs.ErrClosed) {
 			t.Errorf("Subscribe after Close = %v", err)
 		}
 	}
@@ -279,15 +282,15 @@ func TestCloseWhileOthersComeAndGo(t *testing.T) {
 // next user.
 func TestATopicInUseUpstreamIsTakenUpAgain(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
-	s, err := r.Subscribe(within(t), "t", 1)
+	s, err := r.Subscribe(within(t), "t", Reading{Buffer: 1})
 	must(t, err)
 	//lint:ignore SA1019 the one way to a second handle of a topic
 	foreign, err := r.ps.Subscribe("t") //nolint:staticcheck // as above
 	must(t, err)
 	s.Close()
-	s, err = r.Subscribe(within(t), "t", 1)
+	s, err = r.Subscribe(within(t), "t", Reading{Buffer: 1})
 	must(t, err)
-	must(t, r.Publish(within(t), "t", []byte("x"), true))
+	must(t, r.Publish(within(t), "t", []byte("x"), Publishing{}))
 	_, _, err = s.Next(within(t))
 	must(t, err)
 	foreign.Cancel()
@@ -296,12 +299,12 @@ func TestATopicInUseUpstreamIsTakenUpAgain(t *testing.T) {
 
 func TestLossIsToldInBand(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
-	slow, err := r.Subscribe(within(t), "t", 10)
+	slow, err := r.Subscribe(within(t), "t", Reading{Buffer: 10})
 	must(t, err)
-	quick, err := r.Subscribe(within(t), "t", 10)
+	quick, err := r.Subscribe(within(t), "t", Reading{Buffer: 10})
 	must(t, err)
 	for i := range 25 {
-		must(t, r.Publish(within(t), "t", fmt.Append(nil, i), true))
+		must(t, r.Publish(within(t), "t", fmt.Append(nil, i), Publishing{}))
 		_, lost, err := quick.Next(within(t)) // the pump serves slow first
 		must(t, err)
 		if lost != 0 {
@@ -324,16 +327,18 @@ func TestLossIsToldInBand(t *testing.T) {
 	}
 	// What gossipsub could not hand over counts as well.
 	(tracer{r}).UndeliverableMessage(upstreamMessage(t, r, quick))
-	must(t, r.Publish(within(t), "t", nil, true))
-	if _, lost, err := slow.Next(within(t)); err != nil || lost != 1 {
-		t.Errorf("%d lost, %v; want 1", lost, err)
+	must(t, r.Publish(within(t), "t", nil, Publishing{}))
+	for want := range uint64(2) { // before the loss, and behind it
+		if _, lost, err := slow.Next(within(t)); err != nil || lost != want {
+			t.Errorf("%d lost, %v; want %d", lost, err, want)
+		}
 	}
 }
 
 // upstreamMessage returns some message of a topic.
 func upstreamMessage(t *testing.T, r *Router, s *Subscription) *pubsub.Message {
 	t.Helper()
-	must(t, r.Publish(within(t), s.Topic(), nil, true))
+	must(t, r.Publish(within(t), s.Topic(), nil, Publishing{}))
 	m, _, err := s.Next(within(t))
 	must(t, err)
 	return m
@@ -354,9 +359,9 @@ func TestPeersOfATopicAreTold(t *testing.T) {
 		c.PeerLeft = func(topic string, id peer.ID) { events <- told{topic, id, false} }
 	})
 	b := newRouter(t, hb, nil)
-	sa, err := a.Subscribe(within(t), "t", 1)
+	sa, err := a.Subscribe(within(t), "t", Reading{Buffer: 1})
 	must(t, err)
-	sb, err := b.Subscribe(within(t), "t", 1)
+	sb, err := b.Subscribe(within(t), "t", Reading{Buffer: 1})
 	must(t, err)
 	connect(t, ha, hb)
 	next := func(joined bool) {
@@ -367,12 +372,12 @@ func TestPeersOfATopicAreTold(t *testing.T) {
 	}
 	next(true)
 	<-changed
-	if peers, joined := a.Reach("t"); peers != 1 || !joined {
-		t.Errorf("Reach = %d, %t", peers, joined)
+	if s, joined := a.Topic("t"); len(s.Peers) != 1 || !joined {
+		t.Errorf("Topic = %+v, %t", s, joined)
 	}
 	sb.Close()
 	next(false)
-	sb, err = b.Subscribe(within(t), "t", 1)
+	sb, err = b.Subscribe(within(t), "t", Reading{Buffer: 1})
 	must(t, err)
 	next(true)
 	must(t, hb.Network().ClosePeer(ha.ID()))
@@ -385,10 +390,10 @@ func TestPeersOfATopicAreTold(t *testing.T) {
 	// A node that joins again gets events for the peers on the topic, and none when
 	// it leaves itself.
 	sa.Close()
-	if _, joined := a.Reach("t"); joined {
+	if _, joined := a.Topic("t"); joined {
 		t.Error("joined after the last subscription has closed")
 	}
-	sa, err = a.Subscribe(within(t), "t", 1)
+	sa, err = a.Subscribe(within(t), "t", Reading{Buffer: 1})
 	must(t, err)
 	next(true)
 	sa.Close()
@@ -401,12 +406,12 @@ func TestPeersOfATopicAreTold(t *testing.T) {
 func TestABurstKeepsItsOrderOverADirectLink(t *testing.T) {
 	ha, hb := newHost(t), newHost(t)
 	a, b := newRouter(t, ha, nil), newRouter(t, hb, nil)
-	s, err := b.Subscribe(within(t), "t", 1000)
+	s, err := b.Subscribe(within(t), "t", Reading{Buffer: 1000})
 	must(t, err)
 	connect(t, ha, hb)
 	for range 5 {
 		for i := range 200 {
-			must(t, a.Publish(within(t), "t", fmt.Append(nil, i), false))
+			must(t, a.Publish(within(t), "t", fmt.Append(nil, i), waiting))
 		}
 		for i := range 200 {
 			m, _, err := s.Next(within(t))
@@ -434,17 +439,17 @@ func TestPeerThatDoesNotReadHoldsFewBytes(t *testing.T) {
 	must(t, err)
 	other := newRouter(t, reader, nil)
 	must(t, reader.Connect(within(t), peer.AddrInfo{ID: r.cfg.Host.ID(), Addrs: r.cfg.Host.Addrs()}))
-	sub, err := other.Subscribe(within(t), "t", 1000)
+	sub, err := other.Subscribe(within(t), "t", Reading{Buffer: 1000})
 	must(t, err)
-	must(t, r.Publish(within(t), "t", []byte("joins the topic"), true))
-	for n := 0; n < 2; n, _ = r.Reach("t") {
+	must(t, r.Publish(within(t), "t", []byte("joins the topic"), Publishing{}))
+	for s := (Topic{}); len(s.Peers) < 2; s, _ = r.Topic("t") {
 		runtime.Gosched()
 	}
 	const count, size = 60, 500_000
 	for i := range count {
 		data := make([]byte, size)
 		data[0] = byte(i)
-		must(t, r.Publish(within(t), "t", data, false))
+		must(t, r.Publish(within(t), "t", data, waiting))
 		for {
 			m, _, err := sub.Next(within(t))
 			must(t, err)
@@ -469,13 +474,13 @@ func TestPeerThatDoesNotReadHoldsFewBytes(t *testing.T) {
 // number of lost ones.
 func TestUnreadSubscriptionHoldsFewBytes(t *testing.T) {
 	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes, c.TotalBytes = 4<<20, 6<<20 })
-	first, err := r.Subscribe(within(t), "t", 1000)
+	first, err := r.Subscribe(within(t), "t", Reading{Buffer: 1000})
 	must(t, err)
-	second, err := r.Subscribe(within(t), "t", 1000)
+	second, err := r.Subscribe(within(t), "t", Reading{Buffer: 1000})
 	must(t, err)
 	const count, size = 40, 500_000
 	for range count {
-		must(t, r.Publish(within(t), "t", make([]byte, size), true))
+		must(t, r.Publish(within(t), "t", make([]byte, size), Publishing{}))
 	}
 	for r.Counts().Delivered < count {
 		runtime.Gosched()
@@ -582,7 +587,7 @@ func TestMessagesThatWaitForValidationHoldFewBytes(t *testing.T) {
 			})
 			free := sync.OnceFunc(func() { close(release) })
 			t.Cleanup(free) // before the router closes
-			sub, err := r.Subscribe(within(t), "t", 1000)
+			sub, err := r.Subscribe(within(t), "t", Reading{Buffer: 1000})
 			must(t, err)
 			flooder := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes, c.TotalBytes = 1<<30, 1<<30 })
 			other := newRouter(t, newHost(t), nil)
@@ -590,7 +595,7 @@ func TestMessagesThatWaitForValidationHoldFewBytes(t *testing.T) {
 			connect(t, other.cfg.Host, r.cfg.Host)
 			const count = 100
 			for range count {
-				must(t, flooder.Publish(within(t), "t", make([]byte, size), false))
+				must(t, flooder.Publish(within(t), "t", make([]byte, size), waiting))
 			}
 			for r.Counts().Overrun < count-perPeer {
 				runtime.Gosched()
@@ -604,7 +609,7 @@ func TestMessagesThatWaitForValidationHoldFewBytes(t *testing.T) {
 			if list := r.Topics(); list[0].Overrun < count-perPeer {
 				t.Errorf("the topic counts %d messages", list[0].Overrun)
 			}
-			must(t, other.Publish(within(t), "t", []byte("small"), false))
+			must(t, other.Publish(within(t), "t", []byte("small"), waiting))
 			if inline {
 				free() // one worker runs inline validators one after the other
 			}

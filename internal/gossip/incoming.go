@@ -138,6 +138,9 @@ func (in *incoming) setTopic(name string, on bool) {
 // loop.
 func (r *Router) inspect(from peer.ID, rpc *pubsub.RPC) error {
 	rpc.Publish = slices.DeleteFunc(rpc.Publish, func(m *pubsub_pb.Message) bool {
+		if r.mismatched(from, m) {
+			return true
+		}
 		if r.in.take(from, m) {
 			return false
 		}
@@ -152,7 +155,8 @@ func (r *Router) overran(topic string, from peer.ID) {
 	total := r.overrun.Add(1)
 	r.mu.Lock()
 	if t := r.topics[topic]; t != nil {
-		t.overrun++
+		t.counts.Overrun++
+		t.counts.LastOverrun = time.Now()
 	}
 	r.mu.Unlock()
 	if r.overrunLog.Now() {

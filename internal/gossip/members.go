@@ -2,18 +2,28 @@ package gossip
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// news is a peer that messages on a topic reach, or no longer reach; without a
-// peer, a topic that was left.
+// news is something that has happened on a topic.
 type news struct {
-	topic  string
-	id     peer.ID
-	joined bool
+	topic string
+	kind  newsKind
+	id    peer.ID // of the first two kinds
 }
+
+type newsKind int
+
+const (
+	peerJoined  newsKind = iota // messages reach a peer
+	peerLeft                    // messages reach it no longer
+	topicLeft                   // the topic was left
+	meshChanged                 // the mesh of the topic has changed
+)
 
 // follow tracks the members of a topic. A peer counts once gossipsub has a
 // stream to it: gossipsub hears of it earlier, on the peer's own stream, but a
@@ -75,7 +85,11 @@ func (r *Router) markLocked(t *topic, id peer.ID, linked bool) (grown bool) {
 	} else {
 		t.peers.Add(-1)
 	}
-	r.addNewsLocked(news{t.name, id, linked})
+	kind := peerLeft
+	if linked {
+		kind = peerJoined
+	}
+	r.addNewsLocked(news{t.name, kind, id})
 	return linked
 }
 
@@ -99,15 +113,38 @@ func (r *Router) tell(ctx context.Context) {
 		list := r.news
 		r.news = nil
 		r.mu.Unlock()
+		touched := make(map[string]bool)
 		for _, n := range list {
-			if n.id == "" {
+			touched[n.topic] = true
+			switch n.kind {
+			case topicLeft:
 				r.cfg.TopicLeft(n.topic)
-			} else if n.joined {
+			case peerJoined:
 				r.cfg.PeerJoined(n.topic, n.id)
-				r.cfg.Changed()
-			} else {
+			case peerLeft:
 				r.cfg.PeerLeft(n.topic, n.id)
 			}
 		}
+		for _, name := range slices.Sorted(maps.Keys(touched)) {
+			r.tellHealth(name)
+		}
+		r.cfg.Changed()
+	}
+}
+
+// tellHealth reports the health of a topic if it has changed.
+func (r *Router) tellHealth(name string) {
+	r.mu.Lock()
+	t := r.topics[name]
+	if t == nil || t.leaving {
+		r.mu.Unlock()
+		return
+	}
+	now := r.healthLocked(t)
+	changed := now != t.health
+	t.health = now
+	r.mu.Unlock()
+	if changed {
+		r.cfg.HealthChanged(name, now)
 	}
 }

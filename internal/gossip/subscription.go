@@ -1,10 +1,12 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 
@@ -28,18 +30,47 @@ type Subscription struct {
 	queue   *ring.Queue[*pubsub.Message]
 	dropped atomic.Uint64
 
+	forget  func() // tells the handle that made it; nil without one
+	skipOwn bool
+
 	done chan struct{}
 	once sync.Once // closes done
 }
 
-// Subscribe adds a subscription that buffers up to buffer unread messages. The
-// first one on a topic subscribes the node.
-func (r *Router) Subscribe(ctx context.Context, name string, buffer int) (*Subscription, error) {
-	t, err := r.acquire(name)
+// Reading says how a subscription buffers messages.
+type Reading struct {
+	Buffer  int   // how many unread messages it holds
+	Bytes   int64 // and how many bytes of them; 0 for Config.QueueBytes
+	SkipOwn bool  // leaves the node's own messages out
+
+	// Messages that find it full drop the oldest, wait for up to Wait for room, or are
+	// dropped themselves.
+	Wait       time.Duration
+	DropNewest bool
+}
+
+func (o Reading) full() ring.Full {
+	switch {
+	case o.Wait > 0:
+		return ring.Wait
+	case o.DropNewest:
+		return ring.DropNewest
+	default:
+		return ring.DropOldest
+	}
+}
+
+// Subscribe adds a subscription. The first one on a topic subscribes the node.
+func (r *Router) Subscribe(ctx context.Context, name string, o Reading) (*Subscription, error) {
+	t, err := r.acquire(name, Spec{})
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription{router: r, topic: t, queue: ring.NewSized(buffer, r.cfg.QueueBytes, r.budget, sizeOf), done: make(chan struct{})}
+	s := &Subscription{
+		router: r, topic: t, skipOwn: o.SkipOwn, done: make(chan struct{}),
+		queue: ring.NewSized(o.Buffer, cmp.Or(o.Bytes, r.cfg.QueueBytes), r.budget, sizeOf),
+	}
+	s.queue.WhenFull(o.full(), o.Wait, func() { s.missed(1) })
 	if err := r.startFeed(ctx, t, s); err != nil {
 		r.release(t, false)
 		return nil, err
@@ -112,6 +143,7 @@ func (r *Router) stopFeed(t *topic) {
 // pump distributes a topic's messages to its subscriptions.
 func (r *Router) pump(ctx context.Context, t *topic, up *pubsub.Subscription, pumped chan struct{}) {
 	defer close(pumped)
+	self := r.cfg.Host.ID()
 	for {
 		m, err := up.Next(ctx)
 		if err != nil {
@@ -123,19 +155,27 @@ func (r *Router) pump(ctx context.Context, t *topic, up *pubsub.Subscription, pu
 		}
 		r.delivered.Add(1)
 		for _, s := range f.subs {
-			if n := uint64(s.queue.Push(m)); n > 0 {
-				s.dropped.Add(n)
-				r.dropped.Add(n)
+			if s.skipOwn && m.ReceivedFrom == self {
+				continue
+			}
+			if n := s.queue.Push(m); n > 0 {
+				s.missed(uint64(n))
 			}
 		}
 	}
+}
+
+// missed counts messages that the subscription has dropped.
+func (s *Subscription) missed(n uint64) {
+	s.dropped.Add(n)
+	s.router.dropped.Add(n)
 }
 
 // Topic returns the topic's name.
 func (s *Subscription) Topic() string { return s.topic.name }
 
 // Dropped returns how many messages the subscription has dropped because its
-// reader was too slow, the oldest first.
+// reader was too slow.
 func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
 
 // Next waits for the next message. lost is how many the subscription dropped
@@ -161,11 +201,40 @@ func (s *Subscription) Next(ctx context.Context) (m *pubsub.Message, lost uint64
 	}
 }
 
+// Forward returns a channel of a subscription's messages, which is closed with the
+// subscription.
+func Forward[T any](s *Subscription, convert func(m *pubsub.Message, lost uint64) T) <-chan T {
+	c := make(chan T)
+	fill := func(ctx context.Context) {
+		defer close(c)
+		for {
+			m, lost, err := s.Next(ctx)
+			if err != nil {
+				return
+			}
+			select {
+			case c <- convert(m, lost):
+			case <-s.done:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+	if !s.router.group.Go(fill) {
+		close(c)
+	}
+	return c
+}
+
 // Close ends the subscription. If it was the topic's last user, Close returns
 // once the topic is left. It may be called more than once.
 func (s *Subscription) Close() {
 	s.once.Do(func() {
 		close(s.done)
+		if s.forget != nil {
+			s.forget()
+		}
 		s.topic.drop(s)
 		s.queue.Close()
 		s.router.release(s.topic, false)

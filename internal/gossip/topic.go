@@ -31,25 +31,31 @@ type topic struct {
 	unfollow context.CancelFunc
 	followed chan struct{} // closed when follow has ended
 
+	spec    Spec             // how it was joined; does not change
 	users   int              // guarded by Router.mu
 	leaving bool             // no new users; guarded by Router.mu
 	sent    time.Time        // when Publish last succeeded; guarded by Router.mu
 	linger  *time.Timer      // runs expire; nil when not set; guarded by Router.mu
-	overrun uint64           // guarded by Router.mu
+	counts  TopicCounts      // guarded by Router.mu
 	members map[peer.ID]bool // subscribed peers, and whether gossipsub has a stream to them; guarded by Router.mu
+	mesh    map[peer.ID]bool // guarded by Router.mu
+	health  Health           // the last that was told; guarded by Router.mu
 
 	peers atomic.Int64  // how many of members have a stream
 	came  signal.Signal // peers has grown
 
-	// turn holds a token for whoever starts or stops the feed, which are calls
-	// to gossipsub's loop.
-	turn chan struct{}
-	feed atomic.Pointer[feed]
+	validators atomic.Pointer[[]*validator] // those of all handles; nil without any
+
+	// turn holds a token for whoever starts or stops the feed or changes the
+	// validators, which are calls to gossipsub's loop.
+	turn    chan struct{}
+	feed    atomic.Pointer[feed]
+	inOrder bool // how the validators run; changed with turn
 }
 
 // acquire returns the topic with one more user, joining it if needed. The
 // caller must call release.
-func (r *Router) acquire(name string) (*topic, error) {
+func (r *Router) acquire(name string, spec Spec) (*topic, error) {
 	switch {
 	case len(name) > MaxTopicName:
 		return nil, fmt.Errorf("%w: the name of the topic has %d bytes, limit %d", errs.ErrTooLarge, len(name), MaxTopicName)
@@ -70,7 +76,7 @@ func (r *Router) acquire(name string) (*topic, error) {
 		case t == nil:
 			t = &topic{
 				name: name, ready: make(chan struct{}), gone: make(chan struct{}), turn: make(chan struct{}, 1),
-				users: 1, members: make(map[peer.ID]bool),
+				spec: spec, users: 1, members: make(map[peer.ID]bool), mesh: make(map[peer.ID]bool), health: HealthNone,
 			}
 			r.topics[name] = t
 			r.mu.Unlock()
@@ -79,6 +85,15 @@ func (r *Router) acquire(name string) (*topic, error) {
 		case t.leaving:
 			r.mu.Unlock()
 			<-t.gone
+		case !t.spec.suits(spec) && t.users > 0:
+			r.mu.Unlock()
+			return nil, errTopicInUse
+		case t.users == 0 && !t.spec.equal(spec): // it is kept for the next message only
+			t.linger.Stop()
+			t.leaving = true
+			r.addNewsLocked(news{topic: t.name, kind: topicLeft})
+			r.mu.Unlock()
+			r.leave(t)
 		default:
 			t.users++
 			r.mu.Unlock()
@@ -110,11 +125,20 @@ func (r *Router) join(t *topic) {
 
 func (r *Router) joinUpstream(t *topic) (err error) {
 	r.mu.Lock()
-	t.up = r.held[t.name]
-	delete(r.held, t.name)
+	left, held := r.held[t.name]
+	if held && left.spec.suits(t.spec) {
+		delete(r.held, t.name)
+		t.up, t.spec = left.up, left.spec
+	}
 	r.mu.Unlock()
+	if held && t.up == nil {
+		return errTopicInUse
+	}
+	if err := r.setPolicy(t); err != nil {
+		return err
+	}
 	if t.up == nil {
-		if t.up, err = r.ps.Join(t.name); err != nil {
+		if t.up, err = r.ps.Join(t.name, r.joining(t.spec)...); err != nil {
 			return err
 		}
 	}
@@ -161,7 +185,7 @@ func (r *Router) settle(t *topic) {
 		return
 	}
 	t.leaving = true
-	r.addNewsLocked(news{topic: t.name})
+	r.addNewsLocked(news{topic: t.name, kind: topicLeft})
 	r.mu.Unlock()
 	r.leave(t)
 }
@@ -171,13 +195,17 @@ func (r *Router) leave(t *topic) {
 	t.unfollow()
 	<-t.followed
 	t.events.Cancel()
+	r.unregister(t)
 	err := t.up.Close()
 	r.mu.Lock()
 	delete(r.topics, t.name)
+	if err == nil {
+		delete(r.special, t.name)
+	}
 	if err != nil && !r.closed {
 		// The application uses the topic through the upstream router. It cannot be
 		// joined a second time: the next join reuses it.
-		r.held[t.name] = t.up
+		r.held[t.name] = leftover{t.up, t.spec}
 	}
 	r.mu.Unlock()
 	close(t.gone)

@@ -30,8 +30,7 @@ func (d tracer) UndeliverableMessage(m *pubsub.Message) {
 	}
 	for _, s := range f.subs {
 		s.queue.Lose(1)
-		s.dropped.Add(1)
-		d.r.dropped.Add(1)
+		s.missed(1)
 	}
 }
 
@@ -70,9 +69,11 @@ func (r *Router) notSent(id peer.ID, n int) {
 	}
 }
 
+// The mesh of a topic.
+func (d tracer) Graft(id peer.ID, topic string) { d.r.graft(id, topic, true) }
+func (d tracer) Prune(id peer.ID, topic string) { d.r.graft(id, topic, false) }
+
 // The rest of pubsub.RawTracer.
-func (tracer) Graft(peer.ID, string)                                {}
-func (tracer) Prune(peer.ID, string)                                {}
 func (tracer) ValidateMessage(*pubsub.Message)                      {}
 func (tracer) ThrottlePeer(peer.ID)                                 {}
 func (tracer) RecvRPC(*pubsub.RPC)                                  {}

@@ -1,11 +1,11 @@
-// Package ring is a bounded queue that never blocks its writers, drops the
-// oldest element when full, and tells its reader in band how many elements are
-// missing.
+// Package ring is a bounded queue that never blocks its writers, drops elements
+// when full, and tells its reader in band where how many are missing.
 package ring
 
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Budget bounds how many bytes several queues hold together. A nil Budget
@@ -48,24 +48,39 @@ func (b *Budget) Used() int64 {
 	return b.used.Load()
 }
 
+// Full says what happens to an element that finds the queue full.
+type Full int
+
+// What can happen to it.
+const (
+	DropOldest Full = iota // the oldest elements make room for it
+	DropNewest             // it is dropped
+	Wait                   // it waits for room, for a time, and is then dropped
+)
+
 // Queue is a bounded first-in-first-out queue, safe for any number of writers
-// and readers. Memory grows with what is queued, up to the capacity.
+// and readers. Memory grows with what is queued, up to the capacity. What waits for
+// room is bounded in bytes alone.
 type Queue[T any] struct {
 	capacity int
 	limit    int64         // in bytes; 0 for none
 	size     func(T) int64 // of an element, in bytes; nil without a limit
 	total    *Budget
+	full     Full
+	patience time.Duration
+	expired  func()        // counts an element that has waited for too long
 	wake     chan struct{} // has a token whenever something may be queued
 
 	mu      sync.Mutex
-	buf     []T    // guarded by mu
-	head, n int    // guarded by mu
-	bytes   int64  // guarded by mu
-	lost    uint64 // dropped since the last Pop; guarded by mu
-	closed  bool   // guarded by mu
+	queued  fifo[T] // at most capacity; guarded by mu
+	waiting fifo[T] // empty unless queued is full; guarded by mu
+	bytes   int64   // of both; guarded by mu
+	lost    uint64  // dropped behind the last element; guarded by mu
+	closed  bool    // guarded by mu
 }
 
-// New returns a queue for up to capacity elements, at least one.
+// New returns a queue for up to capacity elements, at least one, that drops the
+// oldest when it is full.
 func New[T any](capacity int) *Queue[T] {
 	return &Queue[T]{capacity: max(capacity, 1), wake: make(chan struct{}, 1)}
 }
@@ -78,44 +93,50 @@ func NewSized[T any](capacity int, limit int64, total *Budget, size func(T) int6
 	return q
 }
 
-// Push adds an element. It returns how many were dropped: the oldest ones, which
-// had to make room, or the element itself when other queues hold the whole
-// total.
+// WhenFull sets what happens to elements that find the queue full. Call it before
+// the first Push. With Wait they wait for patience at most, and expired is called
+// for each that has waited in vain, with the queue locked.
+func (q *Queue[T]) WhenFull(full Full, patience time.Duration, expired func()) {
+	q.full, q.patience, q.expired = full, patience, expired
+}
+
+// Push adds an element. It returns how many were dropped to make room for it, or
+// 1 if it was dropped itself: because there is no room, or because other queues
+// hold the whole total.
 func (q *Queue[T]) Push(v T) (dropped int) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.closed {
-		q.mu.Unlock()
 		return 0
 	}
-	if q.n == len(q.buf) {
-		q.growLocked()
-	}
-	drop := func() {
-		q.dropLocked()
-		q.lost++
-		dropped++
-	}
-	if q.n == len(q.buf) {
-		drop()
-	}
-	if q.size != nil {
-		size := q.size(v)
-		for q.n > 0 && q.bytes+size > q.limit {
-			drop()
-		}
-		for !q.total.Take(size) {
-			if q.n == 0 {
+	size := q.sizeOf(v)
+	if q.full == DropOldest {
+		for q.queued.n > 0 && !q.fitsLocked(size) || !q.total.Take(size) {
+			if q.queued.n == 0 {
 				q.lost++
-				q.mu.Unlock()
 				return dropped + 1
 			}
-			drop()
+			q.dropOldestLocked()
+			dropped++
 		}
-		q.bytes += size
+	} else {
+		now := time.Now()
+		q.expireLocked(now)
+		fits := q.fitsLocked(size)
+		if !fits && (q.full == DropNewest || q.overLocked(size)) || !q.total.Take(size) {
+			q.lost++
+			return 1
+		}
+		if !fits {
+			q.waiting.push(element[T]{v, q.lost, now}, 0)
+			q.lost = 0
+			q.bytes += size
+			return 0
+		}
 	}
-	q.buf[(q.head+q.n)%len(q.buf)] = v
-	q.n++
-	q.mu.Unlock()
+	q.queued.push(element[T]{v: v, lost: q.lost}, q.capacity)
+	q.lost = 0
+	q.bytes += size
 	q.nudge()
 	return dropped
 }
@@ -125,14 +146,12 @@ func (q *Queue[T]) Close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	for q.n > 0 {
-		q.dropLocked()
-	}
-	q.buf = nil
+	q.total.Give(q.bytes)
+	q.bytes, q.queued, q.waiting = 0, fifo[T]{}, fifo[T]{}
 }
 
-// Lose counts n elements that never reached the queue as dropped. The next Pop
-// reports them.
+// Lose counts n elements that never reached the queue as dropped. The next
+// element reports them.
 func (q *Queue[T]) Lose(n uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -143,19 +162,22 @@ func (q *Queue[T]) Lose(n uint64) {
 // before it, reported once.
 func (q *Queue[T]) Pop() (v T, lost uint64, ok bool) {
 	q.mu.Lock()
-	if q.n == 0 {
-		q.mu.Unlock()
+	defer q.mu.Unlock()
+	if q.queued.n == 0 {
 		return v, 0, false
 	}
-	v = q.buf[q.head]
-	q.dropLocked()
-	lost, q.lost = q.lost, 0
-	more := q.n > 0
-	q.mu.Unlock()
-	if more {
+	e := q.queued.pop()
+	q.freeLocked(e.v)
+	if q.waiting.n > 0 {
+		q.expireLocked(time.Now())
+	}
+	if q.waiting.n > 0 {
+		q.queued.push(q.waiting.pop(), q.capacity)
+	}
+	if q.queued.n > 0 {
 		q.nudge() // another reader may be waiting
 	}
-	return v, lost, true
+	return e.v, e.lost, true
 }
 
 // Wake returns a channel that delivers when there may be something to Pop.
@@ -166,7 +188,7 @@ func (q *Queue[T]) Wake() <-chan struct{} { return q.wake }
 func (q *Queue[T]) Len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.n
+	return q.queued.n
 }
 
 func (q *Queue[T]) nudge() {
@@ -176,26 +198,91 @@ func (q *Queue[T]) nudge() {
 	}
 }
 
-func (q *Queue[T]) dropLocked() {
-	var zero T
-	if q.size != nil {
-		size := q.size(q.buf[q.head])
-		q.bytes -= size
-		q.total.Give(size)
+func (q *Queue[T]) sizeOf(v T) int64 {
+	if q.size == nil {
+		return 0
 	}
-	q.buf[q.head] = zero
-	q.head = (q.head + 1) % len(q.buf)
-	q.n--
+	return q.size(v)
 }
 
-func (q *Queue[T]) growLocked() {
-	size := min(max(2*len(q.buf), 16), q.capacity)
-	if size == len(q.buf) {
-		return
+// fitsLocked reports whether there is room for an element now.
+func (q *Queue[T]) fitsLocked(size int64) bool {
+	return q.queued.n < q.capacity && q.waiting.n == 0 && !q.overLocked(size)
+}
+
+// overLocked reports whether an element would exceed the limit.
+func (q *Queue[T]) overLocked(size int64) bool {
+	return q.size != nil && q.queued.n > 0 && q.bytes+size > q.limit
+}
+
+func (q *Queue[T]) freeLocked(v T) {
+	size := q.sizeOf(v)
+	q.bytes -= size
+	q.total.Give(size)
+}
+
+func (q *Queue[T]) dropOldestLocked() {
+	e := q.queued.pop()
+	q.freeLocked(e.v)
+	if q.queued.n > 0 {
+		q.queued.first().lost += e.lost + 1
+	} else {
+		q.lost += e.lost + 1
 	}
-	buf := make([]T, size)
-	for i := range q.n {
-		buf[i] = q.buf[(q.head+i)%len(q.buf)]
+}
+
+// expireLocked drops what has waited for too long.
+func (q *Queue[T]) expireLocked(now time.Time) {
+	for q.waiting.n > 0 && now.Sub(q.waiting.first().came) > q.patience {
+		e := q.waiting.pop()
+		q.freeLocked(e.v)
+		if q.waiting.n > 0 {
+			q.waiting.first().lost += e.lost + 1
+		} else {
+			q.lost += e.lost + 1
+		}
+		q.expired()
 	}
-	q.buf, q.head = buf, 0
+}
+
+type element[T any] struct {
+	v    T
+	lost uint64    // how many were dropped just before it
+	came time.Time // when it began to wait
+}
+
+// fifo is a ring of elements that grows.
+type fifo[T any] struct {
+	buf     []element[T]
+	head, n int
+}
+
+// push adds an element to a ring that never has more than most; 0 for any number.
+func (f *fifo[T]) push(e element[T], most int) {
+	if f.n == len(f.buf) {
+		size := max(2*len(f.buf), 16)
+		if most > 0 {
+			size = min(size, most)
+		}
+		buf := make([]element[T], size)
+		for i := range f.n {
+			buf[i] = f.buf[(f.head+i)%len(f.buf)]
+		}
+		f.buf, f.head = buf, 0
+	}
+	f.buf[(f.head+f.n)%len(f.buf)] = e
+	f.n++
+}
+
+func (f *fifo[T]) first() *element[T] { return &f.buf[f.head] }
+
+func (f *fifo[T]) pop() element[T] {
+	e := f.buf[f.head]
+	f.buf[f.head] = element[T]{}
+	f.head = (f.head + 1) % len(f.buf)
+	f.n--
+	if f.n == 0 && len(f.buf) > 1024 {
+		*f = fifo[T]{} // a burst is over
+	}
+	return e
 }

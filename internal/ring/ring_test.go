@@ -3,6 +3,8 @@ package ring
 import (
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestQueueKeepsOrderAcrossGrowth(t *testing.T) {
@@ -153,4 +155,75 @@ func TestQueueIsBoundedInBytes(t *testing.T) {
 	if n := NewSized(10, 5, nil, size).Push(50); n != 0 {
 		t.Error("a large element is dropped from an empty queue")
 	}
+}
+
+func TestQueueDropsTheNewestAndSaysWhere(t *testing.T) {
+	q := New[int](2)
+	q.WhenFull(DropNewest, 0, nil)
+	for i := range 4 {
+		if dropped := q.Push(i); dropped != max(0, min(1, i-1)) {
+			t.Errorf("element %d: %d dropped", i, dropped)
+		}
+	}
+	want := func(v int, lost uint64) {
+		t.Helper()
+		if got, l, ok := q.Pop(); got != v || l != lost || !ok {
+			t.Errorf("Pop = %d after %d lost, %t; want %d after %d", got, l, ok, v, lost)
+		}
+	}
+	want(0, 0)
+	q.Push(4) // the two that were dropped came before it
+	want(1, 0)
+	want(4, 2)
+}
+
+func TestQueueElementsWaitForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		expired := 0
+		total := NewBudget(7)
+		q := NewSized(2, 6, total, func(int) int64 { return 1 })
+		q.WhenFull(Wait, time.Second, func() { expired++ })
+		want := func(v int, lost uint64) {
+			t.Helper()
+			if got, l, ok := q.Pop(); got != v || l != lost || !ok {
+				t.Errorf("Pop = %d after %d lost, %t; want %d after %d", got, l, ok, v, lost)
+			}
+		}
+		for i := range 4 { // 2 and 3 wait
+			if q.Push(i) != 0 {
+				t.Errorf("element %d was dropped", i)
+			}
+		}
+		if q.Len() != 2 {
+			t.Errorf("%d queued", q.Len())
+		}
+		time.Sleep(time.Second)
+		want(0, 0) // 2 gets its place just in time
+		q.Push(4)
+		time.Sleep(time.Millisecond)
+		want(1, 0) // 3 has waited for too long, 4 gets the place
+		if expired != 1 {
+			t.Errorf("%d expired", expired)
+		}
+		want(2, 0)
+		want(4, 1)
+		for i := range 7 {
+			if dropped := q.Push(i); dropped != i/6 { // the seventh exceeds the bytes
+				t.Errorf("element %d: %d dropped", i, dropped)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		want(0, 0)
+		want(1, 0)
+		q.Push(9)
+		want(9, 5) // four that have waited, and the seventh
+		if total.Used() != 0 {
+			t.Errorf("%d bytes are held", total.Used())
+		}
+		q.Push(1)
+		q.Close()
+		if _, _, ok := q.Pop(); ok || total.Used() != 0 {
+			t.Error("closed, the queue holds something")
+		}
+	})
 }

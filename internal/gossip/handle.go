@@ -1,0 +1,292 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/errs"
+)
+
+// Handle is a use of a topic, which stays joined until the handle is closed. Its
+// methods are safe for concurrent use, and return errs.ErrClosed after Close.
+type Handle struct {
+	r          *Router
+	t          *topic
+	validators []*validator
+
+	done chan struct{} // closed by Close
+	once sync.Once     // closes done
+
+	mu   sync.Mutex
+	subs map[*Subscription]bool // guarded by mu; nil after Close
+}
+
+// Open returns a handle of a topic, which it joins if needed.
+func (r *Router) Open(ctx context.Context, name string, spec Spec, validators ...Validator) (*Handle, error) {
+	t, err := r.acquire(name, spec)
+	if err != nil {
+		return nil, err
+	}
+	h := &Handle{r: r, t: t, done: make(chan struct{}), subs: make(map[*Subscription]bool)}
+	for _, v := range validators {
+		h.validators = append(h.validators, newValidator(r, t, v))
+	}
+	if err := r.addValidators(ctx, t, h.validators); err != nil {
+		r.release(t, false)
+		return nil, err
+	}
+	return h, nil
+}
+
+// Name returns the topic's name.
+func (h *Handle) Name() string { return h.t.name }
+
+// Close closes the subscriptions of the handle, and leaves the topic if nobody
+// else uses it. It may be called more than once.
+func (h *Handle) Close() {
+	h.once.Do(func() {
+		close(h.done)
+		h.mu.Lock()
+		subs := h.subs
+		h.subs = nil
+		h.mu.Unlock()
+		for s := range subs {
+			s.Close()
+		}
+		h.r.removeValidators(h.t, h.validators)
+		h.r.release(h.t, false)
+	})
+}
+
+// Subscribe adds a subscription, which Close ends.
+func (h *Handle) Subscribe(ctx context.Context, o Reading) (*Subscription, error) {
+	if h.closed() {
+		return nil, errs.ErrClosed
+	}
+	s, err := h.r.Subscribe(ctx, h.t.name, o)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	open := h.subs != nil
+	if open {
+		s.forget = func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			delete(h.subs, s)
+		}
+		h.subs[s] = true
+	}
+	h.mu.Unlock()
+	if !open {
+		s.Close()
+		return nil, errs.ErrClosed
+	}
+	return s, nil
+}
+
+// Publish publishes a message.
+func (h *Handle) Publish(ctx context.Context, data []byte, o Publishing) error {
+	if h.closed() {
+		return errs.ErrClosed
+	}
+	o.stop = h.done
+	return h.r.Publish(ctx, h.t.name, data, o)
+}
+
+func (h *Handle) closed() bool {
+	select {
+	case <-h.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// State describes the topic; after Close with nothing but its name.
+func (h *Handle) State() Topic {
+	if h.closed() {
+		return Topic{Name: h.t.name, Health: HealthNone}
+	}
+	h.r.mu.Lock()
+	defer h.r.mu.Unlock()
+	return h.r.stateLocked(h.t)
+}
+
+// Publishing says how a message is published.
+type Publishing struct {
+	// MinPeers is how many peers the message must reach.
+	MinPeers int
+	// Wait is how long Publish waits for them at most; 0 for not at all.
+	Wait time.Duration
+	// Value is what the validators have the message for already, and what readers
+	// get with it; see [ValueOf].
+	Value any
+
+	stop <-chan struct{} // ends the wait with errs.ErrClosed
+}
+
+// Publish sends data to the peers on a topic and to the node's own
+// subscriptions. It waits for the peers that o asks for, and then returns
+// errs.ErrNoPeers. It returns errs.ErrTooLarge for data that does not fit, and
+// errs.ErrRejected for what a validator of the node's refuses. It keeps no
+// reference to data.
+func (r *Router) Publish(ctx context.Context, name string, data []byte, o Publishing) error {
+	if limit := r.MaxData(name); len(data) > limit {
+		return fmt.Errorf("%w: %d bytes, limit %d; raise WithMaxMessageSize on every node, or publish where to fetch the data", errs.ErrTooLarge, len(data), limit)
+	}
+	t, err := r.acquire(name, Spec{})
+	if err != nil {
+		return err
+	}
+	if t.peers.Load() < int64(o.MinPeers) {
+		if err := r.awaitPeers(ctx, t, o); err != nil {
+			r.release(t, false)
+			return err
+		}
+	}
+	err = r.send(ctx, t, slices.Clone(data), o.Value)
+	r.release(t, err == nil)
+	if err != nil {
+		return err
+	}
+	r.published.Add(1)
+	return nil
+}
+
+// MaxData returns how many bytes a message on a topic may have.
+func (r *Router) MaxData(topic string) int {
+	return max(r.cfg.MaxMessageSize-r.envelope-len(topic), 0)
+}
+
+func (r *Router) send(ctx context.Context, t *topic, data []byte, value any) error {
+	var opts []pubsub.PubOpt
+	if h := r.cfg.Host; t.spec.Anonymous {
+		opts = append(opts, pubsub.WithSecretKeyAndPeerId(noKey{h.Peerstore().PrivKey(h.ID())}, h.ID()))
+	}
+	if t.validators.Load() == nil && value == nil {
+		return t.up.Publish(ctx, data, opts...)
+	}
+	own := &own{value: value}
+	err := t.up.Publish(ctx, data, append(opts, pubsub.WithValidatorData(own))...)
+	if refused := (pubsub.ValidationError{}); errors.As(err, &refused) && own.err != nil {
+		return fmt.Errorf("%w: %w", errs.ErrRejected, own.err)
+	}
+	return err
+}
+
+// awaitPeers waits for the peers that a message must reach.
+func (r *Router) awaitPeers(ctx context.Context, t *topic, o Publishing) error {
+	timer := time.NewTimer(o.Wait)
+	defer timer.Stop()
+	for {
+		came := t.came.Wait()
+		there := t.peers.Load()
+		if there >= int64(o.MinPeers) {
+			return nil
+		}
+		var why error
+		select {
+		case <-came:
+			continue
+		case <-r.cfg.Closing:
+			return errs.ErrClosed
+		case <-o.stop:
+			return errs.ErrClosed
+		case <-ctx.Done():
+			why = ctx.Err()
+		case <-timer.C:
+			why = fmt.Errorf("waited %v", o.Wait)
+		}
+		connected := len(r.cfg.Host.Network().Peers())
+		if there > 0 {
+			return fmt.Errorf("not enough peers (%w) on the topic: %d of %d, %d connected (%w); lower PublishMinPeers, or wait longer with PublishWait",
+				errs.ErrNoPeers, there, o.MinPeers, connected, why)
+		}
+		return fmt.Errorf("%w on the topic, %d connected (%w); subscribe elsewhere first, or use PublishNow",
+			errs.ErrNoPeers, connected, why)
+	}
+}
+
+// Health says how well a topic is connected.
+type Health string
+
+// The kinds of health.
+const (
+	HealthNone Health = "none" // messages reach nobody
+	HealthThin Health = "thin" // they do, but the mesh has too few of the topic's peers
+	HealthGood Health = "good"
+)
+
+// meshEnough is how many peers in a topic's mesh are enough: gossipsub looks for
+// more when it has fewer.
+const meshEnough = 5
+
+// healthLocked judges a topic: its mesh should have the topic's peers, or enough
+// of them. A topic without a subscription has no mesh.
+func (r *Router) healthLocked(t *topic) Health {
+	reach, mesh := 0, 0
+	for id, linked := range t.members {
+		if !linked {
+			continue
+		}
+		reach++
+		if t.mesh[id] {
+			mesh++
+		}
+	}
+	switch {
+	case reach == 0:
+		return HealthNone
+	case t.feed.Load() != nil && mesh < min(reach, meshEnough):
+		return HealthThin
+	default:
+		return HealthGood
+	}
+}
+
+// stateLocked describes a topic.
+func (r *Router) stateLocked(t *topic) Topic {
+	s := Topic{Name: t.name, TopicCounts: t.counts, Health: r.healthLocked(t)}
+	for id, linked := range t.members {
+		if linked {
+			s.Peers = append(s.Peers, id)
+		}
+	}
+	for id := range t.mesh {
+		s.Mesh = append(s.Mesh, id)
+	}
+	slices.Sort(s.Peers)
+	slices.Sort(s.Mesh)
+	if f := t.feed.Load(); f != nil {
+		s.Subscriptions = len(f.subs)
+		for _, sub := range f.subs {
+			s.Dropped += sub.Dropped()
+		}
+	}
+	return s
+}
+
+// graft records that a peer came into a topic's mesh, or left it. It runs in
+// gossipsub's loop.
+func (r *Router) graft(id peer.ID, name string, in bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.topics[name]
+	if t == nil {
+		return
+	}
+	if in {
+		t.mesh[id] = true
+	} else {
+		delete(t.mesh, id)
+	}
+	r.addNewsLocked(news{topic: name, kind: meshChanged})
+}
