@@ -701,7 +701,7 @@ func TestAttackAFloodLosesNoMessagesOfOthers(t *testing.T) {
 		t.Skip("takes seconds: run without -short")
 	}
 	r, honest, flooder := newRouter(t, newHost(t), nil), newRouter(t, newHost(t), nil), newHost(t)
-	sub, err := r.Subscribe(within(t), "t", 100_000)
+	sub, err := r.Subscribe(within(t), "t", Reading{Buffer: 100_000})
 	must(t, err)
 	connect(t, honest.cfg.Host, r.cfg.Host)
 	flooder.SetStreamHandler("/meshsub/1.1.0", func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
@@ -717,7 +717,7 @@ func TestAttackAFloodLosesNoMessagesOfOthers(t *testing.T) {
 		}
 		flood = append(flood, rpc)
 	}
-	must(t, honest.Publish(within(t), "t", []byte("first"), false)) // it is there
+	must(t, honest.Publish(within(t), "t", []byte("first"), waiting)) // it is there
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -738,7 +738,7 @@ func TestAttackAFloodLosesNoMessagesOfOthers(t *testing.T) {
 			continue
 		}
 		if r.Counts().Overrun > 0 && sent < count { // the flood overflows
-			must(t, honest.Publish(within(t), "t", fmt.Append(nil, "honest ", sent), false))
+			must(t, honest.Publish(within(t), "t", fmt.Append(nil, "honest ", sent), waiting))
 			sent++
 		}
 	}
