@@ -243,7 +243,7 @@ func TestPeerThatStopsSendingIsConnectedAnew(t *testing.T) {
 }
 
 // js-libp2p does not reopen its stream, but opens one when it gets one: the node
-// hears of its topics again over the same connection. Package interop tests the
+// hears of its topics again over the same connection. interop_ext_test.go tests the
 // original.
 func TestTopicsOutliveStreamsThatOpenOnlyInAnswer(t *testing.T) {
 	t.Parallel()

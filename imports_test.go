@@ -109,9 +109,12 @@ var rooms = map[string]map[string]string{
 	},
 	"internal/diag": {"internal/causes": "what the error of a dial means; it reads its argument and nothing else"},
 
-	"internal/cli":              {"": "flags and options of the programs in cmd and examples"},
+	"internal/cli": {
+		"":                  "flags and options of the programs in cmd and examples",
+		"internal/leaktest": forTests + ": with the build tag leakcheck",
+	},
 	"internal/nethost/hosttest": {"internal/nethost": forTests, "internal/limits": forTests, "internal/addrs": forTests},
-	"internal/clitest":          {"internal/cli": forTests, "internal/leaktest": forTests},
+	"internal/clitest":          {"internal/leaktest": forTests},
 	"internal/golden":           {},
 	"internal/leaktest":         {},
 	"internal/natlab":           {},
@@ -144,6 +147,9 @@ var rooms = map[string]map[string]string{
 		"internal/backoff":         "the engines' delays are in the table of defaults",
 	},
 
+	// The tests of the programs run them as processes.
+	"examples": {},
+
 	// The products know the root's exported names.
 	"p2ptest": {
 		"":                 "the nodes",
@@ -155,8 +161,6 @@ var rooms = map[string]map[string]string{
 	"p2phttp":   {"": "the node"},
 	"blocks":    {"": "the node"},
 	"dashboard": {"": "the node"},
-
-	"interop": {"": "the node beside implementations in other languages"},
 }
 
 // program lists what the packages in cmd and examples may import.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -97,7 +98,9 @@ func TestBootstrapEndsOnSIGTERM(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("there is no SIGTERM")
 	}
-	cmd := clitest.Command(t, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-listen", "/ip4/127.0.0.1/tcp/0")
+	self := clitest.Self(t)
+	cmd := exec.CommandContext(t.Context(), self.File, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-listen", "/ip4/127.0.0.1/tcp/0")
+	cmd.Env = append(os.Environ(), self.Env...)
 	shown := clitest.Start(t, func(_ context.Context, _ []string, out io.Writer) error {
 		cmd.Stdout, cmd.Stderr = out, os.Stderr
 		return cmd.Run()
@@ -114,7 +117,7 @@ func TestBootstrapEndsOnSIGTERM(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "k")
-	clitest.Usage(t, run,
+	clitest.Usage(t, clitest.Self(t),
 		[]string{"-identity"},
 		[]string{"-high: ", "-identity", key, "-low", "10", "-high", "5"},
 		[]string{"-announce: ", "-identity", key, "-announce", "example.com"},

@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -101,12 +100,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			}
 		})
 	}
-	if !testing.Testing() {
-		p2ptest.Main("simulate", list...)
-	}
-	if !p2ptest.Run("simulate", list...) {
-		return errors.New("simulate: a simulation failed")
-	}
+	p2ptest.Main("simulate", list...) // which does not return
 	return nil
 }
 

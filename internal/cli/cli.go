@@ -1,5 +1,6 @@
 // Package cli is shared by the programs in examples and cmd: a testable run
-// function, one clear line for invalid arguments, and exit codes.
+// function, one clear line for invalid arguments, and exit codes. Its tests are in
+// cmd/p2pnode-bootstrap, whose test binary has the library in it anyway.
 package cli
 
 import (
@@ -180,10 +181,15 @@ func Main(run func(ctx context.Context, args []string, out io.Writer) error) {
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Stdout)
 	stop()
-	os.Exit(code(err, os.Stderr))
+	exit := ExitCode(err, os.Stderr)
+	if !ended() {
+		exit = 3
+	}
+	os.Exit(exit)
 }
 
-func code(err error, stderr io.Writer) int {
+// ExitCode prints an error in one line, and returns the exit code for it.
+func ExitCode(err error, stderr io.Writer) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0

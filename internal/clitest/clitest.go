@@ -1,21 +1,22 @@
 // Package clitest runs the programs of examples and cmd in tests, several at
-// once, and waits for what they print.
+// once, and waits for what they print. It does not import the library, so that a
+// test of processes is linked without it.
 package clitest
 
 import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/go-p2pnode/p2pnode/internal/cli"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 )
 
@@ -29,7 +30,7 @@ type Run func(ctx context.Context, args []string, out io.Writer) error
 const runMain = "P2PNODE_EXAMPLE_MAIN"
 
 // Main is a TestMain that fails if goroutines outlive the tests. It also lets
-// the test binary run as the program, see [Command].
+// the test binary run as the program, see [Self].
 func Main(m *testing.M, main func()) {
 	if os.Getenv(runMain) != "" {
 		main()
@@ -142,32 +143,79 @@ func (p *Program) Stop() error {
 	return p.Wait()
 }
 
-// Command returns the program as a separate process, for what only a process
-// shows: exit code, standard error and signals.
-func Command(t testing.TB, args ...string) *exec.Cmd {
+// Exit is the error of a process that ended with another exit code than 0.
+type Exit struct {
+	Code   int
+	Stderr string
+}
+
+func (e *Exit) Error() string { return fmt.Sprintf("exit code %d: %s", e.Code, e.Stderr) }
+
+// Process is a program file, run as a user runs it. The end of its context is an
+// interrupt (Ctrl-C), after which it has to end by itself; Windows has no
+// interrupts for other processes, so there it is killed.
+type Process struct {
+	File  string
+	Env   []string // in addition to that of the test
+	Dir   string   // where it runs; by default where the test does
+	Stdin *os.File // by default empty
+
+	Stderr io.Writer // gets a copy of standard error, if not nil
+}
+
+// Run runs the process until it ends.
+func (p Process) Run(ctx context.Context, args []string, out io.Writer) error {
+	cmd := exec.Command(p.File, args...)
+	var stderr bytes.Buffer
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(os.Environ(), p.Env...), p.Dir, out, &stderr
+	if p.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(&stderr, p.Stderr)
+	}
+	if p.Stdin != nil { // otherwise the interface would not be nil
+		cmd.Stdin = p.Stdin
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	killed := make(chan struct{})
+	kill := func() {
+		close(killed)
+		_ = cmd.Process.Kill() // it has ended if that fails
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if runtime.GOOS == "windows" {
+			kill()
+			return
+		}
+		_ = cmd.Process.Signal(os.Interrupt) // it has ended if that fails
+	})
+	defer stop()
+	hung := time.AfterFunc(2*timeout, kill) // ctx ended long before
+	err := cmd.Wait()
+	inTime := hung.Stop()
+	select {
+	case <-killed:
+		if inTime {
+			return nil // on Windows
+		}
+		return fmt.Errorf("killed, because an interrupt did not end it: %s", stderr.String())
+	default:
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return &Exit{exit.ExitCode(), stderr.String()}
+	}
+	return err
+}
+
+// Self returns the program of a test binary with [Main] as a process.
+func Self(t testing.TB) Process {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Env = append(os.Environ(), runMain+"=1")
-	return cmd
-}
-
-// output runs a process until it ends.
-func output(t testing.TB, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	var o, e bytes.Buffer
-	cmd := Command(t, args...)
-	cmd.Stdout, cmd.Stderr = &o, &e
-	var exit *exec.ExitError
-	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+	return Process{File: self, Env: []string{runMain + "=1"}}
 }
 
 func containsAll(s string, parts []string) bool {
@@ -179,31 +227,24 @@ func containsAll(s string, parts []string) bool {
 	return true
 }
 
-// Usage checks that each list of arguments is refused as a usage error, in one
-// line that contains the first element of the list, and that -h prints help. It
-// also runs the last list and -h in a process.
-func Usage(t *testing.T, run Run, rows ...[]string) {
+// Usage checks that each list of arguments is refused with exit code 2 and one
+// line on standard error that contains the first element of the list, and that -h
+// prints help.
+func Usage(t *testing.T, p Process, rows ...[]string) {
 	t.Helper()
-	rows = append(rows, []string{"-nonsense", "-nonsense"})
-	for _, row := range rows {
-		p := Start(t, run, row[1:]...)
-		err := p.Wait()
-		if !errors.Is(err, cli.ErrUsage) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), row[0]) {
-			t.Errorf("%q: error %v, want one line of usage with %q", row[1:], err, row[0])
+	for _, row := range append(rows, []string{"-nonsense", "-nonsense"}) {
+		program := Start(t, p.Run, row[1:]...)
+		err := program.Wait()
+		var exit *Exit
+		if !errors.As(err, &exit) || exit.Code != 2 || strings.Count(exit.Stderr, "\n") != 1 ||
+			!strings.Contains(exit.Stderr, row[0]) || program.Text() != "" {
+			t.Errorf("%q: %v and %q, want exit code 2 and one line with %q on standard error", row[1:], err, program.Text(), row[0])
 		}
 	}
-	p := Start(t, run, "-h")
-	if err := p.Wait(); !errors.Is(err, flag.ErrHelp) || !strings.Contains(p.Text(), "Flags of") {
-		t.Errorf("-h: %v and\n%s", err, p.Text())
-	}
-
-	last := rows[len(rows)-2]
-	stdout, stderr, code := output(t, last[1:]...)
-	if code != 2 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, last[0]) || stdout != "" {
-		t.Errorf("%q: exit code %d, want 2 and one line with %q on standard error: %q, %q", last[1:], code, last[0], stdout, stderr)
-	}
-	stdout, stderr, code = output(t, "-h")
-	if code != 0 || stderr != "" || !strings.Contains(stdout, "Flags of") {
-		t.Errorf("-h: exit code %d, want 0 and help on standard output: %q, %q", code, stdout, stderr)
+	var stderr strings.Builder
+	p.Stderr = &stderr
+	program := Start(t, p.Run, "-h")
+	if err := program.Wait(); err != nil || !strings.Contains(program.Text(), "Flags of") || stderr.String() != "" {
+		t.Errorf("-h: %v, %q on standard error, and\n%s", err, stderr.String(), program.Text())
 	}
 }

@@ -29,26 +29,34 @@ func Ignored(opts ...goleak.Option) []goleak.Option {
 }
 
 // Main is a TestMain that fails if the tests pass and leave goroutines running.
-func Main(m *testing.M) {
+// It calls the functions after the tests.
+func Main(m *testing.M, after ...func()) {
 	code := m.Run()
+	for _, f := range after {
+		f()
+	}
 	if code == 0 && !ended(os.Stderr, patience) {
 		code = 1
 	}
 	os.Exit(code)
 }
 
+// Ended reports whether every goroutine, except those of [Ignored] and opts, ended
+// within a generous time. It describes the others on standard error.
+func Ended(opts ...goleak.Option) bool { return ended(os.Stderr, patience, opts...) }
+
 // ended reports whether every goroutine, except those of Ignored, ended within
 // the time. It prints the late ones in short, and those that stay in full,
 // followed by a summary.
-func ended(w io.Writer, within time.Duration) bool {
+func ended(w io.Writer, within time.Duration, opts ...goleak.Option) bool {
 	began := time.Now()
-	err := goleak.Find(Ignored()...) // tries for half a second
+	err := goleak.Find(Ignored(opts...)...) // tries for half a second
 	if err == nil {
 		return true
 	}
 	fmt.Fprintf(w, "goroutines are late:\n%s", summary(err))
 	for time.Since(began) < within {
-		if err = goleak.Find(Ignored()...); err == nil {
+		if err = goleak.Find(Ignored(opts...)...); err == nil {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 )
 
@@ -37,19 +38,19 @@ func Multicast(t testing.TB) {
 	}
 }
 
-// NodeModules skips a test that runs a JavaScript program of its directory where
+// NodeModules skips a test that runs a JavaScript program of a directory where
 // Node, or the modules that the program imports, are not installed.
-func NodeModules(t testing.TB) {
+func NodeModules(t testing.TB, dir string) {
 	t.Helper()
 	_, err := exec.LookPath("node")
 	if err == nil {
-		_, err = os.Stat("node_modules")
+		_, err = os.Stat(filepath.Join(dir, "node_modules"))
 	}
 	switch {
 	case err == nil:
 	case os.Getenv("CI") != "":
-		t.Fatalf("needs Node and its modules, see README.md: %v", err)
+		t.Fatalf("needs Node and its modules, see %s/README.md: %v", dir, err)
 	default:
-		t.Skipf("needs Node and its modules, see README.md: %v", err)
+		t.Skipf("needs Node and its modules, see %s/README.md: %v", dir, err)
 	}
 }

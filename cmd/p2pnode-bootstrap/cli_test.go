@@ -1,4 +1,4 @@
-package cli
+package main
 
 import (
 	"bytes"
@@ -12,12 +12,10 @@ import (
 	"testing"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/cli"
 )
 
-func TestMain(m *testing.M) {
-	leaktest.Main(m)
-}
+// The tests of internal/cli.
 
 func TestExitCodes(t *testing.T) {
 	for _, row := range []struct {
@@ -27,12 +25,12 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{nil, 0, ""},
 		{flag.ErrHelp, 0, ""},
-		{Usagef("bad\nflag"), 2, "bad; flag\n"},
-		{fmt.Errorf("wrapped: %w", Usagef("x")), 2, "wrapped: x\n"},
+		{cli.Usagef("bad\nflag"), 2, "bad; flag\n"},
+		{fmt.Errorf("wrapped: %w", cli.Usagef("x")), 2, "wrapped: x\n"},
 		{errors.New("broken"), 1, "broken\n"},
 	} {
 		var stderr bytes.Buffer
-		if got := code(row.err, &stderr); got != row.code || stderr.String() != row.says {
+		if got := cli.ExitCode(row.err, &stderr); got != row.code || stderr.String() != row.says {
 			t.Errorf("%v: exit %d and %q", row.err, got, stderr.String())
 		}
 	}
@@ -51,25 +49,25 @@ func TestStartNamesTheFlag(t *testing.T) {
 		opts  []p2pnode.Option
 		flags []string // that the line names; none for an error that is no mistake in the arguments
 	}{
-		{"an address", []p2pnode.Option{Listen("127.0.0.1:1")}, []string{"-listen: "}},
-		{"two options", []p2pnode.Option{Listen("x"), Bootstrap("y")}, []string{"-listen: ", "-bootstrap: "}},
-		{"two values", []p2pnode.Option{Bootstrap("x,y")}, []string{"-bootstrap: ", `"x"`, `"y"`}},
-		{"a port in use", []p2pnode.Option{Listen(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))}, []string{"-listen: ", fmt.Sprintf("/tcp/%d", port)}},
-		{"two flags that contradict", []p2pnode.Option{p2pnode.WithMDNS(), Listen("/ip4/127.0.0.1/tcp/0/ws")}, []string{"-mdns: ", "-listen"}},
+		{"an address", []p2pnode.Option{cli.Listen("127.0.0.1:1")}, []string{"-listen: "}},
+		{"two options", []p2pnode.Option{cli.Listen("x"), cli.Bootstrap("y")}, []string{"-listen: ", "-bootstrap: "}},
+		{"two values", []p2pnode.Option{cli.Bootstrap("x,y")}, []string{"-bootstrap: ", `"x"`, `"y"`}},
+		{"a port in use", []p2pnode.Option{cli.Listen(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port))}, []string{"-listen: ", fmt.Sprintf("/tcp/%d", port)}},
+		{"two flags that contradict", []p2pnode.Option{p2pnode.WithMDNS(), cli.Listen("/ip4/127.0.0.1/tcp/0/ws")}, []string{"-mdns: ", "-listen"}},
 		{"an unreadable file", []p2pnode.Option{p2pnode.WithIdentityFile(filepath.Join(t.TempDir(), "no", "key"))}, []string{"-identity: "}},
 		{"an option without a flag", []p2pnode.Option{p2pnode.WithUserAgent("")}, nil},
-		{"one with and one without", []p2pnode.Option{p2pnode.WithUserAgent(""), Listen("x")}, nil},
+		{"one with and one without", []p2pnode.Option{p2pnode.WithUserAgent(""), cli.Listen("x")}, nil},
 	} {
 		fs := flag.NewFlagSet("prog", flag.ContinueOnError)
 		for _, name := range []string{"listen", "bootstrap", "identity", "mdns"} {
 			fs.String(name, "", "")
 		}
 		n, err := p2pnode.New(context.Background(), row.opts...)
-		if err = Explain(fs, err); err == nil {
+		if err = cli.Explain(fs, err); err == nil {
 			t.Errorf("%s: no error, and %v", row.what, n.Close())
 			continue
 		}
-		if got, want := errors.Is(err, ErrUsage), row.flags != nil; got != want {
+		if got, want := errors.Is(err, cli.ErrUsage), row.flags != nil; got != want {
 			t.Errorf("%s: usage %v, want %v: %v", row.what, got, want, err)
 		}
 		for _, want := range row.flags {

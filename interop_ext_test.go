@@ -1,5 +1,4 @@
-// Package interop tests a node against implementations in other languages.
-package interop
+package p2pnode_test
 
 import (
 	"bufio"
@@ -16,17 +15,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
-	"github.com/go-p2pnode/p2pnode/internal/leaktest"
 	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
-
 const (
-	// patience ends a test that waits in vain. It does not assert speed.
-	patience = time.Minute
-	// again is how long a message may take before the next one is published.
-	again = 200 * time.Millisecond
+	// jsPatience ends a test that waits in vain. It does not assert speed.
+	jsPatience = time.Minute
+	// jsAgain is how long a message may take before the next one is published.
+	jsAgain = 200 * time.Millisecond
 )
 
 // jsPeer is a running peer.js.
@@ -39,9 +35,9 @@ type jsPeer struct {
 // startJS runs peer.js until the test ends.
 func startJS(t *testing.T) *jsPeer {
 	t.Helper()
-	needs.NodeModules(t)
+	needs.NodeModules(t, "interop")
 	cmd := exec.CommandContext(t.Context(), "node", "peer.js")
-	cmd.Stderr = os.Stderr
+	cmd.Dir, cmd.Stderr = "interop", os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +61,7 @@ func startJS(t *testing.T) *jsPeer {
 		}
 		_ = cmd.Wait() // returns that it was killed
 	})
-	info, err := peer.AddrInfoFromString(strings.TrimPrefix(js.wait(t, "listens ", patience), "listens "))
+	info, err := peer.AddrInfoFromString(strings.TrimPrefix(js.wait(t, "listens ", jsPatience), "listens "))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,13 +101,13 @@ func (js *jsPeer) wait(t *testing.T, prefix string, atMost time.Duration) string
 func (js *jsPeer) reset(t *testing.T, direction string) {
 	t.Helper()
 	js.tell(t, "reset %s", direction)
-	if said := js.wait(t, "reset ", patience); said != "reset 1" {
+	if said := js.wait(t, "reset ", jsPatience); said != "reset 1" {
 		t.Fatalf("%s streams: peer.js says %q, want one reset", direction, said)
 	}
 }
 
-// reset resets a node's pubsub streams of a direction.
-func reset(t *testing.T, c network.Conn, direction network.Direction) {
+// resetPubSub resets a node's pubsub streams of a direction.
+func resetPubSub(t *testing.T, c network.Conn, direction network.Direction) {
 	t.Helper()
 	n := 0
 	for _, s := range c.GetStreams() {
@@ -125,12 +121,12 @@ func reset(t *testing.T, c network.Conn, direction network.Direction) {
 	}
 }
 
-// flows fails the test unless messages arrive in both directions.
-func flows(t *testing.T, what string, n *p2pnode.Node, sub *p2pnode.Subscription, js *jsPeer) {
+// flowsWithJS fails the test unless messages arrive in both directions.
+func flowsWithJS(t *testing.T, what string, n *p2pnode.Node, sub *p2pnode.Subscription, js *jsPeer) {
 	t.Helper()
 	arrives := func(who string, try func(text string) bool) {
 		t.Helper()
-		for begun := time.Now(); time.Since(begun) < patience; {
+		for begun := time.Now(); time.Since(begun) < jsPatience; {
 			if try(fmt.Sprintf("%s/%d", strings.ReplaceAll(what, " ", "-"), time.Now().UnixNano())) {
 				return
 			}
@@ -141,11 +137,11 @@ func flows(t *testing.T, what string, n *p2pnode.Node, sub *p2pnode.Subscription
 		if err := n.Publish(t.Context(), "news", []byte(text), p2pnode.PublishNow()); err != nil {
 			t.Fatal(err)
 		}
-		return js.wait(t, "heard "+text, again) != ""
+		return js.wait(t, "heard "+text, jsAgain) != ""
 	})
 	arrives("js-libp2p", func(text string) bool {
 		js.tell(t, "publish %s", text)
-		ctx, cancel := context.WithTimeout(t.Context(), again)
+		ctx, cancel := context.WithTimeout(t.Context(), jsAgain)
 		defer cancel()
 		for {
 			m, err := sub.Next(ctx)
@@ -164,9 +160,9 @@ func flows(t *testing.T, what string, n *p2pnode.Node, sub *p2pnode.Subscription
 // and more often than gossipsub tolerates by itself.
 func TestTopicsOutliveTheirStreamsWithJS(t *testing.T) {
 	for what, cut := range map[string]func(t *testing.T, c network.Conn, js *jsPeer){
-		"the node's, by the node":   func(t *testing.T, c network.Conn, _ *jsPeer) { reset(t, c, network.DirOutbound) },
+		"the node's, by the node":   func(t *testing.T, c network.Conn, _ *jsPeer) { resetPubSub(t, c, network.DirOutbound) },
 		"the node's, by js-libp2p":  func(t *testing.T, _ network.Conn, js *jsPeer) { js.reset(t, "inbound") },
-		"js-libp2p's, by the node":  func(t *testing.T, c network.Conn, _ *jsPeer) { reset(t, c, network.DirInbound) },
+		"js-libp2p's, by the node":  func(t *testing.T, c network.Conn, _ *jsPeer) { resetPubSub(t, c, network.DirInbound) },
 		"js-libp2p's, by js-libp2p": func(t *testing.T, _ network.Conn, js *jsPeer) { js.reset(t, "outbound") },
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -188,11 +184,11 @@ func TestTopicsOutliveTheirStreamsWithJS(t *testing.T) {
 			if err := n.Connect(t.Context(), js.AddrInfo); err != nil {
 				t.Fatal(err)
 			}
-			flows(t, "at first", n, sub, js)
+			flowsWithJS(t, "at first", n, sub, js)
 			conn := n.Host().Network().ConnsToPeer(js.ID)[0]
 			for i := range 7 {
 				cut(t, conn, js)
-				flows(t, fmt.Sprintf("after %d times", i+1), n, sub, js)
+				flowsWithJS(t, fmt.Sprintf("after %d times", i+1), n, sub, js)
 			}
 			if conn.IsClosed() {
 				t.Error("the connection was closed")

@@ -1,0 +1,5 @@
+//go:build !leakcheck
+
+package cli
+
+func ended() bool { return true }
