@@ -18,6 +18,9 @@ import (
 // libp2p lets one in 100 through, so that a node that had no network for half
 // an hour would stay without peers for an hour more.
 func TestBlackHoleDetectionDoesNotKeepANodeApart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a second: run without -short")
+	}
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -39,6 +42,9 @@ func TestBlackHoleDetectionDoesNotKeepANodeApart(t *testing.T) {
 func TestBootstrapPeerThatComesBackIsMetSoon(t *testing.T) {
 	for _, transport := range []string{"QUIC", "memory"} {
 		for _, down := range []time.Duration{time.Second, 5 * time.Second, 33 * time.Second, time.Minute, 10 * time.Minute} {
+			if testing.Short() && down != 33*time.Second && down != 10*time.Minute {
+				continue
+			}
 			t.Run(transport+" "+down.String(), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var opts []p2ptest.Option

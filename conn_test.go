@@ -419,6 +419,9 @@ func TestStreamsAtOnce(t *testing.T) {
 			{1000, nil},
 			{4000, []Option{WithLimits(Limits{StreamsPerPeer: 4096})}},
 		} {
+			if testing.Short() && c.clients > 1000 {
+				continue
+			}
 			t.Run(fmt.Sprint(r.name, c.clients), func(t *testing.T) {
 				a, b := r.pair(t, c.opts...)
 				meet(t, b, c.clients)
@@ -454,7 +457,11 @@ func TestManyRequests(t *testing.T) {
 // limit.
 func TestStreamsWaitForRoom(t *testing.T) {
 	few := WithLimits(Limits{StreamsPerPeer: 20})
-	for _, r := range routes()[:3] {
+	rs := routes()[:3]
+	if testing.Short() {
+		rs = rs[:1]
+	}
+	for _, r := range rs {
 		for side, opts := range map[string][2][]Option{
 			"near": {{few}, nil},
 			"far":  {nil, {few}},

@@ -168,6 +168,9 @@ func TestTopicsOutliveTheirStreams(t *testing.T) {
 	}
 	for what, cut := range cuts {
 		for _, make := range []string{"p2pnode", "go-libp2p"} {
+			if testing.Short() && !strings.HasPrefix(what, "both") {
+				continue
+			}
 			t.Run(what+", "+make, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
@@ -478,6 +481,9 @@ func TestTopicsOutliveTheRelayAfterADirectConnection(t *testing.T) {
 	for _, unlimited := range []bool{true, false} {
 		for _, crash := range []bool{true, false} {
 			for _, punch := range []bool{true, false} {
+				if testing.Short() && !crash {
+					continue
+				}
 				t.Run(fmt.Sprintf("unlimited %t, crash %t, punched %t", unlimited, crash, punch), func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {

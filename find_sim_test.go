@@ -95,6 +95,9 @@ func warm(t *testing.T, n *p2ptest.Node, c cid.Cid) {
 // The first provider comes as soon as the DHT itself has it, also when there are
 // records of peers that are gone.
 func TestFirstProviderIsAsFastAsTheDHT(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
 	t.Parallel()
 	size, rounds := 20, 3
 	if longRun() {
@@ -205,7 +208,11 @@ func TestFindLimitCountsWhatIsYielded(t *testing.T) {
 // after it has asked them, also if the caller is slow.
 func TestCrashedPeersDoNotProlongASearch(t *testing.T) {
 	t.Parallel()
-	for _, slow := range []time.Duration{0, 7 * time.Second} {
+	slows := []time.Duration{0, 7 * time.Second}
+	if testing.Short() {
+		slows = slows[:1]
+	}
+	for _, slow := range slows {
 		t.Run(fmt.Sprint(slow), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sim, servers, searchers := searching(t, 12, 1)
@@ -254,6 +261,9 @@ func TestNobodyLeftToAsk(t *testing.T) {
 // A caller that breaks out of the loop does not wait for the lookups that run, and
 // they leave no streams a round trip later.
 func TestBreakEndsTheLookupsAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a second: run without -short")
+	}
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		_, servers, searchers := searching(t, 12, 1)

@@ -313,7 +313,10 @@ func blockedCallsClosed(t *testing.T, n *Node) map[string]func() error {
 // race detector, where the 1,225 connections of fifty cost a minute, twenty.
 func TestPitfall35FiftyNodesLeaveNothing(t *testing.T) {
 	others := 49
-	if raced.Detector || testing.Short() {
+	switch {
+	case testing.Short():
+		others = 9
+	case raced.Detector:
 		others = 19
 	}
 	leaks := goleak.IgnoreCurrent()

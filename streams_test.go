@@ -226,7 +226,11 @@ func TestHandleVersions(t *testing.T) {
 // A stream can be opened as soon as Connect returns, and as soon as the other side
 // has the event for the connection (pitfall 37).
 func TestPitfall37OpenStreamRightAfterConnect(t *testing.T) {
-	for range 20 {
+	times := 20
+	if testing.Short() {
+		times = 5
+	}
+	for range times {
 		a, b := newNode(t), newNode(t)
 		serveEcho(a)
 		serveEcho(b)

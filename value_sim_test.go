@@ -37,6 +37,9 @@ func valued(t *testing.T) *p2ptest.Network {
 // What is put is put again when all who held it have forgotten it, until it is
 // stopped.
 func TestPutValueLastsUntilItIsStopped(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a second: run without -short")
+	}
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := valued(t)

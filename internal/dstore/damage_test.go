@@ -85,7 +85,7 @@ func TestDamage(t *testing.T) {
 	file, want := sample(t, 600)
 	seeds := 120
 	if testing.Short() {
-		seeds = 30
+		seeds = 12
 	}
 	found := 0
 	for seed := range seeds {
