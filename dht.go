@@ -35,7 +35,11 @@ func dhtError(n *Node, what string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, kad.ErrEmptyTable):
-		return n.fail(fmt.Errorf("%s: %w", what, &emptyTableError{why: cmp.Or(companyOf(n).NoRoutes(), "the DHT's routing table was empty"), err: err}))
+		var empty error = &emptyTableError{why: cmp.Or(companyOf(n).NoRoutes(), "the DHT's routing table was empty"), err: err}
+		if _, kept := errors.AsType[*kad.KeptError](err); kept {
+			empty = &kad.KeptError{Err: empty}
+		}
+		return n.fail(fmt.Errorf("%s: %w", what, empty))
 	default:
 		return n.fail(fmt.Errorf("%s: %w", what, err))
 	}

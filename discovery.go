@@ -13,35 +13,78 @@ import (
 
 var errNoNamespace = errors.New("the namespace is empty")
 
-// Advertise announces this node under a namespace, for others to find with
-// [Node.FindPeers], until ctx ends or the node closes: every 3 hours, when the
-// node has peers again after it had none, and after a failure with delays that
-// grow from 1 second to 1 minute.
+// maxNamespace is how many bytes a namespace may have.
+const maxNamespace = 1 << 10
+
+func checkRoom(namespace string) error {
+	switch {
+	case namespace == "":
+		return errNoNamespace
+	case len(namespace) > maxNamespace:
+		return fmt.Errorf("the namespace has %d bytes; it may have %d", len(namespace), maxNamespace)
+	default:
+		return nil
+	}
+}
+
+// Advertise announces this node under a namespace of up to 1,024 bytes, for
+// others to find with [Node.FindPeers], until [Node.StopAdvertising] or Close:
+// every 3 hours (or half of [WithRecordLifetime], if that is less), within a minute
+// when the node has peers again after it had none, to peers that have restarted and
+// lost the announcement, and after a failure with delays that grow from 1 second
+// to 1 minute. With [WithDataDir] or [WithDatastore] it goes on after a restart of
+// the node.
 //
-// It returns after the first attempt: nil if another peer holds the
-// announcement, otherwise the reason, [ErrNoPeers] if there was nobody to hold
-// it. The announcing goes on in either case. It does not begin with an empty
-// namespace, without a DHT ([ErrDisabled]), or after Close ([ErrClosed]).
-// Namespaces of different networks (see [WithNetwork]) do not mix.
+// It returns after the first attempt, which ctx bounds: nil if another peer holds
+// the announcement, otherwise the reason, such as [ErrNoPeers] if there was nobody
+// to hold it. The announcing goes on in either case. It does not begin with an
+// empty or too long namespace, if it cannot be written to the datastore, without a
+// DHT ([ErrDisabled]), or after Close ([ErrClosed]). A namespace that is advertised
+// already is announced again. Namespaces of different networks (see
+// [WithNetwork]) do not mix.
 func (n *Node) Advertise(ctx context.Context, namespace string) error {
 	d, err := needDHT(n)
 	if err != nil {
 		return err
 	}
-	if namespace == "" {
-		return fmt.Errorf("p2pnode: advertise: %w", errNoNamespace)
+	if err := checkRoom(namespace); err != nil {
+		return fmt.Errorf("p2pnode: advertise: %w", err)
 	}
-	return dhtError(n, fmt.Sprintf("advertise %q", namespace), d.Advertise(ctx, namespace))
+	return dhtError(n, "advertise "+quoted(namespace), d.Advertise(ctx, namespace))
+}
+
+// StopAdvertising ends what [Node.Advertise] began, for good also with a data
+// directory, and for this run what [WithRendezvous] did. Peers, and this node
+// itself, forget the announcement when it expires, up to 48 hours later (see
+// [WithRecordLifetime]). Namespaces that are not advertised are ignored. It returns
+// [ErrDisabled] without a DHT, [ErrClosed] after Close, and errors of the
+// datastore.
+func (n *Node) StopAdvertising(ctx context.Context, namespaces ...string) error {
+	d, err := needDHT(n)
+	if err != nil {
+		return err
+	}
+	return dhtError(n, "stop advertising", d.StopAdvertising(ctx, namespaces...))
+}
+
+// Advertising returns the namespaces that the node advertises, announced or not,
+// sorted; nil without a DHT and after Close.
+func (n *Node) Advertising() []string {
+	d, err := needDHT(n)
+	if err != nil {
+		return nil
+	}
+	return d.Advertising()
 }
 
 // FindPeers searches the DHT once for the peers that advertise a namespace with
 // [Node.Advertise]. It yields as [Node.FindProviders] does, with the same
 // options and errors. It does not connect to the peers.
 func (n *Node) FindPeers(ctx context.Context, namespace string, opts ...FindOption) iter.Seq2[peer.AddrInfo, error] {
-	if namespace == "" {
-		return failedSearch(n, fmt.Errorf("p2pnode: find peers: %w", errNoNamespace))
+	if err := checkRoom(namespace); err != nil {
+		return failedSearch(n, fmt.Errorf("p2pnode: find peers: %w", err))
 	}
-	found := search(ctx, n, fmt.Sprintf("find peers of %q", namespace), kad.NamespaceCID(namespace), opts)
+	found := search(ctx, n, "find peers of "+quoted(namespace), kad.NamespaceCID(namespace), opts)
 	return func(yield func(peer.AddrInfo, error) bool) {
 		for ai, err := range found {
 			if err == nil && ai.ID != n.id && !n.base.Connected(ai.ID) {

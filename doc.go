@@ -98,8 +98,10 @@
 // doing so until [Node.StopProviding], with [WithDataDir] also after a restart;
 // [Node.ProvideMany] does it for any number. [Node.FindProviders] yields the peers that have it. The DHT also stores small
 // records ([Node.PutValue], [Node.GetValue], [Node.SearchValue]) and finds the addresses of a peer by
-// its ID ([Node.FindPeer]). With [Node.Advertise] and [Node.FindPeers], peers find
-// each other under a name.
+// its ID ([Node.FindPeer]).
+//
+// With [Node.Advertise] and [Node.FindPeers], peers find each other under a name.
+// An announcement lasts until [Node.StopAdvertising], as Provide's does.
 //
 // # Names and signed records
 //

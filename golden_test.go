@@ -371,6 +371,8 @@ func TestGoldenDHT(t *testing.T) {
 		golden.Of("find providers: nobody to ask", last(lone.FindProviders(ended(), c))),
 		golden.Of("find providers: a bad limit", last(lone.FindProviders(ctx, c, FindLimit(0)))),
 		golden.Of("advertise: no namespace", lone.Advertise(ctx, "")),
+		golden.Of("advertise: too long", lone.Advertise(ctx, strings.Repeat("x", maxNamespace+1))),
+		golden.Of("advertise: nobody to ask", lone.Advertise(ended(), "ro\x1bom")),
 		golden.Of("find peers: no namespace", last(lone.FindPeers(ctx, ""))),
 		golden.Of("find peers: nobody to ask", last(lone.FindPeers(ended(), "room"))),
 		golden.Of("CID of: an unknown hash function", result(CIDOf(strings.NewReader(""), CIDHash(0x7777777)))),

@@ -35,6 +35,13 @@ var nodeMetrics = []metric{
 		}
 		return float64(n.dht.Size())
 	}},
+	{"dht_advertised_namespaces", "Namespaces that the node advertises.", prometheus.GaugeValue, func(n *Node) float64 {
+		if n.dht == nil {
+			return 0
+		}
+		all, _ := n.dht.Adverts()
+		return float64(all)
+	}},
 	{"bootstrap_rounds_total", "Rounds of dialing bootstrap and saved peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
 	{"relay_reservations", "Reservations held at relays.", prometheus.GaugeValue, func(n *Node) float64 {
 		held := 0

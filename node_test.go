@@ -294,10 +294,11 @@ func blockedCallsClosed(t *testing.T, n *Node) map[string]func() error {
 			}
 			return nil
 		},
-		"FindPeer":  func() error { _, err := n.FindPeer(ctx, other.ID); return err },
-		"PutValue":  func() error { return n.PutValue(ctx, "/pk/x", nil) },
-		"GetValue":  func() error { _, err := n.GetValue(ctx, "/pk/x"); return err },
-		"Advertise": func() error { return n.Advertise(ctx, "namespace") },
+		"FindPeer":        func() error { _, err := n.FindPeer(ctx, other.ID); return err },
+		"PutValue":        func() error { return n.PutValue(ctx, "/pk/x", nil) },
+		"GetValue":        func() error { _, err := n.GetValue(ctx, "/pk/x"); return err },
+		"Advertise":       func() error { return n.Advertise(ctx, "namespace") },
+		"StopAdvertising": func() error { return n.StopAdvertising(ctx, "namespace") },
 		"FindPeers": func() error {
 			for _, err := range n.FindPeers(ctx, "namespace") {
 				return err

@@ -54,6 +54,7 @@ func dhtStatus(n *Node) *DHTStatus {
 	p, _ := n.dht.Progress(ctx) // with an error, what it was last; see warnings
 	s.Provides, s.Pending, s.NextReprovide, s.ProvideFailures = p.Keys, p.Pending, p.Next, p.Failed
 	s.Values = n.dht.Values()
+	s.Advertises, s.Unadvertised = n.dht.Adverts()
 	return s
 }
 

@@ -198,8 +198,8 @@ func WithIdentityString(s string) Option {
 //
 // Bans of [Node.BanPeer] and [Node.BanSubnet] are saved when they change.
 //
-// The file dht.db holds what the node provides, which it goes on announcing after
-// a restart, and the DHT records that it holds for other nodes, unless
+// The file dht.db holds what the node provides, puts and advertises, which it goes
+// on announcing after a restart, and the DHT records that it holds for other nodes, unless
 // [WithDatastore] sets another place. What [Node.Provide] and [Node.ProvideMany]
 // have acknowledged survives a crash. Of a damaged file the entries that are whole
 // are used. If the file cannot be opened, the node keeps these in memory, and says
@@ -688,7 +688,7 @@ func checkNamespace(c *config, namespace string) error {
 }
 
 // WithDatastore sets where the DHT keeps the records it holds for others and what
-// the node itself provides, overriding the default of memory. The caller owns the
+// the node itself provides, puts and advertises, overriding the default of memory. The caller owns the
 // store: close it after the node.
 func WithDatastore(ds datastore.Batching) Option {
 	return option{"WithDatastore", func(c *config) error {

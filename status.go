@@ -92,6 +92,10 @@ type DHTStatus struct {
 	// Values is how many records the node puts again, see [Node.PutValue],
 	// [Node.PublishName] and [Node.PutSigned].
 	Values int `json:"values"`
+	// Advertises is how many namespaces the node advertises, see [Node.Advertise].
+	Advertises int `json:"advertises"`
+	// Unadvertised is how many of them no peer has taken yet.
+	Unadvertised int `json:"unadvertised"`
 	// NextReprovide is when the next region of the key space is announced again;
 	// zero if nothing is provided.
 	NextReprovide time.Time `json:"nextReprovide,omitzero"`

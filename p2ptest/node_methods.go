@@ -52,6 +52,11 @@ func (node *Node) Advertise(ctx context.Context, namespace string) error {
 	return node.Current().Advertise(ctx, namespace)
 }
 
+// Advertising calls [p2pnode.Node.Advertising] of the current run.
+func (node *Node) Advertising() []string {
+	return node.Current().Advertising()
+}
+
 // Allow calls [p2pnode.Node.Allow] of the current run.
 func (node *Node) Allow(ids ...peer.ID) error {
 	return node.Current().Allow(ids...)
@@ -250,6 +255,11 @@ func (node *Node) SearchValue(ctx context.Context, key string) iter.Seq2[[]byte,
 // Status calls [p2pnode.Node.Status] of the current run.
 func (node *Node) Status() p2pnode.Status {
 	return node.Current().Status()
+}
+
+// StopAdvertising calls [p2pnode.Node.StopAdvertising] of the current run.
+func (node *Node) StopAdvertising(ctx context.Context, namespaces ...string) error {
+	return node.Current().StopAdvertising(ctx, namespaces...)
 }
 
 // StopProviding calls [p2pnode.Node.StopProviding] of the current run.

@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	background.Go(func() {
 		// Advertise returns the result of the first attempt, and the node repeats
-		// the announcement until ctx ends. The first peer of a network has no
+		// the announcement until it closes. The first peer of a network has no
 		// others to announce to yet.
 		switch err := n.Advertise(ctx, *namespace); {
 		case err == nil:

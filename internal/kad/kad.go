@@ -120,13 +120,14 @@ type DHT struct {
 	group      *lifecycle.Group
 	keep       *keeper
 	values     *values
+	adverts    *adverts
 }
 
 // New starts the DHT. Its goroutines and waiting calls end with ctx or Close,
 // the upstream DHT with Close. Call it before the host has a connection.
 func New(ctx context.Context, cfg Config) (*DHT, error) {
 	d := &DHT{cfg: cfg, self: cfg.Host.ID()}
-	d.keep, d.values = newKeeper(d), newValues(d)
+	d.keep, d.values, d.adverts = newKeeper(d), newValues(d), newAdverts(d)
 	if err := d.start(); err != nil {
 		return nil, err
 	}
@@ -143,7 +144,7 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 		d.group.Go(d.records.run)
 	}
 	if cfg.Store != nil { // there may be something from an earlier run
-		if err := errors.Join(d.keep.open(), d.values.load(ctx)); err != nil {
+		if err := errors.Join(d.keep.open(), d.values.load(ctx), d.adverts.load(ctx)); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
 	}

@@ -16,14 +16,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/routing"
 	"github.com/multiformats/go-multihash"
 
-	"github.com/go-p2pnode/p2pnode/internal/backoff"
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
 const (
-	// AdvertiseInterval is how often Advertise announces again, well within
-	// the lifetime of a provider record and of the addresses with it.
-	AdvertiseInterval = 3 * time.Hour
 	// retryMin and retryMax bound the delay after a failed announcement.
 	retryMin = time.Second
 	retryMax = time.Minute
@@ -45,46 +41,6 @@ func NamespaceCID(namespace string) cid.Cid {
 		return cid.Undef // no error is possible: the length fits the function
 	}
 	return cid.NewCidV1(cid.Raw, h)
-}
-
-// Advertise announces a namespace until ctx ends: every AdvertiseInterval, when
-// there are peers again, and after a failure. It returns the result of the first
-// attempt.
-func (d *DHT) Advertise(ctx context.Context, namespace string) error {
-	first := make(chan error, 1)
-	if !d.group.Go(func(context.Context) { d.keepAdvertising(ctx, namespace, first) }) {
-		return errs.ErrClosed
-	}
-	return <-first // keepAdvertising sends it, whatever ends it
-}
-
-// keepAdvertising sends the result of its first attempt.
-func (d *DHT) keepAdvertising(ctx context.Context, namespace string, first chan<- error) {
-	ctx, done := d.bind(ctx)
-	defer done()
-	retry := backoff.Backoff{Min: retryMin, Max: retryMax}
-	for ctx.Err() == nil {
-		recovered := d.cfg.Recovered.Wait()
-		err := d.store(ctx, NamespaceCID(namespace).Hash())
-		if first != nil {
-			first <- err
-			first = nil
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		delay := AdvertiseInterval
-		if err != nil {
-			d.cfg.Log.Debug("advertising failed, retrying", "namespace", namespace, "err", err)
-			delay = retry.Next()
-		} else {
-			retry.Reset()
-		}
-		pause(ctx, delay, recovered) // others may have forgotten it meanwhile
-	}
-	if first != nil {
-		first <- context.Cause(ctx)
-	}
 }
 
 // pause waits for d, until wake, or until ctx ends.
@@ -211,19 +167,25 @@ func (*notHeldError) Error() string { return "accepted the record but does not h
 
 // answer makes the node itself answer that it has key, in all DHTs.
 func (d *DHT) answer(ctx context.Context, key multihash.Multihash) error {
-	ctx, done := outlive(ctx)
-	defer done()
-	result := make(chan error, 1)
-	ok := d.group.Go(func(context.Context) { // the datastore may hang
+	return d.patiently(ctx, func(ctx context.Context) error {
 		var failed []error
 		for _, t := range d.tables {
 			failed = append(failed, d.storeOwn(ctx, t, key))
 		}
-		result <- errors.Join(failed...)
+		return errors.Join(failed...)
 	})
-	if !ok {
+}
+
+// patiently runs f, which uses the datastore, and waits for it until storePatience
+// after ctx has ended: the datastore may hang.
+func (d *DHT) patiently(ctx context.Context, f func(context.Context) error) error {
+	ctx, done := outlive(ctx)
+	result := make(chan error, 1)
+	if !d.group.Go(func(context.Context) { result <- f(ctx) }) {
+		done()
 		return errs.ErrClosed
 	}
+	defer done()
 	select {
 	case err := <-result:
 		return err

@@ -122,13 +122,21 @@ func (r *returned) rest(id peer.ID, took time.Duration) {
 func (k *keeper) refill(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	sub, err := k.d.cfg.Host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted), eventbus.BufSize(256), eventbus.Name("p2pnode provide"))
+	wg.Go(func() { k.visit(ctx) })
+	k.d.eachReturned(ctx, "p2pnode provide", k.refillPeer)
+}
+
+// eachReturned calls f for servers of the DHTs that come back, a few at a time,
+// until ctx ends.
+func (d *DHT) eachReturned(ctx context.Context, name string, f func(context.Context, peer.ID)) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	sub, err := d.cfg.Host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted), eventbus.BufSize(256), eventbus.Name(name))
 	if err != nil {
-		k.d.cfg.Log.Warn("watching for peers that come back", "err", err)
+		d.cfg.Log.Warn("watching for peers that come back", "err", err)
 		return
 	}
 	defer sub.Close()
-	wg.Go(func() { k.visit(ctx) })
 	r := newReturned()
 	for range refillAtOnce {
 		wg.Go(func() {
@@ -138,7 +146,7 @@ func (k *keeper) refill(ctx context.Context) {
 					return
 				}
 				begun := time.Now()
-				k.refillPeer(ctx, id)
+				f(ctx, id)
 				r.rest(id, time.Since(begun))
 			}
 		})
@@ -146,7 +154,7 @@ func (k *keeper) refill(ctx context.Context) {
 	for {
 		select {
 		case ev := <-sub.Out():
-			if id := ev.(event.EvtPeerIdentificationCompleted).Peer; k.d.serves(id) {
+			if id := ev.(event.EvtPeerIdentificationCompleted).Peer; d.serves(id) {
 				r.add(id)
 			}
 		case <-ctx.Done():
