@@ -64,6 +64,9 @@ func PublishValue(v any) PublishOption {
 }
 
 func publishing(opts []PublishOption) (gossip.Publishing, error) {
+	if len(opts) == 0 { // spares an allocation
+		return gossip.Publishing{MinPeers: 1, Wait: publishWait}, nil
+	}
 	cfg := gossip.Publishing{MinPeers: 1, Wait: publishWait}
 	for _, o := range opts {
 		if o == nil {

@@ -85,6 +85,7 @@ type Router struct {
 	ps      *pubsub.PubSub
 	streams *links
 	in      *incoming
+	replays *replays
 	group   *lifecycle.Group
 	wake    chan struct{} // has a token when there is news
 
@@ -153,7 +154,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	r := &Router{
 		cfg: cfg, group: lifecycle.NewGroup(ctx), wake: make(chan struct{}, 1),
 		topics: make(map[string]*topic), held: make(map[string]leftover), links: make(map[peer.ID]bool),
-		special: make(map[string]Spec), offenses: make(map[peer.ID]*Offenses),
+		special: make(map[string]Spec), offenses: make(map[peer.ID]*Offenses), replays: newReplays(replaySize),
 	}
 	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
 	r.streams.filter = newFilter(func(id peer.ID) {
@@ -180,7 +181,6 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithValidateQueueSize(validateQueue),
 		pubsub.WithValidateWorkers(validateWorkers),
 		pubsub.WithBlacklist(cfg.Blacklist),
-		pubsub.WithDefaultValidator(newReplays(replaySize).validate(cfg.Host.ID()), pubsub.WithValidatorInline(true)),
 		pubsub.WithRawTracer(tracer{r}),
 		pubsub.WithAppSpecificRpcInspector(r.inspect),
 		pubsub.WithSubscriptionFilter(r.streams.filter),

@@ -138,7 +138,7 @@ func (in *incoming) setTopic(name string, on bool) {
 // loop.
 func (r *Router) inspect(from peer.ID, rpc *pubsub.RPC) error {
 	rpc.Publish = slices.DeleteFunc(rpc.Publish, func(m *pubsub_pb.Message) bool {
-		if r.mismatched(from, m) {
+		if r.mismatched(from, m) || r.replayed(from, m) {
 			return true
 		}
 		if r.in.take(from, m) {
@@ -148,6 +148,18 @@ func (r *Router) inspect(from peer.ID, rpc *pubsub.RPC) error {
 		return true
 	})
 	return nil
+}
+
+// replayed reports whether a message is repeated long after it was delivered, and
+// counts it.
+func (r *Router) replayed(from peer.ID, m *pubsub_pb.Message) bool {
+	if !r.replays.repeated(m) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.offenseLocked(from).Replayed++
+	return true
 }
 
 // overran counts a message that was dropped unvalidated.

@@ -387,12 +387,12 @@ type outgoing struct {
 	fresh chan struct{} // has a token if the stream was replaced
 
 	mu      sync.Mutex
-	current network.Stream // guarded by mu
-	since   time.Time      // when current was opened; guarded by mu
-	left    bool           // current is to be replaced at once; guarded by mu
-	waiting [][]byte       // messages to send; guarded by mu
-	bytes   int64          // of waiting and of the message that is being sent; guarded by mu
-	done    bool           // no more messages are sent; guarded by mu
+	current network.Stream    // guarded by mu
+	since   time.Time         // when current was opened; guarded by mu
+	left    bool              // current is to be replaced at once; guarded by mu
+	waiting ring.FIFO[[]byte] // messages to send; guarded by mu
+	bytes   int64             // of waiting and of the message that is being sent; guarded by mu
+	done    bool              // no more messages are sent; guarded by mu
 }
 
 func (o *outgoing) stream() network.Stream {
@@ -433,7 +433,7 @@ func (o *outgoing) Write(message []byte) (int, error) {
 	}
 	kept := pool.Get(len(message))
 	copy(kept, message)
-	o.waiting = append(o.waiting, kept)
+	o.waiting.Push(kept)
 	o.bytes += size
 	o.mu.Unlock()
 	nudge(o.news)
@@ -491,14 +491,11 @@ func (o *outgoing) send(ctx context.Context) {
 // sendNext sends the next message, and reports whether there was one.
 func (o *outgoing) sendNext() bool {
 	o.mu.Lock()
-	if len(o.waiting) == 0 {
-		o.waiting = nil
-		o.mu.Unlock()
+	message, ok := o.waiting.Pop()
+	o.mu.Unlock()
+	if !ok {
 		return false
 	}
-	message := o.waiting[0]
-	o.waiting[0], o.waiting = nil, o.waiting[1:]
-	o.mu.Unlock()
 	size := int64(len(message))
 	err := o.sendOne(message)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errLinkOver) {
@@ -550,7 +547,7 @@ func (o *outgoing) goodbye() {
 	s := o.stream()
 	_ = s.SetWriteDeadline(time.Now().Add(goodbyeLimit))
 	o.mu.Lock()
-	list := o.waiting
+	list := o.waiting.All()
 	o.mu.Unlock()
 	for _, message := range list {
 		if _, err := s.Write(message); err != nil {
@@ -565,13 +562,13 @@ func (o *outgoing) goodbye() {
 func (o *outgoing) drop() {
 	o.mu.Lock()
 	unsent := 0
-	for _, message := range o.waiting {
+	for _, message := range o.waiting.All() {
 		_, n := contents(message)
 		unsent += n
 		o.links.budget.Give(int64(len(message)))
 		pool.Put(message)
 	}
-	o.waiting, o.bytes, o.done = nil, 0, true
+	o.waiting, o.bytes, o.done = ring.FIFO[[]byte]{}, 0, true
 	o.mu.Unlock()
 	if unsent > 0 && o.links.group.Context().Err() == nil {
 		o.links.lost(o.id, unsent)

@@ -9,6 +9,7 @@ const maxOffenders = 1024
 type Offenses struct {
 	Unsuited uint64 // messages of another signature policy than their topic's
 	Rejected uint64 // messages that a validator has rejected
+	Replayed uint64 // messages that were delivered long before
 	Topics   uint64 // announced topics beyond the bounds
 }
 

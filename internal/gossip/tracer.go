@@ -44,7 +44,12 @@ func (d tracer) RejectMessage(m *pubsub.Message, reason string) {
 }
 
 // A message waits no longer for its validation.
-func (d tracer) DeliverMessage(m *pubsub.Message)   { d.r.in.release(m) }
+func (d tracer) DeliverMessage(m *pubsub.Message) {
+	d.r.in.release(m)
+	if m.ReceivedFrom != d.r.cfg.Host.ID() { // others cannot repeat those: see RejectSelfOrigin
+		d.r.replays.remember(m.Message)
+	}
+}
 func (d tracer) DuplicateMessage(m *pubsub.Message) { d.r.in.release(m) }
 
 // Gossipsub takes messages of the topics that it has joined.

@@ -72,11 +72,11 @@ type Queue[T any] struct {
 	wake     chan struct{} // has a token whenever something may be queued
 
 	mu      sync.Mutex
-	queued  fifo[T] // at most capacity; guarded by mu
-	waiting fifo[T] // empty unless queued is full; guarded by mu
-	bytes   int64   // of both; guarded by mu
-	lost    uint64  // dropped behind the last element; guarded by mu
-	closed  bool    // guarded by mu
+	queued  FIFO[element[T]] // at most capacity; guarded by mu
+	waiting FIFO[element[T]] // empty unless queued is full; guarded by mu
+	bytes   int64            // of both; guarded by mu
+	lost    uint64           // dropped behind the last element; guarded by mu
+	closed  bool             // guarded by mu
 }
 
 // New returns a queue for up to capacity elements, at least one, that drops the
@@ -128,13 +128,13 @@ func (q *Queue[T]) Push(v T) (dropped int) {
 			return 1
 		}
 		if !fits {
-			q.waiting.push(element[T]{v, q.lost, now}, 0)
+			q.waiting.Push(element[T]{v, q.lost, now})
 			q.lost = 0
 			q.bytes += size
 			return 0
 		}
 	}
-	q.queued.push(element[T]{v: v, lost: q.lost}, q.capacity)
+	q.queued.Push(element[T]{v: v, lost: q.lost})
 	q.lost = 0
 	q.bytes += size
 	q.nudge()
@@ -147,7 +147,7 @@ func (q *Queue[T]) Close() {
 	defer q.mu.Unlock()
 	q.closed = true
 	q.total.Give(q.bytes)
-	q.bytes, q.queued, q.waiting = 0, fifo[T]{}, fifo[T]{}
+	q.bytes, q.queued, q.waiting = 0, FIFO[element[T]]{}, FIFO[element[T]]{}
 }
 
 // Lose counts n elements that never reached the queue as dropped. The next
@@ -163,16 +163,16 @@ func (q *Queue[T]) Lose(n uint64) {
 func (q *Queue[T]) Pop() (v T, lost uint64, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.queued.n == 0 {
+	e, ok := q.queued.Pop()
+	if !ok {
 		return v, 0, false
 	}
-	e := q.queued.pop()
 	q.freeLocked(e.v)
 	if q.waiting.n > 0 {
 		q.expireLocked(time.Now())
 	}
-	if q.waiting.n > 0 {
-		q.queued.push(q.waiting.pop(), q.capacity)
+	if next, ok := q.waiting.Pop(); ok {
+		q.queued.Push(next)
 	}
 	if q.queued.n > 0 {
 		q.nudge() // another reader may be waiting
@@ -222,10 +222,10 @@ func (q *Queue[T]) freeLocked(v T) {
 }
 
 func (q *Queue[T]) dropOldestLocked() {
-	e := q.queued.pop()
+	e, _ := q.queued.Pop()
 	q.freeLocked(e.v)
 	if q.queued.n > 0 {
-		q.queued.first().lost += e.lost + 1
+		q.queued.at(0).lost += e.lost + 1
 	} else {
 		q.lost += e.lost + 1
 	}
@@ -233,11 +233,11 @@ func (q *Queue[T]) dropOldestLocked() {
 
 // expireLocked drops what has waited for too long.
 func (q *Queue[T]) expireLocked(now time.Time) {
-	for q.waiting.n > 0 && now.Sub(q.waiting.first().came) > q.patience {
-		e := q.waiting.pop()
+	for q.waiting.n > 0 && now.Sub(q.waiting.at(0).came) > q.patience {
+		e, _ := q.waiting.Pop()
 		q.freeLocked(e.v)
 		if q.waiting.n > 0 {
-			q.waiting.first().lost += e.lost + 1
+			q.waiting.at(0).lost += e.lost + 1
 		} else {
 			q.lost += e.lost + 1
 		}
@@ -251,38 +251,51 @@ type element[T any] struct {
 	came time.Time // when it began to wait
 }
 
-// fifo is a ring of elements that grows.
-type fifo[T any] struct {
-	buf     []element[T]
+// FIFO is an unbounded queue, for callers that bound and lock it. The zero value is
+// empty.
+type FIFO[T any] struct {
+	buf     []T
 	head, n int
 }
 
-// push adds an element to a ring that never has more than most; 0 for any number.
-func (f *fifo[T]) push(e element[T], most int) {
+// roomy is how many places a FIFO may keep while it is empty.
+const roomy = 1024
+
+// Push adds an element.
+func (f *FIFO[T]) Push(v T) {
 	if f.n == len(f.buf) {
-		size := max(2*len(f.buf), 16)
-		if most > 0 {
-			size = min(size, most)
-		}
-		buf := make([]element[T], size)
+		buf := make([]T, max(2*len(f.buf), 4))
 		for i := range f.n {
-			buf[i] = f.buf[(f.head+i)%len(f.buf)]
+			buf[i] = *f.at(i)
 		}
 		f.buf, f.head = buf, 0
 	}
-	f.buf[(f.head+f.n)%len(f.buf)] = e
 	f.n++
+	*f.at(f.n - 1) = v
 }
 
-func (f *fifo[T]) first() *element[T] { return &f.buf[f.head] }
-
-func (f *fifo[T]) pop() element[T] {
-	e := f.buf[f.head]
-	f.buf[f.head] = element[T]{}
+// Pop takes the oldest element, if there is one.
+func (f *FIFO[T]) Pop() (v T, ok bool) {
+	if f.n == 0 {
+		return v, false
+	}
+	first := f.at(0)
+	v, *first = *first, v // frees what it holds
 	f.head = (f.head + 1) % len(f.buf)
 	f.n--
-	if f.n == 0 && len(f.buf) > 1024 {
-		*f = fifo[T]{} // a burst is over
+	if f.n == 0 && len(f.buf) > roomy {
+		*f = FIFO[T]{} // a burst is over
 	}
-	return e
+	return v, true
 }
+
+// All returns the elements in order.
+func (f *FIFO[T]) All() []T {
+	list := make([]T, f.n)
+	for i := range list {
+		list[i] = *f.at(i)
+	}
+	return list
+}
+
+func (f *FIFO[T]) at(i int) *T { return &f.buf[(f.head+i)%len(f.buf)] }
