@@ -1,6 +1,7 @@
 package p2pnode_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -186,6 +187,126 @@ func TestStopAdvertisingEndsAWaitingCall(t *testing.T) {
 		}
 		if got := lone.Advertising(); len(got) > 0 {
 			t.Errorf("it advertises %q", got)
+		}
+	})
+}
+
+// following collects what a search that follows yields, as it does. The channel is
+// closed at its end.
+func following(t *testing.T, n *p2ptest.Node, opts ...p2pnode.FindOption) <-chan error {
+	t.Helper()
+	ends := make(chan error, 1000)
+	go func() {
+		defer close(ends)
+		for ai, err := range n.FindPeers(t.Context(), "room", append(opts, p2pnode.FindFollow())...) {
+			if err == nil {
+				err = foundError(ai.ID.String())
+			}
+			ends <- err
+		}
+	}()
+	return ends
+}
+
+// foundError is a peer that was found.
+type foundError string
+
+func (e foundError) Error() string { return "found " + string(e) }
+
+// expectFound expects one pair of a search within a time, and no other.
+func expectFound(t *testing.T, ends <-chan error, want error, within time.Duration) {
+	t.Helper()
+	select {
+	case got := <-ends:
+		if !errors.Is(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	case <-time.After(within):
+		t.Errorf("after %v there is nothing, want %v", within, want)
+	}
+	synctest.Wait()
+	if len(ends) > 0 {
+		t.Errorf("and then %v", <-ends)
+	}
+}
+
+// A search that follows yields a peer that comes later within two minutes, or
+// within five seconds of another, and each once. It waits for peers to ask, and
+// ends with a limit.
+func TestFindFollowYieldsThoseWhoComeLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := quiet(t)
+		lone := sim.Node(t)
+		ends, two := following(t, lone), following(t, lone, p2pnode.FindLimit(2), p2pnode.FindSelf())
+		time.Sleep(10 * time.Minute)
+		nodes := p2ptest.Nodes{}
+		for range 3 {
+			nodes = append(nodes, sim.Node(t, p2pnode.WithBootstrapPeers(lone.AddrInfo())))
+		}
+		sim.Ready()
+		if len(ends) > 0 {
+			t.Fatalf("with nobody there it yields %v", <-ends)
+		}
+		time.Sleep(30 * time.Minute)
+		for i, within := range []time.Duration{2*time.Minute + 5*time.Second, 2*time.Minute + 5*time.Second, 10 * time.Second} {
+			if i == 1 {
+				time.Sleep(5 * time.Minute)
+			}
+			if err := nodes[i].Advertise(t.Context(), "room"); err != nil {
+				t.Fatal(err)
+			}
+			expectFound(t, ends, foundError(nodes[i].ID().String()), within)
+		}
+		if got := <-two; got != foundError(nodes[0].ID().String()) {
+			t.Errorf("with a limit: %v", got)
+		}
+		// It may find the other two in one search, in any order.
+		if got := <-two; got != foundError(nodes[1].ID().String()) && got != foundError(nodes[2].ID().String()) {
+			t.Errorf("with a limit: %v", got)
+		}
+		if got, more := <-two; more {
+			t.Errorf("above the limit: %v", got)
+		}
+		time.Sleep(time.Hour)
+		if len(ends) > 0 {
+			t.Errorf("again: %v", <-ends)
+		}
+		if err := lone.Close(); err != nil {
+			t.Error(err)
+		}
+		expectFound(t, ends, p2pnode.ErrClosed, time.Second)
+	})
+}
+
+// It searches again when the node has peers again, and ends with its context,
+// without an error.
+func TestFindFollowAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := quiet(t)
+		nodes := sim.Nodes(t, 3)
+		sim.Ready()
+		ends := following(t, nodes[2])
+		time.Sleep(time.Hour)
+		sim.Isolate(nodes[2])
+		if err := nodes[1].Advertise(t.Context(), "room"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		sim.Heal()
+		sim.Ready()
+		expectFound(t, ends, foundError(nodes[1].ID().String()), 15*time.Second)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Hour, cancel)
+		for ai, err := range nodes[0].FindPeers(ctx, "room", p2pnode.FindFollow()) {
+			if err != nil || ai.ID != nodes[1].ID() {
+				t.Errorf("%v, %v", ai, err)
+			}
+		}
+		if ctx.Err() == nil {
+			t.Error("it ends before its context")
 		}
 	})
 }

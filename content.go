@@ -197,6 +197,24 @@ func FindDirectFirst() FindOption {
 	})
 }
 
+// FindFollow makes a search go on until ctx ends, and yield each peer that comes
+// later: it searches again 2.5 to 5 seconds after a search that has found somebody
+// new, then after delays that grow to 2 minutes, and immediately, but at most every
+// 5 seconds, when the node has peers again after it had none, or, in a network of
+// less than 20 DHT servers, when one comes. A peer is yielded once, as long as
+// fewer than 16,384 others have come since, and not again when it leaves and comes
+// back.
+//
+// With nobody to ask, such a search waits for peers, without [ErrNoPeers]. It ends
+// without an error when ctx ends, or after [FindLimit] results in all.
+// [FindDirectFirst] applies to each search by itself.
+func FindFollow() FindOption {
+	return findOption(func(s *kad.Search) error {
+		s.Follow = true
+		return nil
+	})
+}
+
 // FindProviders searches the DHT for peers that have the content of a CID, and
 // yields each once, as soon as it is known, with addresses to dial, direct ones
 // before relayed ones. Breaking out of the loop ends the search. With an empty
@@ -212,7 +230,8 @@ func FindDirectFirst() FindOption {
 // A pair with an error is the last one. The error is [ErrNoPeers] when there
 // was nobody to ask or nobody answered, ctx's error when ctx ends first, that
 // of an invalid option, [ErrDisabled] without a DHT, and [ErrClosed] when the
-// node is closed. A search that finds nobody ends without an error.
+// node is closed. A search that finds nobody ends without an error. [FindFollow]
+// makes the search go on.
 func (n *Node) FindProviders(ctx context.Context, c cid.Cid, opts ...FindOption) iter.Seq2[peer.AddrInfo, error] {
 	if err := kad.CheckCID(c); err != nil {
 		return failedSearch(n, fmt.Errorf("p2pnode: find providers: %w", err))

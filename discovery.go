@@ -54,11 +54,10 @@ func (n *Node) Advertise(ctx context.Context, namespace string) error {
 }
 
 // StopAdvertising ends what [Node.Advertise] began, for good also with a data
-// directory, and for this run what [WithRendezvous] did. Peers, and this node
-// itself, forget the announcement when it expires, up to 48 hours later (see
-// [WithRecordLifetime]). Namespaces that are not advertised are ignored. It returns
-// [ErrDisabled] without a DHT, [ErrClosed] after Close, and errors of the
-// datastore.
+// directory. Peers, and this node itself, forget the announcement when it expires,
+// up to 48 hours later (see [WithRecordLifetime]). Namespaces that are not
+// advertised are ignored. It returns [ErrDisabled] without a DHT, [ErrClosed] after
+// Close, and errors of the datastore.
 func (n *Node) StopAdvertising(ctx context.Context, namespaces ...string) error {
 	d, err := needDHT(n)
 	if err != nil {
@@ -77,8 +76,8 @@ func (n *Node) Advertising() []string {
 	return d.Advertising()
 }
 
-// FindPeers searches the DHT once for the peers that advertise a namespace with
-// [Node.Advertise]. It yields as [Node.FindProviders] does, with the same
+// FindPeers searches the DHT for the peers that advertise a namespace with
+// [Node.Advertise]: once, or with [FindFollow] until ctx ends. It yields as [Node.FindProviders] does, with the same
 // options and errors. It does not connect to the peers.
 func (n *Node) FindPeers(ctx context.Context, namespace string, opts ...FindOption) iter.Seq2[peer.AddrInfo, error] {
 	if err := checkRoom(namespace); err != nil {

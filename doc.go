@@ -101,7 +101,8 @@
 // its ID ([Node.FindPeer]).
 //
 // With [Node.Advertise] and [Node.FindPeers], peers find each other under a name.
-// An announcement lasts until [Node.StopAdvertising], as Provide's does.
+// An announcement lasts until [Node.StopAdvertising], as Provide's does; a search
+// with [FindFollow] goes on.
 //
 // # Names and signed records
 //

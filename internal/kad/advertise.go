@@ -187,10 +187,6 @@ func (d *DHT) Advertise(ctx context.Context, namespace string) error {
 	}
 }
 
-// AdvertiseNow announces a namespace as Advertise does, but not after a restart,
-// and does not wait.
-func (d *DHT) AdvertiseNow(namespace string) { d.adverts.add(namespace, time.Now(), 0) }
-
 // StopAdvertising ends the announcing. Peers forget the records when they expire.
 func (d *DHT) StopAdvertising(ctx context.Context, namespaces ...string) error {
 	a := d.adverts

@@ -5,6 +5,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
@@ -41,5 +43,16 @@ func TestAdvertiseInterval(t *testing.T) {
 		if got := (&Config{Lifetime: lifetime}).advertiseInterval(); got != want {
 			t.Errorf("records last %v: %v, want %v", lifetime, got, want)
 		}
+	}
+}
+
+// The peers that were found are remembered up to a bound, the latest longest.
+func TestSightingsAreBounded(t *testing.T) {
+	m := &sightings{has: make(map[peer.ID]bool), max: 3}
+	for _, id := range []peer.ID{"a", "b", "a", "c", "d", "e", "d"} {
+		m.add(id)
+	}
+	if len(m.has) != 3 || len(m.order) != 3 || !m.has["c"] || !m.has["d"] || !m.has["e"] {
+		t.Errorf("it remembers %v", m.has)
 	}
 }

@@ -33,6 +33,9 @@ type Search struct {
 	WithoutAddrs bool // also providers whose addresses cannot be found, with their ID only
 	DirectFirst  bool // those with relayed addresses only, or none, at the end
 	Limit        int  // how many to yield; 0: all
+	Follow       bool // search again and again, until ctx ends
+
+	seen func(peer.ID) bool // those that are not yielded again; may be nil
 }
 
 // FindProviders searches for the providers of c and yields each once, as soon
@@ -42,6 +45,10 @@ func (d *DHT) FindProviders(ctx context.Context, c cid.Cid, s Search) iter.Seq2[
 	return func(yield func(peer.AddrInfo, error) bool) {
 		ctx, done := d.bind(ctx)
 		defer done()
+		if s.Follow {
+			d.keepFinding(ctx, c, s, yield)
+			return
+		}
 		if err := d.awaitTable(ctx); err != nil {
 			yield(peer.AddrInfo{}, err)
 			return
@@ -149,7 +156,7 @@ func (f *finding) run(ctx context.Context, c cid.Cid) {
 func (f *finding) named(ai peer.AddrInfo) {
 	state := f.state[ai.ID]
 	switch {
-	case !plausible(ai.ID), state == settled, ai.ID == f.dht.self && !f.Self:
+	case !plausible(ai.ID), state == settled, ai.ID == f.dht.self && !f.Self, f.seen != nil && f.seen(ai.ID):
 	case ai.ID == f.dht.self:
 		f.settle(peer.AddrInfo{ID: ai.ID, Addrs: f.dht.cfg.Host.Addrs()})
 	case len(ai.Addrs) > 0:
