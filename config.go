@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"maps"
@@ -111,6 +112,8 @@ type config struct {
 
 	noPubSub       bool
 	maxMessageSize int
+	relayedPubSub  int
+	pubsubTrace    io.Writer
 
 	logger  *slog.Logger
 	metrics prometheus.Registerer

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/diag"
+	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
 )
 
@@ -61,6 +62,10 @@ const (
 	FindingOverrun FindingKind = "messages-overrun"
 	// FindingValidator ("validator-panics"): a [TopicValidator] has panicked.
 	FindingValidator FindingKind = "validator-panics"
+	// FindingNotOverRelays ("topics-not-relayed"): the node uses topics, which do not
+	// reach a connected peer, because there are only relayed connections with limits
+	// to it. See [WithRelayedPubSub].
+	FindingNotOverRelays FindingKind = "topics-not-relayed"
 	// FindingUDPBlocked ("udp-blocked"): almost every dial over UDP fails.
 	FindingUDPBlocked FindingKind = "udp-blocked"
 	// FindingNATNoRelay ("nat-without-relay"): others cannot dial the node, and
@@ -204,7 +209,15 @@ func messagingOf(n *Node) diag.Messaging {
 			m.Rejected = append(m.Rejected, id.String())
 		}
 	}
-	for _, t := range n.pubsub.Topics() {
+	topics := n.pubsub.Topics()
+	if len(topics) > 0 && n.cfg.relayedPubSub == 0 {
+		for _, p := range n.base.Peers() {
+			if p.Limited && slices.ContainsFunc(p.Protocols, gossip.Speaks) {
+				m.Limited = append(m.Limited, p.ID.String())
+			}
+		}
+	}
+	for _, t := range topics {
 		if t.Panics > 0 {
 			m.Panicked = append(m.Panicked, t.Name)
 		}

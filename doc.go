@@ -83,6 +83,8 @@
 //     messages; without flooding, early ones get lost ([WithPubSubOptions])
 //   - message size: 1048576; other implementations' initial limit, in bytes
 //     ([WithMaxMessageSize])
+//   - topics over relays with limits: off; a relay ends such connections after
+//     128 KiB or 2 minutes ([WithRelayedPubSub])
 //   - wait for topic peers: 5s; the first message is not lost, and a silent
 //     topic is an error ([PublishNow])
 //   - wait for DHT peers: 10s; Provide can follow New at once

@@ -251,6 +251,7 @@ func startPubSub(n *Node) (err error) {
 	n.pubsub, err = gossip.New(context.WithoutCancel(n.ctx), gossip.Config{
 		Host: n.base, Blacklist: access.Blacklist{List: n.access}, MaxMessageSize: n.cfg.maxMessageSize, QueueBytes: queue, TotalBytes: total,
 		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(),
+		Trace: n.cfg.pubsubTrace, RelayedBytes: n.cfg.relayedPubSub,
 		Changed:    n.watch.change.Notify,
 		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
 		TopicLeft:  n.watch.topicLeft,

@@ -31,7 +31,7 @@ func (n *Node) Status() Status {
 	s.Warnings = warnings(n) // after dhtStatus, which asks the datastore
 	if n.pubsub != nil {
 		for _, t := range n.pubsub.Topics() {
-			s.Topics = append(s.Topics, topicStatus(t))
+			s.Topics = append(s.Topics, topicStatus(t, s.Peers))
 		}
 	}
 	s.Bootstrap = newBootstrapRound(n.keeper.Last())

@@ -3,6 +3,7 @@ package p2pnode
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -745,6 +746,39 @@ func WithMaxMessageSize(n int) Option {
 			return fmt.Errorf("%d bytes: it must be %d to %d", n, 2*messageOverhead, 1<<30)
 		}
 		c.maxMessageSize = n
+		return nil
+	}}
+}
+
+// WithRelayedPubSub lets topics use relayed connections with limits, for messages
+// that take up to maxBytes on the wire: larger ones are not sent over them, and
+// counted as unsent. By default topics do not use such connections at all, as in
+// gossipsub, because a relay ends them after 128 KiB or 2 minutes, by default, and
+// counts what topics say about themselves too. Both sides need the option. Relayed
+// connections without limits carry all messages in any case.
+func WithRelayedPubSub(maxBytes int) Option {
+	return option{"WithRelayedPubSub", func(c *config) error {
+		if maxBytes < messageOverhead {
+			return fmt.Errorf("%d bytes: it must be at least %d, which a message takes besides its data", maxBytes, messageOverhead)
+		}
+		c.relayedPubSub = maxBytes
+		return nil
+	}}
+}
+
+// WithPubSubTrace writes an account of what pubsub does to w, overriding the default
+// of none: a line of JSON for each message that is published, received, sent,
+// rejected or delivered, and each change of the mesh, in the form of gossipsub's
+// JSON tracer. It is for finding out why a message did not arrive; the lines name
+// peers and topics, and hold no data of messages. Writing does not hold up messages: when
+// 16,384 lines wait for w, the oldest are dropped, and a line says how many. The
+// first error ends the trace, with a warning in the log.
+func WithPubSubTrace(w io.Writer) Option {
+	return option{"WithPubSubTrace", func(c *config) error {
+		if isNil(w) {
+			return errors.New("the writer is nil; leave the option out for no trace")
+		}
+		c.pubsubTrace = w
 		return nil
 	}}
 }

@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -211,6 +212,10 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(1 << 16), check: func(c *config) bool { return c.maxMessageSize == 1<<16 }},
 		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(10)},
 		{name: "WithMaxMessageSize", opt: WithMaxMessageSize(1<<30 + 1)},
+		{name: "WithRelayedPubSub", opt: WithRelayedPubSub(16 << 10), check: func(c *config) bool { return c.relayedPubSub == 16<<10 }},
+		{name: "WithRelayedPubSub", opt: WithRelayedPubSub(100)},
+		{name: "WithPubSubTrace", opt: WithPubSubTrace(io.Discard), check: func(c *config) bool { return c.pubsubTrace == io.Discard }},
+		{name: "WithPubSubTrace", opt: WithPubSubTrace(nil)},
 		{name: "WithLogger", opt: WithLogger(logger), check: func(c *config) bool { return c.logger == logger }},
 		{name: "WithLogger", opt: WithLogger(nil)},
 		{name: "WithMetrics", opt: WithMetrics(reg), check: func(c *config) bool { return c.metrics == reg }},

@@ -3,8 +3,11 @@ package p2pnode
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
 
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
@@ -270,5 +274,43 @@ func TestPitfall20PubSubSignsAndMeetsAHandAssembledPeer(t *testing.T) {
 		if string(m.Data) == "ours" && m.GetFrom() == n.ID() {
 			break
 		}
+	}
+}
+
+// lockedBuffer is a writer for several goroutines.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func TestPubSubTrace(t *testing.T) {
+	var out lockedBuffer
+	n, err := New(testContext(t), loopback(), WithPubSubTrace(&out))
+	mustNot(t, err)
+	mustNot(t, n.Publish(testContext(t), "news", []byte("the text"), PublishNow()))
+	mustClose(t, n)
+	if strings.Contains(out.buf.String(), base64.StdEncoding.EncodeToString([]byte("the text"))) {
+		t.Error("the trace has the data of a message")
+	}
+	published := false
+	lines := json.NewDecoder(&out.buf)
+	for {
+		var e pubsub_pb.TraceEvent
+		if err := lines.Decode(&e); err != nil {
+			if !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+			break
+		}
+		published = published || e.GetType() == pubsub_pb.TraceEvent_PUBLISH_MESSAGE && e.GetPublishMessage().GetTopic() == "news"
+	}
+	if !published {
+		t.Error("the trace does not have the message")
 	}
 }

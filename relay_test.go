@@ -133,6 +133,68 @@ func TestPitfall29RelayLimits(t *testing.T) {
 	}
 }
 
+// Topics do not use relayed connections with limits, which Status and Diagnose
+// say, unless both sides are told to, and then for small messages.
+func TestTopicsOverRelaysWithLimits(t *testing.T) {
+	topics := func(relayed bool) (a, b *Node) {
+		relay := newNode(t, WithRelayService())
+		opts := []Option{WithoutListening(), WithoutDHT(), WithAutoRelay(relay.AddrInfo())}
+		var more []Option
+		if relayed {
+			more = []Option{WithRelayedPubSub(2 << 10)}
+		}
+		hidden, err := New(testContext(t), append(opts, more...)...)
+		mustNot(t, err)
+		t.Cleanup(func() { mustClose(t, hidden) })
+		reachable(t, hidden, true)
+		dialer := newNode(t, more...)
+		mustNot(t, dialer.Connect(testContext(t), hidden.AddrInfo()))
+		return dialer, hidden
+	}
+
+	a, b := topics(false)
+	subscribe(t, b, "news")
+	topic, err := a.Topic("news")
+	mustNot(t, err)
+	defer mustClose(t, topic)
+	if p, ok := a.Peer(b.ID()); !ok || !p.Limited || !p.Relayed {
+		t.Errorf("%+v", p)
+	}
+	found, err := a.Diagnose(testContext(t))
+	mustNot(t, err)
+	if !slices.ContainsFunc(found, func(f Finding) bool {
+		return f.Kind == FindingNotOverRelays && strings.Contains(f.What, b.ID().String())
+	}) {
+		t.Errorf("Diagnose finds %v", found)
+	}
+	if len(topic.Peers()) != 0 {
+		t.Error("a topic uses a relayed connection with limits, unasked")
+	}
+
+	a, b = topics(true)
+	sub := subscribe(t, b, "news")
+	mustNot(t, a.Publish(testContext(t), "news", []byte("small")))
+	if m, err := sub.Next(testContext(t)); err != nil || string(m.Data) != "small" {
+		t.Errorf("%v, %v", m, err)
+	}
+	mustNot(t, a.Publish(testContext(t), "news", make([]byte, 4<<10)))
+	mustNot(t, a.Publish(testContext(t), "news", []byte("small again")))
+	if m, err := sub.Next(testContext(t)); err != nil || string(m.Data) != "small again" {
+		t.Errorf("%v, %v", m, err)
+	}
+	if n := a.pubsub.Counts().Unsent; n != 1 {
+		t.Errorf("%d messages count as unsent", n)
+	}
+	if s := a.Status().Topics[0]; !slices.Equal(s.Relayed, []peer.ID{b.ID()}) {
+		t.Errorf("Status has %+v", s)
+	}
+	found, err = a.Diagnose(testContext(t))
+	mustNot(t, err)
+	if slices.ContainsFunc(found, func(f Finding) bool { return f.Kind == FindingNotOverRelays }) {
+		t.Errorf("Diagnose finds %v", found)
+	}
+}
+
 func TestWithoutRelayRefusesRelayedAddresses(t *testing.T) {
 	relay := newNode(t, WithRelayService())
 	hidden := hiddenNode(t, relay)

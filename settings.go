@@ -124,6 +124,11 @@ type Settings struct {
 	PubSub bool `json:"pubsub"`
 	// MaxMessageSize is the limit of a pubsub message on the wire, in bytes.
 	MaxMessageSize int `json:"maxMessageSize,omitempty"`
+	// RelayedPubSub is the limit of a message over a relayed connection with limits;
+	// 0 without [WithRelayedPubSub].
+	RelayedPubSub int `json:"relayedPubSub,omitempty"`
+	// PubSubTrace is true with [WithPubSubTrace].
+	PubSubTrace bool `json:"pubsubTrace,omitempty"`
 
 	// Logging is true with [WithLogger].
 	Logging bool `json:"logging"`
@@ -195,7 +200,7 @@ func (c *config) settings() Settings {
 		s.MDNSService = c.mdnsServiceName()
 	}
 	if s.PubSub {
-		s.MaxMessageSize = c.maxMessageSize
+		s.MaxMessageSize, s.RelayedPubSub, s.PubSubTrace = c.maxMessageSize, c.relayedPubSub, c.pubsubTrace != nil
 	}
 	return s
 }

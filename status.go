@@ -112,6 +112,8 @@ type TopicStatus struct {
 	Peers []peer.ID `json:"peers,omitempty"`
 	// Mesh are those of them with which the node exchanges messages in full.
 	Mesh []peer.ID `json:"mesh,omitempty"`
+	// Relayed are those of Peers to which there are only relayed connections.
+	Relayed []peer.ID `json:"relayed,omitempty"`
 	// Health says how well the node is connected on the topic.
 	Health TopicHealth `json:"health"`
 	// Subscriptions is how many this node has.
@@ -146,9 +148,17 @@ const (
 	TopicHealthGood TopicHealth = "good"
 )
 
-func topicStatus(t gossip.Topic) TopicStatus {
+// topicStatus converts the state of a topic; connected are the peers of the node.
+func topicStatus(t gossip.Topic, connected []Peer) TopicStatus {
+	var relayed []peer.ID
+	for _, p := range connected {
+		if p.Relayed && slices.Contains(t.Peers, p.ID) {
+			relayed = append(relayed, p.ID)
+		}
+	}
 	return TopicStatus{
-		Name: t.Name, Peers: t.Peers, Mesh: t.Mesh, Health: TopicHealth(t.Health), Subscriptions: t.Subscriptions,
+		Relayed: relayed,
+		Name:    t.Name, Peers: t.Peers, Mesh: t.Mesh, Health: TopicHealth(t.Health), Subscriptions: t.Subscriptions,
 		Dropped: t.Dropped, Overrun: t.Overrun, Rejected: t.Rejected, Ignored: t.Ignored, Panics: t.Panics,
 	}
 }
@@ -165,6 +175,9 @@ type Peer struct {
 	Transport string `json:"transport"`
 	// Relayed is true if there is no direct connection.
 	Relayed bool `json:"relayed"`
+	// Limited is true if there are only relayed connections with limits, which topics
+	// do not use without [WithRelayedPubSub].
+	Limited bool `json:"limited,omitempty"`
 	// Direction is that of the best connection, "inbound" or "outbound".
 	Direction string `json:"direction"`
 	// Latency is a moving average of the round-trip time, in nanoseconds in
@@ -185,7 +198,7 @@ type Peer struct {
 // peerOf converts a peer of the host.
 func peerOf(p nethost.Peer) Peer {
 	return Peer{
-		ID: p.ID, Addr: p.Addr, Transport: p.Transport, Relayed: p.Relayed,
+		ID: p.ID, Addr: p.Addr, Transport: p.Transport, Relayed: p.Relayed, Limited: p.Limited,
 		Direction: strings.ToLower(p.Direction.String()), Latency: p.Latency,
 		Since: p.Since, LastSeen: p.LastSeen, Agent: p.Agent, Protocols: p.Protocols,
 	}

@@ -2,6 +2,7 @@ package p2pnode
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -75,6 +76,8 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithDatastore":         WithDatastore(dssync.MutexWrap(datastore.NewMapDatastore())),
 		"WithoutPubSub":         WithoutPubSub(),
 		"WithMaxMessageSize":    WithMaxMessageSize(c.maxMessageSize),
+		"WithRelayedPubSub":     WithRelayedPubSub(16 << 10),
+		"WithPubSubTrace":       WithPubSubTrace(io.Discard),
 		"WithLogger":            WithLogger(slog.New(slog.DiscardHandler)),
 		"WithMetrics":           WithMetrics(prometheus.NewRegistry()),
 		"WithLibp2pOptions":     WithLibp2pOptions(libp2p.Ping(true)),

@@ -31,6 +31,7 @@ const (
 	Rejected          Kind = "messages-rejected"
 	Overrun           Kind = "messages-overrun"
 	ValidatorPanics   Kind = "validator-panics"
+	NotOverRelays     Kind = "topics-not-relayed"
 	UDPBlocked        Kind = "udp-blocked"
 	NATWithoutRelay   Kind = "nat-without-relay"
 	NoReservation     Kind = "no-reservation"
@@ -93,6 +94,9 @@ type Messaging struct {
 	// their topics, and Rejected those that have sent messages which validators
 	// reject.
 	Unsuited, Rejected []string
+	// Limited are connected peers that speak pubsub, but to which there are only
+	// relayed connections with limits, which the node's topics do not use.
+	Limited []string
 	// Panicked are topics whose validators have panicked, and Overrun those of which
 	// more messages came than can be validated.
 	Panicked []string
@@ -282,6 +286,10 @@ func (j *judge) messaging(m Messaging) {
 	if len(m.Panicked) > 0 {
 		j.add(ValidatorPanics, "mend the function given to TopicValidator; the log has the stack",
 			"a validator has panicked, and its messages were ignored, on the topics %s", strings.Join(m.Panicked, ", "))
+	}
+	if len(m.Limited) > 0 {
+		j.add(NotOverRelays, "add WithHolePunching to both sides for direct connections, let the relay lift its limits (RelayLimits), or give both sides WithRelayedPubSub for small messages",
+			"topics do not reach these peers, because the only connections to them are relayed ones with limits: %s", strings.Join(m.Limited, ", "))
 	}
 }
 

@@ -134,6 +134,7 @@ var cases = []struct {
 	{"a validator that panics", func(s *Situation) { s.Messaging.Panicked = []string{"news"} }, []Kind{ValidatorPanics}},
 	{"too many messages", func(s *Situation) { s.Messaging.Overrun = []Flood{{"news", now.Add(-time.Minute)}} }, []Kind{Overrun}},
 	{"too many messages, long ago", func(s *Situation) { s.Messaging.Overrun = []Flood{{"news", now.Add(-lately)}} }, nil},
+	{"peers behind relays with limits", func(s *Situation) { s.Messaging.Limited = []string{"QmHidden"} }, []Kind{NotOverRelays}},
 	{"files", func(s *Situation) { s.Machine.OpenFiles = 199 }, []Kind{FewFiles}},
 	{"files, not known", func(s *Situation) { s.Machine.OpenFiles = 0 }, nil},
 	{"refused", func(s *Situation) {

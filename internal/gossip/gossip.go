@@ -6,6 +6,7 @@ package gossip
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
@@ -64,6 +66,8 @@ type Config struct {
 	Options        []pubsub.Option
 	Log            *slog.Logger
 	Closing        <-chan struct{} // ends waiting calls, ahead of Close
+	Trace          io.Writer       // gets gossipsub's events; nil for none
+	RelayedBytes   int             // of a message that is sent over a relayed connection with limits; 0: none is used
 
 	// Deaf is called for a connected peer that has ended its stream of messages and
 	// does not open another: it cannot be heard while it stays connected. It is told
@@ -186,6 +190,13 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithSubscriptionFilter(r.streams.filter),
 		pubsub.WithGossipSubParams(params),
 	}, cfg.Options...)
+	if cfg.Trace != nil {
+		t := newTrace(cfg.Trace)
+		r.group.Go(func(ctx context.Context) {
+			t.write(ctx, func(err error) { cfg.Log.Warn("writing the trace of pubsub has ended", "err", err) })
+		})
+		opts = slices.Insert(opts, 0, pubsub.WithEventTracer(t))
+	}
 	r.envelope, r.budget = envelope(cfg.Host), ring.NewBudget(cfg.TotalBytes)
 	r.in = newIncoming(validateQueue, max(cfg.TotalBytes/4, cfg.QueueBytes), cfg.TotalBytes/2, r.budget)
 	made := make(chan struct{})
@@ -199,7 +210,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	}
 	r.streams.lost = func(id peer.ID, n int) { r.notSent(id, n) }
 	r.streams.deaf = cfg.Deaf
-	r.streams.queueBytes, r.streams.budget = cfg.QueueBytes, r.budget
+	r.streams.queueBytes, r.streams.budget, r.streams.relayedBytes = cfg.QueueBytes, r.budget, cfg.RelayedBytes
 	if cfg.Deaf == nil {
 		r.streams.deaf = func(context.Context, peer.ID) {}
 	}
@@ -260,6 +271,9 @@ func (r *Router) Close() error {
 
 // PubSub returns the upstream router.
 func (r *Router) PubSub() *pubsub.PubSub { return r.ps }
+
+// Speaks reports whether a protocol is gossipsub's.
+func Speaks(p protocol.ID) bool { return strings.HasPrefix(string(p), "/meshsub/") }
 
 // Counts returns the totals.
 func (r *Router) Counts() Counts {

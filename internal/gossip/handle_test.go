@@ -1,10 +1,12 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -388,7 +390,7 @@ func TestSubscriptionsReadAsTheyAreTold(t *testing.T) {
 	oldest := subscribe(Reading{Buffer: 2})
 	newest := subscribe(Reading{Buffer: 2, DropNewest: true})
 	patient := subscribe(Reading{Buffer: 2, Wait: time.Hour})
-	bytes := subscribe(Reading{Buffer: 100, Bytes: 2 * sizeOf(&pubsub.Message{Message: &pubsub_pb.Message{Topic: topicName("t"), Data: []byte("0")}})})
+	sized := subscribe(Reading{Buffer: 100, Bytes: 2 * sizeOf(&pubsub.Message{Message: &pubsub_pb.Message{Topic: topicName("t"), Data: []byte("0")}})})
 	last := subscribe(Reading{Buffer: 100}) // the pump serves it last
 	for i := range 5 {
 		must(t, r.Publish(within(t), "t", fmt.Append(nil, i), Publishing{}))
@@ -405,7 +407,7 @@ func TestSubscriptionsReadAsTheyAreTold(t *testing.T) {
 		{"oldest", oldest, []string{"3", "4"}, 3},
 		{"newest", newest, []string{"0", "1"}, 3},
 		{"patient", patient, []string{"0", "1", "2", "3", "4"}, 0},
-		{"bytes", bytes, []string{"3", "4"}, 3},
+		{"bytes", sized, []string{"3", "4"}, 3},
 	} {
 		for _, want := range c.want {
 			if m := next(t, c.sub); string(m.Data) != want {
@@ -506,5 +508,47 @@ func TestHandlesAreSafeForConcurrentUse(t *testing.T) {
 	wg.Wait()
 	for range 100 {
 		next(t, sub)
+	}
+}
+
+// stuck is a writer that takes its time, and then fails.
+type stuck struct {
+	wait    chan struct{}
+	written bytes.Buffer
+	err     error
+}
+
+func (w *stuck) Write(p []byte) (int, error) {
+	<-w.wait
+	if w.err != nil {
+		return 0, w.err
+	}
+	return w.written.Write(p)
+}
+
+func TestTraceDropsWhatItsWriterDoesNotTake(t *testing.T) {
+	w := &stuck{wait: make(chan struct{})}
+	tr := newTrace(w)
+	for range traceBuffer + 7 {
+		tr.Trace(&pubsub_pb.TraceEvent{})
+	}
+	close(w.wait)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	tr.write(ctx, func(err error) { t.Error(err) })
+	if first, _, _ := strings.Cut(w.written.String(), "\n"); first != `{"lost":7}` {
+		t.Errorf("the first line is %s", first)
+	}
+	if n := strings.Count(w.written.String(), "\n"); n != traceBuffer+1 {
+		t.Errorf("%d lines", n)
+	}
+
+	w.err = errors.New("the disk is full")
+	tr = newTrace(w)
+	tr.Trace(&pubsub_pb.TraceEvent{})
+	var failed error
+	tr.write(t.Context(), func(err error) { failed = err })
+	if !errors.Is(failed, w.err) {
+		t.Errorf("the trace ends with %v", failed)
 	}
 }

@@ -88,7 +88,10 @@ type links struct {
 	// all peers.
 	queueBytes int64
 	budget     *ring.Budget
-	filter     *filter
+	// relayedBytes bounds a message that is sent over a relayed connection with
+	// limits; 0: topics do not use these.
+	relayedBytes int
+	filter       *filter
 
 	mu    sync.Mutex
 	peers map[peer.ID]*linked   // guarded by mu
@@ -126,8 +129,8 @@ func (l *links) start() (stop func()) {
 				out.preferDirect()
 			}
 		},
-		DisconnectedF: func(n network.Network, c network.Conn) {
-			if id := c.RemotePeer(); n.Connectedness(id) != network.Connected {
+		DisconnectedF: func(_ network.Network, c network.Conn) {
+			if id := c.RemotePeer(); !l.connected(id) {
 				l.forget(id)
 			}
 		},
@@ -189,8 +192,28 @@ func (l *links) NewStream(ctx context.Context, id peer.ID, protos ...protocol.ID
 	}
 }
 
+// connected reports whether topics use a connection to a peer.
 func (l *links) connected(id peer.ID) bool {
 	return l.Network().Connectedness(id) == network.Connected
+}
+
+// Network returns the network as gossipsub sees it, which does not look at peers
+// whose only connections have limits.
+func (l *links) Network() network.Network {
+	if l.relayedBytes > 0 {
+		return overRelays{l.Host.Network()}
+	}
+	return l.Host.Network()
+}
+
+// overRelays is a network in which connections with limits are like others.
+type overRelays struct{ network.Network }
+
+func (n overRelays) Connectedness(id peer.ID) network.Connectedness {
+	if c := n.Network.Connectedness(id); c != network.Limited {
+		return c
+	}
+	return network.Connected
 }
 
 // isRelayed returns whether a connection runs through a relay. Not all of those
@@ -211,6 +234,9 @@ func (l *links) open(ctx context.Context, id peer.ID, protos []protocol.ID) (net
 		conn = p.in.Conn()
 	}
 	l.mu.Unlock()
+	if l.relayedBytes > 0 {
+		ctx = network.WithAllowLimitedConn(ctx, "pubsub")
+	}
 	if conn == nil || conn.IsClosed() || isRelayed(conn) {
 		return l.Host.NewStream(network.WithNoDial(ctx, "pubsub"), id, protos...)
 	}
@@ -422,7 +448,8 @@ func (o *outgoing) Write(message []byte) (int, error) {
 		o.mu.Unlock()
 		return 0, errLinkOver
 	}
-	if full := o.bytes > 0 && o.bytes+size > o.links.queueBytes; full || !o.links.budget.Take(size) {
+	tooLarge := len(message) > o.links.relayedBytes && o.current.Conn().Stat().Limited
+	if full := o.bytes > 0 && o.bytes+size > o.links.queueBytes; tooLarge || full || !o.links.budget.Take(size) {
 		announces, messages := contents(message)
 		if !announces {
 			o.mu.Unlock()

@@ -24,6 +24,7 @@ type Peer struct {
 	Addr      ma.Multiaddr
 	Transport string
 	Relayed   bool
+	Limited   bool // all connections run through relays with limits
 	Direction network.Direction
 	Latency   time.Duration
 	Since     time.Time
@@ -68,6 +69,7 @@ func (h *Host) Peer(id peer.ID) (Peer, bool) {
 		Transport: best.ConnState().Transport,
 		Since:     best.Stat().Opened,
 		Relayed:   addrs.IsCircuit(best.RemoteMultiaddr()),
+		Limited:   !h.Direct(id),
 		Direction: best.Stat().Direction,
 		Latency:   h.Peerstore().LatencyEWMA(id),
 	}
