@@ -110,7 +110,10 @@ func TestAttackAPeerThatIsNeverIdentifiedIsAnError(t *testing.T) {
 // port on which it listens, break each other's handshakes (a simultaneous open).
 // Both calls succeed nevertheless.
 func TestAttackMutualConnectOverTCP(t *testing.T) {
-	const rounds = 100
+	rounds := 100
+	if testing.Short() {
+		rounds = 10
+	}
 	only := []Option{WithListenAddrs("/ip4/127.0.0.1/tcp/0"), WithTransports(TransportTCP), WithoutDHT(), WithoutPubSub()}
 	failed := 0
 	for range rounds {
@@ -149,7 +152,10 @@ func TestAttackTwoNodesDoNotShareAPort(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has locks without files")
 	}
-	const rounds = 150
+	rounds := 150
+	if testing.Short() {
+		rounds = 15
+	}
 	both := 0
 	for range rounds {
 		free, err := net.Listen("tcp4", "127.0.0.1:0")
