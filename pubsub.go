@@ -31,8 +31,8 @@ func PublishMinPeers(n int) PublishOption {
 	})
 }
 
-// PublishWait sets how long to wait for the peers that a message must reach,
-// overriding the default of 5 seconds, which is too short for a path with a
+// PublishWait sets how long to wait for the peers that a message must reach, and
+// for room in what waits for them, overriding the default of 5 seconds, which is too short for a path with a
 // round trip of more than a second.
 func PublishWait(d time.Duration) PublishOption {
 	return publishOption(func(c *gossip.Publishing) error {
@@ -45,7 +45,8 @@ func PublishWait(d time.Duration) PublishOption {
 }
 
 // PublishNow makes Publish return at once, with nil even if the topic has no
-// peers. By default it waits for one for up to 5 seconds.
+// peers, or if the message is dropped because too many wait for them. By default it
+// waits for one peer with room for up to 5 seconds.
 func PublishNow() PublishOption {
 	return publishOption(func(c *gossip.Publishing) error {
 		c.MinPeers = 0
@@ -95,8 +96,11 @@ func (n *Node) needPubSub() error {
 // this node's own subscriptions. The node need not be subscribed. If too few peers
 // are known to be on the topic, Publish waits for them until ctx ends, at most 5
 // seconds, and then returns [ErrNoPeers]; see [PublishMinPeers], [PublishWait]
-// and [PublishNow]. A nil error means that the message was handed to at least so
-// many peers, not that anyone has processed it. Publish keeps no reference to
+// and [PublishNow]. If they are there but too many messages wait for them, because
+// they do not read or have slow connections, Publish waits for room as long, and
+// then returns [ErrLimit]: half of the PubSubQueue of [Limits] is for what Publish
+// queues for a peer. A nil error means that the message is on its way to at least
+// so many peers, not that anyone has processed it. Publish keeps no reference to
 // data.
 //
 // A node that publishes to a topic without a subscription stays on the topic,

@@ -87,9 +87,9 @@ func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
 			t.Fatal(err)
 		}
 		unsent := func() float64 { return counter(t, reg, "p2pnode_pubsub_unsent_total") }
-		publish := func(n int) {
+		publish := func(n int, opts ...p2pnode.PublishOption) {
 			for range n {
-				if err := a.Publish(t.Context(), "news", make([]byte, 2000)); err != nil {
+				if err := a.Publish(t.Context(), "news", make([]byte, 2000), opts...); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -100,8 +100,16 @@ func TestPitfall18BurstsArriveOverASlowLink(t *testing.T) {
 			t.Errorf("%v messages are counted as unsent", n)
 		}
 
-		// Beyond all measure they are dropped, and counted.
-		publish(5000)
+		// Beyond all measure Publish waits for room, and PublishNow does not: they are
+		// dropped, and counted.
+		var wg sync.WaitGroup
+		wg.Go(func() { publish(5000) })
+		sim.Within(time.Minute).Delivered(sub, 5000)
+		wg.Wait()
+		if n := unsent(); n != 0 {
+			t.Errorf("%v messages are counted as unsent", n)
+		}
+		publish(5000, p2pnode.PublishNow())
 		time.Sleep(time.Minute)
 		got := 0
 		for {

@@ -98,12 +98,13 @@ type Router struct {
 
 	// mu is taken in gossipsub's loop too, which upstream calls wait for:
 	// nothing is called under it.
-	mu     sync.Mutex
-	closed bool                // guarded by mu
-	topics map[string]*topic   // those joined, being joined or being left; guarded by mu
-	held   map[string]leftover // those that upstream would not close; guarded by mu
-	links  map[peer.ID]bool    // peers that gossipsub has a stream to; guarded by mu
-	news   []news              // not yet told; guarded by mu
+	mu      sync.Mutex
+	closed  bool                // guarded by mu
+	topics  map[string]*topic   // those joined, being joined or being left; guarded by mu
+	held    map[string]leftover // those that upstream would not close; guarded by mu
+	links   map[peer.ID]bool    // peers that gossipsub has a stream to; guarded by mu
+	news    []news              // not yet told; guarded by mu
+	handing int64               // bytes of the messages that calls of Publish hand to gossipsub; guarded by mu
 
 	special  map[string]Spec       // of the topics whose Spec is not zero; guarded by mu
 	perTopic bool                  // topics have signature policies of their own; set by New

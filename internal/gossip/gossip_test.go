@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -424,20 +426,93 @@ func TestABurstKeepsItsOrderOverADirectLink(t *testing.T) {
 	}
 }
 
+// stalled connects a peer on topic "t" that treats the router's streams as it is
+// told.
+func stalled(t *testing.T, h host.Host, r *Router, serve network.StreamHandler) {
+	t.Helper()
+	for _, p := range []protocol.ID{"/meshsub/1.1.0", "/meshsub/1.2.0"} {
+		h.SetStreamHandler(p, serve)
+	}
+	connect(t, h, r.cfg.Host)
+	s, err := h.NewStream(within(t), r.cfg.Host.ID(), "/meshsub/1.1.0")
+	must(t, err)
+	yes, topic := true, "t"
+	_, err = protodelim.MarshalTo(s, &pubsub_pb.RPC{Subscriptions: []*pubsub_pb.RPC_SubOpts{{Subscribe: &yes, Topicid: &topic}}})
+	must(t, err)
+}
+
+// Publish returns nil only for messages that wait for the peer or are sent to it:
+// with a peer that does not read, it waits, and returns an error, whatever the
+// number of callers. When the peer reads again, so does it.
+func TestAttackPublishToAStalledPeerIsAnError(t *testing.T) {
+	for _, c := range []struct{ callers, messages, size int }{{1, 1500, 20_000}, {1, 10, 1_000_000}, {20, 5, 500_000}, {1, 2500, 1000}} {
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes = 4 << 20 })
+			reads := make(chan struct{})
+			var got atomic.Int64
+			stalled(t, newHost(t), r, func(s network.Stream) {
+				<-reads
+				in := bufio.NewReader(s)
+				for {
+					var rpc pubsub_pb.RPC
+					if err := (protodelim.UnmarshalOptions{MaxSize: -1}).UnmarshalFrom(in, &rpc); err != nil {
+						return
+					}
+					got.Add(int64(len(rpc.GetPublish())))
+				}
+			})
+			must(t, r.Publish(within(t), "t", nil, waiting))
+			var sent, refused atomic.Int64
+			sent.Store(1)
+			var wg sync.WaitGroup
+			for range c.callers {
+				wg.Go(func() {
+					for range c.messages {
+						err := r.Publish(within(t), "t", make([]byte, c.size), Publishing{MinPeers: 1, Wait: time.Millisecond})
+						switch {
+						case err == nil:
+							sent.Add(1)
+						case errors.Is(err, errs.ErrLimit):
+							refused.Add(1)
+						default:
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			t.Logf("%d handed over, %d refused, %d lost", sent.Load(), refused.Load(), r.Counts().Unsent)
+			if n := r.Counts().Unsent; n != 0 {
+				t.Errorf("Publish returned nil for %d messages that nobody gets", n)
+			}
+			if refused.Load() == 0 || sent.Load() < 2 {
+				t.Errorf("%d messages handed over, %d refused", sent.Load(), refused.Load())
+			}
+			close(reads)
+			must(t, r.Publish(within(t), "t", make([]byte, c.size), waiting))
+			for got.Load() <= sent.Load() { // until the test's time is up
+				runtime.Gosched()
+			}
+		})
+	}
+}
+
+// PublishNow does not wait for room, as it does not wait for peers.
+func TestPublishWithoutWaitingDropsWhatAStalledPeerHasNoRoomFor(t *testing.T) {
+	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes = 1 << 20 })
+	stalled(t, newHost(t), r, func(network.Stream) {})
+	must(t, r.Publish(within(t), "t", nil, waiting))
+	for r.Counts().Unsent == 0 { // until the test's time is up
+		must(t, r.Publish(within(t), "t", make([]byte, 100_000), Publishing{}))
+	}
+}
+
 // The messages that wait for a peer that does not read are bounded in bytes, and
 // the others are lost and counted; peers that read get all (go-spacemesh#5696).
 func TestPeerThatDoesNotReadHoldsFewBytes(t *testing.T) {
 	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes = 4 << 20 })
 	deaf, reader := newHost(t), newHost(t)
-	for _, p := range []protocol.ID{"/meshsub/1.1.0", "/meshsub/1.2.0"} {
-		deaf.SetStreamHandler(p, func(network.Stream) {}) // it reads nothing
-	}
-	must(t, deaf.Connect(within(t), peer.AddrInfo{ID: r.cfg.Host.ID(), Addrs: r.cfg.Host.Addrs()}))
-	s, err := deaf.NewStream(within(t), r.cfg.Host.ID(), "/meshsub/1.1.0")
-	must(t, err)
-	yes, topic := true, "t"
-	_, err = protodelim.MarshalTo(s, &pubsub_pb.RPC{Subscriptions: []*pubsub_pb.RPC_SubOpts{{Subscribe: &yes, Topicid: &topic}}})
-	must(t, err)
+	stalled(t, deaf, r, func(network.Stream) {}) // it reads nothing
 	other := newRouter(t, reader, nil)
 	must(t, reader.Connect(within(t), peer.AddrInfo{ID: r.cfg.Host.ID(), Addrs: r.cfg.Host.Addrs()}))
 	sub, err := other.Subscribe(within(t), "t", Reading{Buffer: 1000})

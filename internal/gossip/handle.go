@@ -124,7 +124,8 @@ func (h *Handle) State() Topic {
 type Publishing struct {
 	// MinPeers is how many peers the message must reach.
 	MinPeers int
-	// Wait is how long Publish waits for them at most; 0 for not at all.
+	// Wait is how long Publish waits for them, and for room in their queues, at
+	// most; 0 for not at all.
 	Wait time.Duration
 	// Value is what the validators have the message for already, and what readers
 	// get with it; see [ValueOf].
@@ -135,7 +136,8 @@ type Publishing struct {
 
 // Publish sends data to the peers on a topic and to the node's own
 // subscriptions. It waits for the peers that o asks for, and then returns
-// errs.ErrNoPeers. It returns errs.ErrTooLarge for data that does not fit, and
+// errs.ErrNoPeers, or errs.ErrLimit if so many messages wait for them that this one
+// would be dropped. It returns errs.ErrTooLarge for data that does not fit, and
 // errs.ErrRejected for what a validator of the node's refuses. It keeps no
 // reference to data.
 func (r *Router) Publish(ctx context.Context, name string, data []byte, o Publishing) error {
@@ -146,13 +148,13 @@ func (r *Router) Publish(ctx context.Context, name string, data []byte, o Publis
 	if err != nil {
 		return err
 	}
-	if t.peers.Load() < int64(o.MinPeers) {
-		if err := r.awaitPeers(ctx, t, o); err != nil {
-			r.release(t, false)
-			return err
-		}
+	size := int64(len(data) + len(name) + r.envelope)
+	if err := r.await(ctx, t, size, o); err != nil {
+		r.release(t, false)
+		return err
 	}
 	err = r.send(ctx, t, slices.Clone(data), o.Value)
+	r.handed(size)
 	r.release(t, err == nil)
 	if err != nil {
 		return err
@@ -182,19 +184,62 @@ func (r *Router) send(ctx context.Context, t *topic, data []byte, value any) err
 	return err
 }
 
-// awaitPeers waits for the peers that a message must reach.
-func (r *Router) awaitPeers(ctx context.Context, t *topic, o Publishing) error {
+// admit reports whether as many peers as a message must reach are on its topic,
+// and have room for it, which it takes then, until handed is called. It also
+// returns how many are on the topic.
+func (r *Router) admit(t *topic, size int64, want int) (there int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	room := 0
+	for id, linked := range t.members {
+		if room >= want {
+			break
+		}
+		if !linked {
+			continue
+		}
+		reached, free := r.streams.hasRoom(id, size, r.handing)
+		if reached {
+			there++
+		}
+		if free {
+			room++
+		}
+	}
+	if room < want {
+		return there, false
+	}
+	r.handing += size
+	return there, true
+}
+
+// handed records that gossipsub has a message.
+func (r *Router) handed(size int64) {
+	r.mu.Lock()
+	r.handing -= size
+	r.mu.Unlock()
+	r.streams.drained.Notify()
+}
+
+// await waits for the peers that a message must reach, and for room in what waits
+// for them, which it takes.
+func (r *Router) await(ctx context.Context, t *topic, size int64, o Publishing) error {
+	if _, ok := r.admit(t, size, o.MinPeers); ok {
+		return nil
+	}
 	timer := time.NewTimer(o.Wait)
 	defer timer.Stop()
 	for {
-		came := t.came.Wait()
-		there := t.peers.Load()
-		if there >= int64(o.MinPeers) {
+		came, drained := t.came.Wait(), r.streams.drained.Wait()
+		there, ok := r.admit(t, size, o.MinPeers)
+		if ok {
 			return nil
 		}
 		var why error
 		select {
 		case <-came:
+			continue
+		case <-drained:
 			continue
 		case <-r.cfg.Closing:
 			return errs.ErrClosed
@@ -206,12 +251,17 @@ func (r *Router) awaitPeers(ctx context.Context, t *topic, o Publishing) error {
 			why = fmt.Errorf("waited %v", o.Wait)
 		}
 		connected := len(r.cfg.Host.Network().Peers())
-		if there > 0 {
+		switch {
+		case there >= o.MinPeers:
+			return fmt.Errorf("%w: too many messages wait for the peers on the topic, which do not read, or have slow connections (%w); publish less, or raise the PubSubQueue or PubSub of WithLimits",
+				errs.ErrLimit, why)
+		case there > 0:
 			return fmt.Errorf("not enough peers (%w) on the topic: %d of %d, %d connected (%w); lower PublishMinPeers, or wait longer with PublishWait",
 				errs.ErrNoPeers, there, o.MinPeers, connected, why)
+		default:
+			return fmt.Errorf("%w on the topic, %d connected (%w); subscribe elsewhere first, or use PublishNow",
+				errs.ErrNoPeers, connected, why)
 		}
-		return fmt.Errorf("%w on the topic, %d connected (%w); subscribe elsewhere first, or use PublishNow",
-			errs.ErrNoPeers, connected, why)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/ring"
+	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
 const (
@@ -92,6 +93,8 @@ type links struct {
 	// limits; 0: topics do not use these.
 	relayedBytes int
 	filter       *filter
+	// drained reports that fewer bytes wait for a peer, or that one is gone.
+	drained signal.Signal
 
 	mu    sync.Mutex
 	peers map[peer.ID]*linked   // guarded by mu
@@ -101,6 +104,7 @@ type links struct {
 // linked is the state of a connected peer.
 type linked struct {
 	out    *outgoing      // gossipsub's stream to the peer; nil without one
+	early  int64          // bytes of messages that wait in gossipsub's queue for the next stream
 	in     network.Stream // the peer's newest stream; nil if it has ended
 	opened int            // how many streams the peer has opened since it connected
 	watch  *time.Timer    // asks for another stream, then marks the peer as deaf; nil unless in is
@@ -266,8 +270,9 @@ func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network
 		again: make(chan struct{}, 1), ready: make(chan struct{}, 1), fresh: make(chan struct{}, 1), current: s, since: time.Now(),
 	}
 	l.mu.Lock()
-	old := l.peerLocked(id).out
-	l.peers[id].out = o
+	p := l.peerLocked(id)
+	old := p.out
+	p.out, o.coming, p.early = o, p.early, 0
 	l.mu.Unlock()
 	if old != nil {
 		old.end()
@@ -276,6 +281,7 @@ func (l *links) link(id peer.ID, s network.Stream, protos []protocol.ID) network
 		o.end()
 		o.drop()
 	}
+	l.drained.Notify()
 	if !l.connected(id) { // otherwise the state would remain
 		l.forget(id)
 	}
@@ -418,6 +424,7 @@ type outgoing struct {
 	left    bool              // current is to be replaced at once; guarded by mu
 	waiting ring.FIFO[[]byte] // messages to send; guarded by mu
 	bytes   int64             // of waiting and of the message that is being sent; guarded by mu
+	coming  int64             // of messages in gossipsub's queue; below 0 when one arrives before expect; guarded by mu
 	done    bool              // no more messages are sent; guarded by mu
 }
 
@@ -443,16 +450,20 @@ func (o *outgoing) SetWriteDeadline(time.Time) error { return nil }
 // does not end the stream.
 func (o *outgoing) Write(message []byte) (int, error) {
 	size := int64(len(message))
+	announces, messages := contents(message)
 	o.mu.Lock()
 	if o.done {
 		o.mu.Unlock()
 		return 0, errLinkOver
 	}
+	if messages > 0 {
+		o.coming -= size
+	}
 	tooLarge := len(message) > o.links.relayedBytes && o.current.Conn().Stat().Limited
 	if full := o.bytes > 0 && o.bytes+size > o.links.queueBytes; tooLarge || full || !o.links.budget.Take(size) {
-		announces, messages := contents(message)
 		if !announces {
 			o.mu.Unlock()
+			o.links.drained.Notify()
 			o.links.lost(o.id, messages)
 			return len(message), nil
 		}
@@ -486,6 +497,68 @@ func contents(message []byte) (announces bool, published int) {
 		}
 	}
 	return announces, published
+}
+
+// out returns gossipsub's stream to a peer, nil without one.
+func (l *links) out(id peer.ID) *outgoing {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.peers[id]; p != nil {
+		return p.out
+	}
+	return nil
+}
+
+// queued records that gossipsub has queued messages for a peer, whose encoding has
+// so many bytes.
+func (l *links) queued(id peer.ID, bytes int) {
+	size := int64(protowire.SizeBytes(bytes)) // with its length
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.peers[id]
+	switch {
+	case p == nil:
+	case p.out == nil || !p.out.expect(size):
+		p.early += size
+	}
+}
+
+// expect records that a message waits in gossipsub's queue, unless the stream has
+// ended.
+func (o *outgoing) expect(size int64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.done {
+		return false
+	}
+	o.coming += size
+	return true
+}
+
+func (o *outgoing) isOver() bool {
+	select {
+	case <-o.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// hasRoom reports whether a peer can still be reached, and whether a message of so
+// many bytes can be queued for it, ahead of which others are on their way to gossipsub. Half of the queue stays
+// free, for up to 32 more in a channel of gossipsub's, and for those of others that
+// the node sends on.
+func (l *links) hasRoom(id peer.ID, size, ahead int64) (reached, room bool) {
+	// Gossipsub hears later that a peer has disconnected.
+	out := l.out(id)
+	if out == nil || out.isOver() || !l.connected(id) {
+		return false, false
+	}
+	out.mu.Lock()
+	ahead += max(out.coming, 0)
+	queued := ahead + out.bytes
+	out.mu.Unlock()
+	return true, (queued == 0 || queued+size <= l.queueBytes/2) && l.budget.Has(ahead+size)
 }
 
 func nudge(c chan struct{}) {
@@ -545,6 +618,7 @@ func (o *outgoing) sendNext() bool {
 	o.mu.Lock()
 	o.bytes -= size
 	o.mu.Unlock()
+	o.links.drained.Notify()
 	return err == nil || !errors.Is(err, errLinkOver)
 }
 
@@ -597,6 +671,7 @@ func (o *outgoing) drop() {
 	}
 	o.waiting, o.bytes, o.done = ring.FIFO[[]byte]{}, 0, true
 	o.mu.Unlock()
+	o.links.drained.Notify()
 	if unsent > 0 && o.links.group.Context().Err() == nil {
 		o.links.lost(o.id, unsent)
 	}

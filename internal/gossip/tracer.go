@@ -6,6 +6,7 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"google.golang.org/protobuf/proto"
 )
 
 // tracer receives what gossipsub reports in no other way. It runs in
@@ -66,6 +67,13 @@ func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
 	d.r.notSent(id, n)
 }
 
+// SendRPC records what waits in gossipsub's queue for a peer.
+func (d tracer) SendRPC(rpc *pubsub.RPC, id peer.ID) {
+	if len(rpc.GetPublish()) > 0 {
+		d.r.streams.queued(id, proto.Size(&rpc.RPC))
+	}
+}
+
 // notSent counts messages that a peer does not get.
 func (r *Router) notSent(id peer.ID, n int) {
 	total := r.unsent.Add(uint64(n))
@@ -82,5 +90,4 @@ func (d tracer) Prune(id peer.ID, topic string) { d.r.graft(id, topic, false) }
 func (tracer) ValidateMessage(*pubsub.Message)                      {}
 func (tracer) ThrottlePeer(peer.ID)                                 {}
 func (tracer) RecvRPC(*pubsub.RPC)                                  {}
-func (tracer) SendRPC(*pubsub.RPC, peer.ID)                         {}
 func (tracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}

@@ -30,6 +30,9 @@ func (b *Budget) Take(bytes int64) bool {
 	return true
 }
 
+// Has reports whether the budget has so many bytes left.
+func (b *Budget) Has(bytes int64) bool { return b == nil || b.used.Load()+bytes <= b.limit }
+
 // Force takes bytes from the budget even when there are not enough.
 func (b *Budget) Force(bytes int64) {
 	if b != nil {

@@ -1,0 +1,81 @@
+package p2pnode_test
+
+import (
+	"context"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/p2ptest"
+)
+
+// What is published right after a reconnect arrives, or Publish returns an error,
+// whichever side has closed the connection and which has opened the next.
+func TestAttackPublishRightAfterAReconnect(t *testing.T) {
+	t.Parallel()
+	for _, memory := range []bool{true, false} {
+		t.Run("memory "+strconv.FormatBool(memory), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := []p2ptest.Option{p2ptest.WithLatency(p2ptest.Fixed(20 * time.Millisecond))}
+				if memory {
+					opts = append(opts, p2ptest.WithMemoryTransport())
+				}
+				sim := p2ptest.NewNetwork(t, opts...)
+				a, b := sim.Node(t, p2pnode.WithoutDHT()), sim.Node(t, p2pnode.WithoutDHT())
+				sub, err := b.Subscribe(t.Context(), "news")
+				if err != nil {
+					t.Fatal(err)
+				}
+				connect := func(from, to *p2ptest.Node) {
+					if err := from.Connect(t.Context(), to.AddrInfo()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				connect(a, b)
+				lost, refused := 0, 0
+				for i := range 200 {
+					from, to := a, b
+					if i%2 == 1 {
+						from, to = b, a
+					}
+					if err := a.Publish(t.Context(), "news", []byte("before"), p2pnode.PublishNow()); err != nil {
+						t.Fatal(err)
+					}
+					if err := from.Disconnect(t.Context(), to.ID()); err != nil {
+						t.Fatal(err)
+					}
+					if i%4 > 1 {
+						from, to = to, from
+					}
+					if i%8 > 3 { // before, the other side has not heard of the end
+						time.Sleep(time.Duration(i) * time.Millisecond)
+					}
+					connect(from, to)
+					text := strconv.Itoa(i)
+					if err := a.Publish(t.Context(), "news", []byte(text)); err != nil {
+						refused++
+						continue
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					for {
+						m, err := sub.Next(ctx)
+						if err != nil {
+							t.Logf("round %d: lost", i)
+							lost++
+							break
+						}
+						if string(m.Data) == text {
+							break
+						}
+					}
+					cancel()
+				}
+				if lost > 0 || refused > 100 {
+					t.Errorf("of 200 messages %d were lost, %d refused", lost, refused)
+				}
+			})
+		})
+	}
+}
