@@ -114,6 +114,7 @@ type config struct {
 	maxMessageSize int
 	relayedPubSub  int
 	pubsubTrace    io.Writer
+	scoring        *Scoring // nil: off
 
 	logger  *slog.Logger
 	metrics prometheus.Registerer

@@ -57,6 +57,9 @@ const (
 	// FindingRejected ("messages-rejected"): a connected peer sends messages that a
 	// [TopicValidator] rejects.
 	FindingRejected FindingKind = "messages-rejected"
+	// FindingGraylisted ("peers-graylisted"): connected peers are graylisted for their
+	// pubsub score.
+	FindingGraylisted FindingKind = "peers-graylisted"
 	// FindingOverrun ("messages-overrun"): messages of a topic were dropped
 	// unvalidated in the last 10 minutes, because too many arrived.
 	FindingOverrun FindingKind = "messages-overrun"
@@ -199,6 +202,11 @@ func messagingOf(n *Node) diag.Messaging {
 	}
 	for _, id := range n.pubsub.Deaf() {
 		m.Deaf = append(m.Deaf, id.String())
+	}
+	for _, s := range scoresOf(n.pubsub) {
+		if s.Graylisted {
+			m.Graylisted = append(m.Graylisted, s.ID.String())
+		}
 	}
 	offenses := n.pubsub.Offenses()
 	for _, id := range slices.Sorted(maps.Keys(offenses)) {

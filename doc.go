@@ -85,6 +85,8 @@
 //     ([WithMaxMessageSize])
 //   - topics over relays with limits: off; a relay ends such connections after
 //     128 KiB or 2 minutes ([WithRelayedPubSub])
+//   - peer scores: off; a score that errs silences an honest peer; bounds on what a
+//     peer may send hold without ([WithPeerScoring])
 //   - wait for topic peers: 5s; the first message is not lost, and a silent
 //     topic is an error ([PublishNow])
 //   - wait for DHT peers: 10s; Provide can follow New at once
@@ -126,7 +128,8 @@
 // returns a handle that keeps a topic joined, says who is on it and how well the
 // node is connected ([Topic.Health]), and takes validators ([TopicValidator]). A
 // publish that reaches no peer is an error, and messages that a slow reader loses
-// are counted: see [Subscription.Dropped].
+// are counted: see [Subscription.Dropped]. [WithPeerScoring] graylists peers
+// that flood or break the rules.
 //
 // # Staying connected
 //

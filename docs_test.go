@@ -71,6 +71,7 @@ func codeDefaults() map[string]string {
 		"pubsub messages":                "signed, flood-published", // see TestPubSubSigns and TestPitfall50
 		"message size":                   fmt.Sprint(c.maxMessageSize),
 		"topics over relays with limits": onOff(c.relayedPubSub > 0),
+		"peer scores":                    onOff(c.scoring != nil),
 		"wait for topic peers":           publishWait.String(),
 		"wait for DHT peers":             tableWait.String(),
 		"unread messages":                fmt.Sprint(subscriptionBuffer),

@@ -43,6 +43,8 @@ var eventReaders = map[string]func([]byte) (Event, error){
 	"topic-peer-left":      readEvent[EventTopicPeerLeft],
 	"topic-health":         readEvent[EventTopicHealth],
 	"peer-deaf":            readEvent[EventPeerDeaf],
+	"peer-graylisted":      readEvent[EventPeerGraylisted],
+	"peer-forgiven":        readEvent[EventPeerForgiven],
 	"limit-reached":        readEvent[EventLimitReached],
 	"banned":               readEvent[EventBanned],
 	"unbanned":             readEvent[EventUnbanned],
@@ -162,6 +164,18 @@ func (e EventPeerDeaf) MarshalJSON() ([]byte, error) {
 }
 
 // MarshalJSON implements [json.Marshaler].
+func (e EventPeerGraylisted) MarshalJSON() ([]byte, error) {
+	type plain EventPeerGraylisted
+	return typed("peer-graylisted", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventPeerForgiven) MarshalJSON() ([]byte, error) {
+	type plain EventPeerForgiven
+	return typed("peer-forgiven", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
 func (e EventLimitReached) MarshalJSON() ([]byte, error) {
 	type plain EventLimitReached
 	return typed("limit-reached", plain(e))
@@ -226,6 +240,8 @@ func (e EventTopicPeerJoined) stamped(at time.Time) Event     { e.At = at; retur
 func (e EventTopicPeerLeft) stamped(at time.Time) Event       { e.At = at; return e }
 func (e EventTopicHealth) stamped(at time.Time) Event         { e.At = at; return e }
 func (e EventPeerDeaf) stamped(at time.Time) Event            { e.At = at; return e }
+func (e EventPeerGraylisted) stamped(at time.Time) Event      { e.At = at; return e }
+func (e EventPeerForgiven) stamped(at time.Time) Event        { e.At = at; return e }
 func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; return e }
 func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }
 func (e EventUnbanned) stamped(at time.Time) Event            { e.At = at; return e }

@@ -43,6 +43,8 @@ func someEvents(t testing.TB) []Event {
 		EventTopicPeerLeft{at, "t", id},
 		EventTopicHealth{at, "t", TopicHealthThin},
 		EventPeerDeaf{at, id},
+		EventPeerGraylisted{at, id, -120.5},
+		EventPeerForgiven{at, id, -3},
 		EventLimitReached{at, "Conns", 3},
 		EventBanned{at, Ban{Peer: id, Until: someTime, Reason: "spam"}},
 		EventUnbanned{at, "", netip.MustParsePrefix("192.0.2.0/24")},

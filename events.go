@@ -174,6 +174,23 @@ type EventPeerDeaf struct {
 	ID peer.ID `json:"id"`
 }
 
+// EventPeerGraylisted reports that the pubsub score of a peer has fallen below
+// -100: nothing of it is heard, and nothing is sent to it. It stays connected; see
+// [Node.BanPeer]. The score is a second old at most.
+type EventPeerGraylisted struct {
+	EventTime
+	ID    peer.ID `json:"id"`
+	Score float64 `json:"score"`
+}
+
+// EventPeerForgiven reports that a peer of [EventPeerGraylisted] is heard again, or
+// has disconnected.
+type EventPeerForgiven struct {
+	EventTime
+	ID    peer.ID `json:"id"`
+	Score float64 `json:"score"`
+}
+
 // EventLimitReached reports that a limit of [WithLimits] refused a connection,
 // a stream or a provider record: the first time, and then at most once a minute. The Memory limit
 // is not reported; [Status] counts what it refuses.

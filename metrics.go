@@ -57,6 +57,15 @@ var nodeMetrics = []metric{
 	{"pubsub_dropped_total", "Messages dropped because a subscription's reader was too slow.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Dropped })},
 	{"pubsub_unsent_total", "Messages not sent to a peer because its queue was full.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Unsent })},
 	{"pubsub_overrun_total", "Incoming messages dropped unvalidated because too many arrived at once.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Overrun })},
+	{"pubsub_graylisted_peers", "Connected peers that are graylisted for their pubsub score.", prometheus.GaugeValue, func(n *Node) float64 {
+		gray := 0
+		for _, s := range scoresOf(n.pubsub) {
+			if s.Graylisted {
+				gray++
+			}
+		}
+		return float64(gray)
+	}},
 }
 
 func pubsubCount(of func(gossip.Counts) uint64) func(*Node) float64 {

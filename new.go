@@ -250,7 +250,7 @@ func startPubSub(n *Node) (err error) {
 	queue, total := n.cfg.pubsubBytes()
 	n.pubsub, err = gossip.New(context.WithoutCancel(n.ctx), gossip.Config{
 		Host: n.base, Blacklist: access.Blacklist{List: n.access}, MaxMessageSize: n.cfg.maxMessageSize, QueueBytes: queue, TotalBytes: total,
-		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(),
+		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(), Scoring: scoringOf(n.cfg), Learned: n.base.Learned,
 		Trace: n.cfg.pubsubTrace, RelayedBytes: n.cfg.relayedPubSub,
 		Changed:    n.watch.change.Notify,
 		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
@@ -259,6 +259,11 @@ func startPubSub(n *Node) (err error) {
 		HealthChanged: func(topic string, health gossip.Health) {
 			n.watch.emit(EventTopicHealth{Topic: topic, Health: TopicHealth(health)})
 		},
+		Graylisted: func(id peer.ID, score float64) {
+			n.log.Warn("peer is graylisted: nothing of it is heard", "peer", id, "score", score)
+			n.watch.emit(EventPeerGraylisted{ID: id, Score: score})
+		},
+		Forgiven: func(id peer.ID, score float64) { n.watch.emit(EventPeerForgiven{ID: id, Score: score}) },
 		Deaf: func(ctx context.Context, id peer.ID) {
 			n.watch.emit(EventPeerDeaf{ID: id})
 			n.log.Warn("reconnecting to peer that has stopped sending pubsub messages", "peer", id)
@@ -268,10 +273,32 @@ func startPubSub(n *Node) (err error) {
 		},
 	})
 	if err != nil {
-		return err
+		return scoringError(err)
 	}
 	n.stack.Push("pubsub", closeBudget, n.pubsub.Close)
 	return nil
+}
+
+// scoringOf returns the scores of the options for the router.
+func scoringOf(c *config) *gossip.Scoring {
+	if c.scoring == nil {
+		return nil
+	}
+	s := c.scoring.inner()
+	named := make(map[peer.ID]bool)
+	for _, p := range slices.Concat(c.bootstrapPeers(), c.persistent) {
+		named[p.ID] = true
+	}
+	s.Trusted = func(id peer.ID) bool { return named[id] }
+	return &s
+}
+
+// scoringError files an error of the router's start under its option.
+func scoringError(err error) error {
+	if errors.Is(err, gossip.ErrOwnScore) {
+		return &OptionError{Option: "WithPeerScoring", Err: err}
+	}
+	return err
 }
 
 // protocolBytes returns how many bytes the IDs of the node's protocols may have

@@ -34,6 +34,7 @@ func (n *Node) Status() Status {
 			s.Topics = append(s.Topics, topicStatus(t, s.Peers))
 		}
 	}
+	s.Scores = scoresOf(n.pubsub)
 	s.Bootstrap = newBootstrapRound(n.keeper.Last())
 	s.Persistent = persistentStatus(n.keeper)
 	s.Bans = bansOf(n.access)

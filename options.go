@@ -731,7 +731,7 @@ func WithRecordLifetime(lifetime time.Duration) Option {
 // PubSub.
 
 // WithoutPubSub switches pubsub off: [Node.Publish] and [Node.Subscribe] return
-// [ErrDisabled]. It conflicts with [WithMaxMessageSize] and
+// [ErrDisabled]. It conflicts with [WithMaxMessageSize], [WithPeerScoring] and
 // [WithPubSubOptions].
 func WithoutPubSub() Option { return toggle("WithoutPubSub", func(c *config) { c.noPubSub = true }) }
 
@@ -762,6 +762,26 @@ func WithRelayedPubSub(maxBytes int) Option {
 			return fmt.Errorf("%d bytes: it must be at least %d, which a message takes besides its data", maxBytes, messageOverhead)
 		}
 		c.relayedPubSub = maxBytes
+		return nil
+	}}
+}
+
+// WithPeerScoring makes the node score its pubsub peers, overriding the default of
+// not; bounds on what a peer may send hold in any case. Peers lose points for invalid
+// signatures, floods of control messages, topics beyond the bounds, malformed and
+// oversized messages, and floods of repetitions, and gain some for messages that
+// they deliver first. A peer with less than 0 leaves the mesh, and one with less
+// than -100 is graylisted: nothing of it is heard, and nothing is sent to it, until
+// its score recovers. See [Status].Scores, [EventPeerGraylisted] and
+// [FindingGraylisted].
+//
+// It conflicts with pubsub.WithPeerScore in [WithPubSubOptions].
+func WithPeerScoring(s Scoring) Option {
+	return option{"WithPeerScoring", func(c *config) error {
+		if err := s.check(); err != nil {
+			return err
+		}
+		c.scoring = &s
 		return nil
 	}}
 }
@@ -865,7 +885,7 @@ func WithDHTOptions(opts ...dht.Option) Option {
 
 // WithPubSubOptions adds options for pubsub. They apply after the node's own. An
 // inspector of RPCs replaces the one that bounds the messages that wait for
-// validation; see [Limits].
+// validation (see [Limits]) and what control messages contain.
 func WithPubSubOptions(opts ...pubsub.Option) Option {
 	opts = slices.Clone(opts)
 	return option{"WithPubSubOptions", func(c *config) error {

@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"io"
 	"log/slog"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -216,6 +217,11 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithRelayedPubSub", opt: WithRelayedPubSub(100)},
 		{name: "WithPubSubTrace", opt: WithPubSubTrace(io.Discard), check: func(c *config) bool { return c.pubsubTrace == io.Discard }},
 		{name: "WithPubSubTrace", opt: WithPubSubTrace(nil)},
+		{name: "WithPeerScoring", opt: WithPeerScoring(ScoringLarge()), check: func(c *config) bool { return *c.scoring == ScoringLarge() }},
+		{name: "WithPeerScoring", opt: WithPeerScoring(Scoring{Nodes: -1})},
+		{name: "WithPeerScoring", opt: WithPeerScoring(Scoring{Rate: math.NaN()})},
+		{name: "WithPeerScoring", opt: WithPeerScoring(Scoring{Rate: 2e6})},
+		{name: "WithPeerScoring", opt: WithPeerScoring(Scoring{PeersPerIP: -1})},
 		{name: "WithLogger", opt: WithLogger(logger), check: func(c *config) bool { return c.logger == logger }},
 		{name: "WithLogger", opt: WithLogger(nil)},
 		{name: "WithMetrics", opt: WithMetrics(reg), check: func(c *config) bool { return c.metrics == reg }},

@@ -129,6 +129,9 @@ type Settings struct {
 	RelayedPubSub int `json:"relayedPubSub,omitempty"`
 	// PubSubTrace is true with [WithPubSubTrace].
 	PubSubTrace bool `json:"pubsubTrace,omitempty"`
+	// Scoring is that of [WithPeerScoring]; nil without. A pubsub.WithPeerScore in
+	// [WithPubSubOptions] is not known here.
+	Scoring *Scoring `json:"scoring,omitempty"`
 
 	// Logging is true with [WithLogger].
 	Logging bool `json:"logging"`
@@ -198,6 +201,10 @@ func (c *config) settings() Settings {
 	}
 	if s.MDNS {
 		s.MDNSService = c.mdnsServiceName()
+	}
+	if s.PubSub && c.scoring != nil {
+		scoring := *c.scoring
+		s.Scoring = &scoring
 	}
 	if s.PubSub {
 		s.MaxMessageSize, s.RelayedPubSub, s.PubSubTrace = c.maxMessageSize, c.relayedPubSub, c.pubsubTrace != nil

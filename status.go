@@ -43,6 +43,9 @@ type Status struct {
 	DHT *DHTStatus `json:"dht,omitempty"`
 	// Topics are those in use, sorted by name.
 	Topics []TopicStatus `json:"topics,omitempty"`
+	// Scores are the pubsub scores of the connected peers, sorted by ID; nil without
+	// [WithPeerScoring].
+	Scores []PeerScore `json:"scores,omitempty"`
 	// Bootstrap is the result of the last round of dialing; nil before the
 	// first.
 	Bootstrap *BootstrapRound `json:"bootstrap,omitempty"`
@@ -108,7 +111,8 @@ type DHTStatus struct {
 // to within the last 30 seconds.
 type TopicStatus struct {
 	Name string `json:"name"`
-	// Peers are those that receive what the node publishes.
+	// Peers are those that receive what the node publishes, which graylisted ones do
+	// not.
 	Peers []peer.ID `json:"peers,omitempty"`
 	// Mesh are those of them with which the node exchanges messages in full.
 	Mesh []peer.ID `json:"mesh,omitempty"`

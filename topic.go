@@ -23,7 +23,7 @@ type Topic struct {
 }
 
 // TopicOption configures a call of [Node.Topic]: [TopicValidator],
-// [TopicMessageID], [TopicAnonymous].
+// [TopicMessageID], [TopicAnonymous], [TopicRate].
 type TopicOption interface{ applyTopic(*topicConfig) error }
 
 type topicConfig struct {
@@ -155,6 +155,20 @@ func guardedID(id func(m *Message) string, m *Message) (s string) {
 func TopicAnonymous() TopicOption {
 	return topicOption(func(c *topicConfig) error {
 		c.spec.Anonymous = true
+		return nil
+	})
+}
+
+// TopicRate sets how many messages per second a topic is expected to have,
+// overriding that of [Scoring]: it weighs who delivers messages first, and bounds
+// how many useless ones are no flood. If several handles set it, the last one
+// counts.
+func TopicRate(perSecond float64) TopicOption {
+	return topicOption(func(c *topicConfig) error {
+		if perSecond == 0 || !gossip.ValidRate(perSecond) {
+			return optionErrorf("TopicRate", "%v messages per second: it must be more than 0, and up to 1,000,000", perSecond)
+		}
+		c.spec.Rate = perSecond
 		return nil
 	})
 }

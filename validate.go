@@ -106,7 +106,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
 	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits"),
 	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
-	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithRelayedPubSub", "WithPubSubTrace", "WithPubSubOptions"),
+	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithRelayedPubSub", "WithPubSubTrace", "WithPubSubOptions", "WithPeerScoring"),
 	pointless("WithoutRelay", "rules out relayed connections", "WithRelayedPubSub"),
 )
 

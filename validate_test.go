@@ -78,6 +78,7 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithMaxMessageSize":    WithMaxMessageSize(c.maxMessageSize),
 		"WithRelayedPubSub":     WithRelayedPubSub(16 << 10),
 		"WithPubSubTrace":       WithPubSubTrace(io.Discard),
+		"WithPeerScoring":       WithPeerScoring(ScoringSmall()),
 		"WithLogger":            WithLogger(slog.New(slog.DiscardHandler)),
 		"WithMetrics":           WithMetrics(prometheus.NewRegistry()),
 		"WithLibp2pOptions":     WithLibp2pOptions(libp2p.Ping(true)),

@@ -29,6 +29,7 @@ const (
 	DeafPeer          Kind = "deaf-peer"
 	Signatures        Kind = "signatures-differ"
 	Rejected          Kind = "messages-rejected"
+	Graylisted        Kind = "peers-graylisted"
 	Overrun           Kind = "messages-overrun"
 	ValidatorPanics   Kind = "validator-panics"
 	NotOverRelays     Kind = "topics-not-relayed"
@@ -97,6 +98,8 @@ type Messaging struct {
 	// Limited are connected peers that speak pubsub, but to which there are only
 	// relayed connections with limits, which the node's topics do not use.
 	Limited []string
+	// Graylisted are connected peers whose score is too low to be heard.
+	Graylisted []string
 	// Panicked are topics whose validators have panicked, and Overrun those of which
 	// more messages came than can be validated.
 	Panicked []string
@@ -272,6 +275,10 @@ func (j *judge) messaging(m Messaging) {
 	if len(m.Rejected) > 0 {
 		j.add(Rejected, "compare the versions and the TopicValidator of both sides, or ban the peers with BanPeer",
 			"peers send messages that a validator of this node rejects: %s", strings.Join(m.Rejected, ", "))
+	}
+	if len(m.Graylisted) > 0 {
+		j.add(Graylisted, "ban them with BanPeer; if they are honest, compare their versions and limits with this node's, and report it",
+			"nothing of these peers is heard, because they flood or break the rules: %s", strings.Join(m.Graylisted, ", "))
 	}
 	var overrun []string
 	for _, o := range m.Overrun {

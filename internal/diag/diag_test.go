@@ -131,6 +131,7 @@ var cases = []struct {
 	{"a peer that is deaf", func(s *Situation) { s.Messaging.Deaf = []string{"QmDeaf"} }, []Kind{DeafPeer}},
 	{"messages signed otherwise", func(s *Situation) { s.Messaging.Unsuited = []string{"QmOther"} }, []Kind{Signatures}},
 	{"messages that are rejected", func(s *Situation) { s.Messaging.Rejected = []string{"QmOther"} }, []Kind{Rejected}},
+	{"peers that are graylisted", func(s *Situation) { s.Messaging.Graylisted = []string{"QmEvil"} }, []Kind{Graylisted}},
 	{"a validator that panics", func(s *Situation) { s.Messaging.Panicked = []string{"news"} }, []Kind{ValidatorPanics}},
 	{"too many messages", func(s *Situation) { s.Messaging.Overrun = []Flood{{"news", now.Add(-time.Minute)}} }, []Kind{Overrun}},
 	{"too many messages, long ago", func(s *Situation) { s.Messaging.Overrun = []Flood{{"news", now.Add(-lately)}} }, nil},

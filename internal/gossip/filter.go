@@ -19,7 +19,8 @@ const (
 // that a peer says it is on, some 300 bytes each, whether or not anybody here has
 // heard of the topic.
 type filter struct {
-	refused func(id peer.ID)
+	changing func(id peer.ID, n int) int // how many changes of topics a peer may make
+	refused  func(id peer.ID, n int)
 
 	mu    sync.Mutex
 	peers map[peer.ID]*announced // guarded by mu
@@ -31,8 +32,8 @@ type announced struct {
 	bytes  int // of their names
 }
 
-func newFilter(refused func(peer.ID)) *filter {
-	return &filter{refused: refused, peers: make(map[peer.ID]*announced)}
+func newFilter(changing func(peer.ID, int) int, refused func(peer.ID, int)) *filter {
+	return &filter{changing: changing, refused: refused, peers: make(map[peer.ID]*announced)}
 }
 
 // CanSubscribe accepts every topic of the node's own.
@@ -48,8 +49,10 @@ func (f *filter) FilterIncomingSubscriptions(id peer.ID, subs []*pubsub_pb.RPC_S
 		of = &announced{topics: make(map[string]bool)}
 		f.peers[id] = of
 	}
+	fit := f.changing(id, len(subs))
+	refused := len(subs) - fit
 	accepted := subs[:0]
-	for _, s := range subs {
+	for _, s := range subs[:fit] {
 		name := s.GetTopicid()
 		switch on := of.topics[name]; {
 		case !s.GetSubscribe():
@@ -58,13 +61,16 @@ func (f *filter) FilterIncomingSubscriptions(id peer.ID, subs []*pubsub_pb.RPC_S
 				of.bytes -= len(name)
 			}
 		case !on && (len(of.topics) >= MaxTopics || of.bytes+len(name) > maxTopicBytes || len(name) > MaxTopicName):
-			f.refused(id)
+			refused++
 			continue
 		case !on:
 			of.topics[name] = true
 			of.bytes += len(name)
 		}
 		accepted = append(accepted, s)
+	}
+	if refused > 0 {
+		f.refused(id, refused)
 	}
 	return accepted, nil
 }

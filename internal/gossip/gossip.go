@@ -19,6 +19,7 @@ import (
 	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"google.golang.org/protobuf/proto"
@@ -64,10 +65,15 @@ type Config struct {
 	QueueBytes     int64 // of the messages that may wait for one peer, or in one subscription
 	TotalBytes     int64 // of those that may wait in all
 	Options        []pubsub.Option
+	Scoring        *Scoring // nil for none
 	Log            *slog.Logger
 	Closing        <-chan struct{} // ends waiting calls, ahead of Close
 	Trace          io.Writer       // gets gossipsub's events; nil for none
 	RelayedBytes   int             // of a message that is sent over a relayed connection with limits; 0: none is used
+
+	// Learned returns which addresses of a peer may be dialed on the word of another,
+	// and remembers whose word that is. With [Scoring].PeerExchange only.
+	Learned func(teller network.Conn, id peer.ID, addrs [][]byte) [][]byte
 
 	// Deaf is called for a connected peer that has ended its stream of messages and
 	// does not open another: it cannot be heard while it stays connected. It is told
@@ -80,6 +86,8 @@ type Config struct {
 	PeerLeft      func(topic string, id peer.ID) // messages reach the peer no longer
 	TopicLeft     func(topic string)             // the topic was left, without a PeerLeft
 	HealthChanged func(topic string, health Health)
+	Graylisted    func(id peer.ID, score float64) // the peer is neither heard nor sent anything
+	Forgiven      func(id peer.ID, score float64) // it is again, or has disconnected
 }
 
 // Router is a running gossipsub router. Its methods are safe for concurrent
@@ -106,12 +114,20 @@ type Router struct {
 	news    []news              // not yet told; guarded by mu
 	handing int64               // bytes of the messages that calls of Publish hand to gossipsub; guarded by mu
 
-	special  map[string]Spec       // of the topics whose Spec is not zero; guarded by mu
-	perTopic bool                  // topics have signature policies of their own; set by New
-	offenses map[peer.ID]*Offenses // guarded by mu
+	special  map[string]Spec      // of the topics whose Spec is not zero; guarded by mu
+	perTopic bool                 // topics have signature policies of their own; set by New
+	accounts map[peer.ID]*account // guarded by mu
+
+	scoring, exchange bool                // there are scores of the node's, and PX; set by New
+	scores            map[peer.ID]float64 // of connected peers, a second old; guarded by mu
+	gray              map[peer.ID]bool    // those that are graylisted; guarded by mu
+	ticked            uint64              // delivered, a second ago; guarded by mu
+	pruned            map[edge]pruned     // guarded by mu
+	prunedSweep       int                 // at how many it is swept; guarded by mu
 
 	published, delivered, dropped, unsent, overrun atomic.Uint64
 	unsentLog, overrunLog, refusedLog, panicLog    occasion.Occasion
+	controlLog                                     occasion.Occasion
 }
 
 // leftover is a topic that upstream would not close.
@@ -153,29 +169,34 @@ type Counts struct {
 // New starts gossipsub. The upstream router has no Close: its goroutines end
 // shortly after [Router.Close].
 func New(ctx context.Context, cfg Config) (*Router, error) {
-	if err := try(cfg.Host, cfg.Options); err != nil {
-		return nil, err
-	}
 	r := &Router{
 		cfg: cfg, group: lifecycle.NewGroup(ctx), wake: make(chan struct{}, 1),
 		topics: make(map[string]*topic), held: make(map[string]leftover), links: make(map[peer.ID]bool),
-		special: make(map[string]Spec), offenses: make(map[peer.ID]*Offenses), replays: newReplays(replaySize),
+		special: make(map[string]Spec), accounts: make(map[peer.ID]*account), replays: newReplays(replaySize),
+		scores: make(map[peer.ID]float64), gray: make(map[peer.ID]bool), pruned: make(map[edge]pruned), prunedSweep: 1024,
+	}
+	score, err := r.try()
+	if err != nil {
+		return nil, errors.Join(err, r.group.Close())
 	}
 	r.streams = newLinks(cfg.Host, r.group, cfg.Log)
-	r.streams.filter = newFilter(func(id peer.ID) {
+	r.streams.malformed = r.malformed
+	r.streams.filter = newFilter(r.changing, func(id peer.ID, n int) {
 		r.mu.Lock()
-		r.offenseLocked(id).Topics++
+		a := r.accountLocked(id)
+		a.Topics += uint64(n)
+		a.points += float64(n) * refusedPoints
 		r.mu.Unlock()
 		if r.refusedLog.Now() {
 			cfg.Log.Warn("topics of a peer are ignored: it is on too many", "peer", id)
 		}
 	})
-	// The peers that others name when they prune this node: gossipsub prints their
-	// IDs, in time that grows with the square of their length, and dials whatever
-	// addresses a stranger names. The DHT and the keeper find peers.
 	params := pubsub.DefaultGossipSubParams()
-	params.PrunePeers = 0
-	opts := append([]pubsub.Option{
+	if !r.exchange {
+		params.PrunePeers = 0 // the DHT and the keeper find peers
+	}
+	params.IWantFollowupTime, params.UnsubscribeBackoff = followUp, unsubscribeBackoff
+	opts := slices.Concat([]pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(ownPolicy),
 		pubsub.WithMaxMessageSize(cfg.MaxMessageSize),
 		// Send a node's own messages to every peer on the topic, not only to its
@@ -190,7 +211,8 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		pubsub.WithAppSpecificRpcInspector(r.inspect),
 		pubsub.WithSubscriptionFilter(r.streams.filter),
 		pubsub.WithGossipSubParams(params),
-	}, cfg.Options...)
+		pubsub.WithPeerExchange(r.exchange),
+	}, score.set, cfg.Options, score.inspect)
 	if cfg.Trace != nil {
 		t := newTrace(cfg.Trace)
 		r.group.Go(func(ctx context.Context) {
@@ -216,7 +238,6 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 		r.streams.deaf = func(context.Context, peer.ID) {}
 	}
 	stop := r.streams.start()
-	var err error
 	if r.ps, err = pubsub.NewGossipSub(r.group.Context(), r.streams, opts...); err != nil {
 		stop()
 		return nil, errors.Join(err, r.group.Close())
@@ -234,27 +255,56 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 // errTried ends the trial of options.
 var errTried = errors.New("all options are good")
 
+// scoreOptions make gossipsub keep scores: some come before the options of the
+// application, some after.
+type scoreOptions struct{ set, inspect []pubsub.Option }
+
 // try applies the application's options to a router that does not start. One that
 // fails, or panics, would leave a goroutine of gossipsub's running, which ends with
-// a router that has started.
-func try(h host.Host, opts []pubsub.Option) error {
-	if len(opts) == 0 {
-		return nil
+// a router that has started. It returns the options for the scores.
+func (r *Router) try() (scoreOptions, error) {
+	var score scoreOptions
+	var params *pubsub.PeerScoreParams
+	if s := r.cfg.Scoring; s != nil {
+		params = s.Peer(r.score)
+		score.set = []pubsub.Option{pubsub.WithPeerScore(params, s.Thresholds())}
+	}
+	if len(r.cfg.Options) == 0 {
+		return r.keepScores(score), nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	router := pubsub.DefaultGossipSubRouter(h)
+	router := pubsub.DefaultGossipSubRouter(r.cfg.Host)
 	var made *pubsub.PubSub
-	opts = slices.Concat([]pubsub.Option{func(ps *pubsub.PubSub) error {
+	var foreign, inspected bool
+	opts := slices.Concat([]pubsub.Option{func(ps *pubsub.PubSub) error {
 		made = ps
 		return nil
-	}}, opts, []pubsub.Option{func(*pubsub.PubSub) error { return errTried }})
+	}}, score.set, r.cfg.Options, []pubsub.Option{func(*pubsub.PubSub) error {
+		if params != nil {
+			foreign, inspected = ownScore(router, params)
+		}
+		return errTried
+	}})
 	defer func() { router.Attach(made) }()
-	_, err := pubsub.NewGossipSubWithRouter(ctx, h, router, opts...)
-	if errors.Is(err, errTried) {
-		return nil
+	_, err := pubsub.NewGossipSubWithRouter(ctx, r.cfg.Host, router, opts...)
+	switch {
+	case !errors.Is(err, errTried):
+		return score, err
+	case inspected:
+		return score, errOwnInspect
+	case foreign:
+		return score, ErrOwnScore
 	}
-	return err
+	return r.keepScores(score), nil
+}
+
+func (r *Router) keepScores(score scoreOptions) scoreOptions {
+	if score.set != nil {
+		r.scoring, r.exchange = true, r.cfg.Scoring.PeerExchange
+		score.inspect = []pubsub.Option{pubsub.WithPeerScoreInspect(r.scored, scoreInterval)}
+	}
+	return score
 }
 
 // Close closes the subscriptions, leaves the topics so that the neighbors learn

@@ -35,6 +35,12 @@ func (r *Router) Open(ctx context.Context, name string, spec Spec, validators ..
 		return nil, err
 	}
 	h := &Handle{r: r, t: t, done: make(chan struct{}), subs: make(map[*Subscription]bool)}
+	if spec.Rate > 0 {
+		if err := r.setRate(t, spec.Rate); err != nil {
+			r.release(t, false)
+			return nil, err
+		}
+	}
 	for _, v := range validators {
 		h.validators = append(h.validators, newValidator(r, t, v))
 	}

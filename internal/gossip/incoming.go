@@ -137,8 +137,19 @@ func (in *incoming) setTopic(name string, on bool) {
 // inspect drops the messages of an RPC that may not wait. It runs in gossipsub's
 // loop.
 func (r *Router) inspect(from peer.ID, rpc *pubsub.RPC) error {
+	r.control(from, rpc)
+	if r.isGray(from) { // its topics only, for when it is forgiven
+		r.wasted(from, len(rpc.Publish))
+		rpc.Publish, rpc.Control = nil, nil
+		return nil
+	}
+	waste := 0
+	self := string(r.cfg.Host.ID())
 	rpc.Publish = slices.DeleteFunc(rpc.Publish, func(m *pubsub_pb.Message) bool {
-		if r.mismatched(from, m) || r.replayed(from, m) {
+		if r.mismatched(from, m) || r.replayed(from, m) || string(m.GetFrom()) == self {
+			// Gossipsub would hold it against the peer that a message of this node's
+			// comes back, which it does when the node has restarted.
+			waste++
 			return true
 		}
 		if r.in.take(from, m) {
@@ -147,6 +158,7 @@ func (r *Router) inspect(from peer.ID, rpc *pubsub.RPC) error {
 		r.overran(m.GetTopic(), from)
 		return true
 	})
+	r.wasted(from, waste)
 	return nil
 }
 
@@ -158,8 +170,21 @@ func (r *Router) replayed(from peer.ID, m *pubsub_pb.Message) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.offenseLocked(from).Replayed++
+	r.accountLocked(from).Replayed++
 	return true
+}
+
+func (r *Router) isGray(id peer.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gray[id]
+}
+
+// changing returns how many changes of its topics a peer may make now.
+func (r *Router) changing(id peer.ID, n int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.accountLocked(id).topics.take(n, topicRate, topicBurst)
 }
 
 // overran counts a message that was dropped unvalidated.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pool "github.com/libp2p/go-buffer-pool"
@@ -85,6 +86,8 @@ type links struct {
 	// another. It may block.
 	deaf func(ctx context.Context, id peer.ID)
 	lost func(id peer.ID, messages int) // counts messages that were not sent
+	// malformed is called for what a peer sends that gossipsub cannot read.
+	malformed func(id peer.ID)
 	// queueBytes bounds the messages that wait for one peer, and budget those for
 	// all peers.
 	queueBytes int64
@@ -107,6 +110,7 @@ type linked struct {
 	early  int64          // bytes of messages that wait in gossipsub's queue for the next stream
 	in     network.Stream // the peer's newest stream; nil if it has ended
 	opened int            // how many streams the peer has opened since it connected
+	born   time.Time      // when it opened the newest: what it knew before, it may have forgotten
 	watch  *time.Timer    // asks for another stream, then marks the peer as deaf; nil unless in is
 	deaf   bool
 }
@@ -302,7 +306,7 @@ func (l *links) SetStreamHandlerMatch(proto protocol.ID, match func(protocol.ID)
 func (l *links) serving(h network.StreamHandler) network.StreamHandler {
 	return func(s network.Stream) {
 		l.came(s)
-		h(s) // returns when the stream ends
+		h(&incomingStream{Stream: s, links: l}) // returns when the stream ends
 		l.went(s)
 	}
 }
@@ -313,6 +317,7 @@ func (l *links) came(s network.Stream) {
 	l.mu.Lock()
 	p := l.peerLocked(id)
 	p.in, p.deaf = s, false
+	p.born = time.Now()
 	p.opened++
 	if p.watch != nil {
 		p.watch.Stop()
@@ -329,6 +334,58 @@ func (l *links) came(s network.Stream) {
 	}
 	if out != nil {
 		out.peerOpened(again)
+	}
+}
+
+// incomingStream notices that gossipsub gives a peer's stream up because of what it
+// has read: an RPC that is none, or above a limit.
+type incomingStream struct {
+	network.Stream
+	links *links
+	ended atomic.Bool // a read has failed
+}
+
+func (s *incomingStream) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
+	if err != nil {
+		s.ended.Store(true)
+	}
+	return n, err
+}
+
+// Reset is called by the reader, and when the next stream has come.
+func (s *incomingStream) Reset() error {
+	id := s.Conn().RemotePeer()
+	s.links.mu.Lock()
+	p := s.links.peers[id]
+	newest := p != nil && p.in == s.Stream
+	s.links.mu.Unlock()
+	if newest && !s.ended.Swap(true) && s.links.group.Context().Err() == nil {
+		s.links.malformed(id)
+	}
+	return s.Stream.Reset()
+}
+
+// bornAt returns when a peer has opened its newest stream.
+func (l *links) bornAt(id peer.ID) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.peers[id]; p != nil {
+		return p.born
+	}
+	return time.Time{}
+}
+
+// write sends an encoded RPC to a peer, unless there is no stream to it.
+func (l *links) write(id peer.ID, message []byte) {
+	l.mu.Lock()
+	var out *outgoing
+	if p := l.peers[id]; p != nil {
+		out = p.out
+	}
+	l.mu.Unlock()
+	if out != nil {
+		_, _ = out.Write(message) // fails only if the peer has gone
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 type news struct {
 	topic string
 	kind  newsKind
-	id    peer.ID // of the first two kinds
+	id    peer.ID // of the kinds about a peer
+	score float64 // of the last two kinds
 }
 
 type newsKind int
@@ -23,6 +24,8 @@ const (
 	peerLeft                    // messages reach it no longer
 	topicLeft                   // the topic was left
 	meshChanged                 // the mesh of the topic has changed
+	peerGraylisted
+	peerForgiven // or disconnected
 )
 
 // follow tracks the members of a topic. A peer counts once gossipsub has a
@@ -39,7 +42,7 @@ func (r *Router) follow(ctx context.Context, t *topic) {
 		var grown bool
 		switch ev.Type {
 		case pubsub.PeerJoin:
-			grown = r.markLocked(t, ev.Peer, r.links[ev.Peer])
+			grown = r.markLocked(t, ev.Peer, r.reachedLocked(ev.Peer))
 		case pubsub.PeerLeave:
 			r.markLocked(t, ev.Peer, false)
 			delete(t.members, ev.Peer)
@@ -60,9 +63,14 @@ func (r *Router) link(id peer.ID, up bool) {
 		r.links[id] = true
 	} else {
 		delete(r.links, id)
+		if r.gray[id] {
+			delete(r.gray, id)
+			r.addNewsLocked(news{kind: peerForgiven, id: id, score: r.scores[id]})
+		}
+		delete(r.scores, id)
 	}
 	for _, t := range r.topics {
-		if _, member := t.members[id]; member && r.markLocked(t, id, up) {
+		if _, member := t.members[id]; member && r.markLocked(t, id, r.reachedLocked(id)) {
 			grown = append(grown, t)
 		}
 	}
@@ -89,7 +97,7 @@ func (r *Router) markLocked(t *topic, id peer.ID, linked bool) (grown bool) {
 	if linked {
 		kind = peerJoined
 	}
-	r.addNewsLocked(news{t.name, kind, id})
+	r.addNewsLocked(news{topic: t.name, kind: kind, id: id})
 	return linked
 }
 
@@ -115,7 +123,9 @@ func (r *Router) tell(ctx context.Context) {
 		r.mu.Unlock()
 		touched := make(map[string]bool)
 		for _, n := range list {
-			touched[n.topic] = true
+			if n.topic != "" {
+				touched[n.topic] = true
+			}
 			switch n.kind {
 			case topicLeft:
 				r.cfg.TopicLeft(n.topic)
@@ -123,6 +133,10 @@ func (r *Router) tell(ctx context.Context) {
 				r.cfg.PeerJoined(n.topic, n.id)
 			case peerLeft:
 				r.cfg.PeerLeft(n.topic, n.id)
+			case peerGraylisted:
+				r.cfg.Graylisted(n.id, n.score)
+			case peerForgiven:
+				r.cfg.Forgiven(n.id, n.score)
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(touched)) {

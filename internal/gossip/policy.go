@@ -18,6 +18,9 @@ type Spec struct {
 	MessageID func(*pubsub_pb.Message) string
 	// Anonymous messages have no author, sequence number or signature.
 	Anonymous bool
+	// Rate is how many messages per second are expected; 0 for the default of
+	// [Scoring]. The last one given counts.
+	Rate float64
 }
 
 // errTopicInUse is returned when a topic cannot be joined as it is asked for.
@@ -119,7 +122,9 @@ func (r *Router) mismatched(from peer.ID, m *pubsub_pb.Message) bool {
 		wrong = m.Signature == nil
 	}
 	if wrong {
-		r.offenseLocked(from).Unsuited++
+		a := r.accountLocked(from)
+		a.Unsuited++
+		a.soft++
 	}
 	return wrong
 }

@@ -37,6 +37,7 @@ type topic struct {
 	sent    time.Time        // when Publish last succeeded; guarded by Router.mu
 	linger  *time.Timer      // runs expire; nil when not set; guarded by Router.mu
 	counts  TopicCounts      // guarded by Router.mu
+	rate    float64          // messages expected per second; guarded by Router.mu
 	members map[peer.ID]bool // subscribed peers, and whether gossipsub has a stream to them; guarded by Router.mu
 	mesh    map[peer.ID]bool // guarded by Router.mu
 	health  Health           // the last that was told; guarded by Router.mu
@@ -141,6 +142,9 @@ func (r *Router) joinUpstream(t *topic) (err error) {
 		if t.up, err = r.ps.Join(t.name, r.joining(t.spec)...); err != nil {
 			return err
 		}
+	}
+	if err := r.setRate(t, t.spec.Rate); err != nil {
+		return errors.Join(err, t.up.Close())
 	}
 	if t.events, err = t.up.EventHandler(); err != nil {
 		return errors.Join(err, t.up.Close())

@@ -42,6 +42,12 @@ func (d tracer) RejectMessage(m *pubsub.Message, reason string) {
 	if reason == pubsub.RejectValidationQueueFull || reason == pubsub.RejectValidationThrottled {
 		d.r.overran(m.GetTopic(), m.ReceivedFrom)
 	}
+	switch reason {
+	case pubsub.RejectValidationIgnored:
+		d.r.wasted(m.ReceivedFrom, 1)
+	case pubsub.RejectInvalidSignature:
+		d.r.unscored(m.ReceivedFrom)
+	}
 }
 
 // A message waits no longer for its validation.
@@ -51,7 +57,11 @@ func (d tracer) DeliverMessage(m *pubsub.Message) {
 		d.r.replays.remember(m.Message)
 	}
 }
-func (d tracer) DuplicateMessage(m *pubsub.Message) { d.r.in.release(m) }
+
+func (d tracer) DuplicateMessage(m *pubsub.Message) {
+	d.r.in.release(m)
+	d.r.wasted(m.ReceivedFrom, 1)
+}
 
 // Gossipsub takes messages of the topics that it has joined.
 func (d tracer) Join(topic string)  { d.r.in.setTopic(topic, true) }
@@ -85,6 +95,13 @@ func (r *Router) notSent(id peer.ID, n int) {
 // The mesh of a topic.
 func (d tracer) Graft(id peer.ID, topic string) { d.r.graft(id, topic, true) }
 func (d tracer) Prune(id peer.ID, topic string) { d.r.graft(id, topic, false) }
+
+// SendRPC remembers whom the node has pruned.
+func (d tracer) SendRPC(rpc *pubsub.RPC, id peer.ID) {
+	for _, m := range rpc.GetControl().GetPrune() {
+		d.r.prune(id, m)
+	}
+}
 
 // The rest of pubsub.RawTracer.
 func (tracer) ValidateMessage(*pubsub.Message)                      {}

@@ -143,7 +143,10 @@ func (r *Router) judge(t *topic) pubsub.ValidatorEx {
 // refuse counts a message that a validator does not accept.
 func (r *Router) refuse(t *topic, src peer.ID, mine *own, err error) pubsub.ValidationResult {
 	result := pubsub.ValidationReject
-	if errors.Is(err, errs.ErrIgnore) {
+	ignored := errors.Is(err, errs.ErrIgnore)
+	if ignored || mine == nil && r.scoring {
+		// Gossipsub would graylist whoever sends on what its own validators accept,
+		// such as a node of another version: see account.soft.
 		result = pubsub.ValidationIgnore
 	}
 	if mine != nil {
@@ -156,11 +159,13 @@ func (r *Router) refuse(t *topic, src peer.ID, mine *own, err error) pubsub.Vali
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if result == pubsub.ValidationIgnore {
+	if ignored {
 		t.counts.Ignored++
 	} else {
 		t.counts.Rejected++
-		r.offenseLocked(src).Rejected++
+		a := r.accountLocked(src)
+		a.Rejected++
+		a.soft++
 	}
 	return result
 }
