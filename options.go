@@ -425,6 +425,7 @@ func WithBannedPeers(ids ...peer.ID) Option {
 // machine's addresses or a wake from sleep starts over.
 //
 // With enough peers, it dials a missing bootstrap peer every 1 to 10 minutes,
+// or every 30 seconds with fewer than 4 peers and no bootstrap peer among them,
 // and one that it has just lost as quickly as above for a minute, unless the
 // peer keeps hanging up. With [WithMinPeers] of 0 it does neither. The node's
 // own ID is left out, so that one list serves all nodes. [ParsePeers] reads the

@@ -79,6 +79,11 @@ const (
 	roundGap   = 400 * time.Millisecond
 	roundLimit = quickDial
 
+	// With fewer peers than fewPeers, none of which is a bootstrap peer, missing ones
+	// are dialed every RoundMax, even if the others are enough: a stranger that connects
+	// must not keep the node from its network. Peers that hang up are spared.
+	fewPeers = 4
+
 	// savedAtOnce is how many saved peers are dialed at a time, and in a round.
 	savedAtOnce = 8
 	// With fewer peers than smallNetwork, missing saved peers are dialed again: in

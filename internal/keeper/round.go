@@ -123,13 +123,19 @@ func (k *Keeper) roundWithEnoughLocked(v view, p *plan) {
 		r.moved = false
 		return
 	}
+	few := len(v.up) < fewPeers && !slices.ContainsFunc(k.boots, func(id peer.ID) bool { return k.peers[id].up })
 	var due []peer.ID
 	for _, id := range k.boots {
 		e := k.peers[id]
 		if e.up || e.dialing() || slices.Contains(k.released, id) {
 			continue
 		}
-		if next := e.duties[Bootstrap].next; next.After(v.now) {
+		d := &e.duties[Bootstrap]
+		next := d.next
+		if soon := r.begun.Add(RoundMax); few && d.short <= freeLosses && soon.Before(next) {
+			next = soon
+		}
+		if next.After(v.now) {
 			p.at(next)
 			continue
 		}
