@@ -77,13 +77,6 @@ func (d tracer) DropRPC(rpc *pubsub.RPC, id peer.ID) {
 	d.r.notSent(id, n)
 }
 
-// SendRPC records what waits in gossipsub's queue for a peer.
-func (d tracer) SendRPC(rpc *pubsub.RPC, id peer.ID) {
-	if len(rpc.GetPublish()) > 0 {
-		d.r.streams.queued(id, proto.Size(&rpc.RPC))
-	}
-}
-
 // notSent counts messages that a peer does not get.
 func (r *Router) notSent(id peer.ID, n int) {
 	total := r.unsent.Add(uint64(n))
@@ -96,8 +89,12 @@ func (r *Router) notSent(id peer.ID, n int) {
 func (d tracer) Graft(id peer.ID, topic string) { d.r.graft(id, topic, true) }
 func (d tracer) Prune(id peer.ID, topic string) { d.r.graft(id, topic, false) }
 
-// SendRPC remembers whom the node has pruned.
+// SendRPC records what waits in gossipsub's queue for a peer, and whom the node has
+// pruned.
 func (d tracer) SendRPC(rpc *pubsub.RPC, id peer.ID) {
+	if len(rpc.GetPublish()) > 0 {
+		d.r.streams.queued(id, proto.Size(&rpc.RPC))
+	}
 	for _, m := range rpc.GetControl().GetPrune() {
 		d.r.prune(id, m)
 	}
