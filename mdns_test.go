@@ -1,12 +1,14 @@
 package p2pnode
 
 import (
+	"slices"
 	"sync"
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
@@ -88,5 +90,29 @@ func TestMDNSMeetsAHandAssembledPeer(t *testing.T) {
 		case <-ctx.Done():
 			t.Fatal("the other side has not found the node")
 		}
+	}
+}
+
+// On the public network, a peer found on the LAN is dialed there; nobody else is.
+func TestPublicNetworkDialsPeersFoundOnTheLAN(t *testing.T) {
+	other := newNode(t, WithNetwork("ipfs"))
+	n := newNode(t, WithIPFS(), via(other))
+	at := ma.StringCast("/ip4/192.168.255.254/tcp/1")
+	near, far := otherID(t), otherID(t)
+	if n.base.MayDial(far, at) {
+		t.Errorf("%s is dialed for anybody", at)
+	}
+	events := n.Events(testContext(t))
+	foundNearby(n, peer.AddrInfo{ID: near, Addrs: []ma.Multiaddr{at}})
+	for ev := range events {
+		if f, ok := ev.(EventPeerFound); ok {
+			if f.ID != near || !slices.ContainsFunc(f.Addrs, at.Equal) {
+				t.Errorf("found %+v", f)
+			}
+			break
+		}
+	}
+	if !n.base.MayDial(near, at) || n.base.MayDial(far, at) {
+		t.Error("the peer found on the LAN is not dialed there, or others are too")
 	}
 }

@@ -376,13 +376,19 @@ func startMDNS(n *Node) error {
 	if !n.cfg.mdns {
 		return nil
 	}
-	m, err := lan.Start(n.base, n.cfg.mdnsServiceName(), func(ai peer.AddrInfo) { n.keeper.Found(ai, "mdns") }, n.log)
+	m, err := lan.Start(n.base, n.cfg.mdnsServiceName(), func(ai peer.AddrInfo) { foundNearby(n, ai) }, n.log)
 	if err != nil {
 		return err
 	}
 	n.stack.Push("mdns", closeBudget, m.Close)
 	n.group.Go(func(ctx context.Context) { m.Follow(ctx, &n.watch.moved) })
 	return nil
+}
+
+// foundNearby keeps a peer that was found on the LAN.
+func foundNearby(n *Node, ai peer.AddrInfo) {
+	n.base.Nearby(ai.ID)
+	n.keeper.Found(ai, "mdns")
 }
 
 // startRecovery watches for what a node recovers from by itself: a machine that
@@ -467,7 +473,7 @@ func startKeeper(n *Node) error {
 	cfg := keeper.Config{
 		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
 		Dial:    n.dialer.Connect,
-		Dials:   func(a ma.Multiaddr) bool { return n.cfg.dials(a) && n.base.MayDial(a) },
+		Dials:   func(id peer.ID, a ma.Multiaddr) bool { return n.cfg.dials(a) && n.base.MayDial(id, a) },
 		Given:   n.base.Given,
 		Waiting: n.dialer.Waiting,
 		Reached: func(err error) bool { return errors.Is(err, nethost.ErrLostAtOnce) },

@@ -108,8 +108,16 @@ func WithNetwork(name string) Option {
 // WithIPFS joins the public IPFS network: the Amino DHT and the LAN DHT next to
 // it, the network's bootstrap peers unless others are configured, and the
 // standard mDNS service name with [WithMDNS]. Off by default, because a node on
-// a public network serves strangers. It conflicts with [WithNetwork],
-// [WithPrivateNetwork], [WithValidator] and [WithoutDHT].
+// a public network serves strangers.
+//
+// The public DHT gets only public addresses of the node, and a private address
+// is dialed only if the application names the peer, or mDNS or a peer of the LAN
+// does. Identify tells whoever connects all addresses that the node announces,
+// as everywhere in libp2p: with [WithAnnounceAddrs] private ones are not among
+// them, but then peers on the LAN do not learn them either.
+//
+// It conflicts with [WithNetwork], [WithPrivateNetwork], [WithValidator] and
+// [WithoutDHT].
 func WithIPFS() Option { return toggle("WithIPFS", func(c *config) { c.ipfs = true }) }
 
 // WithPrivateNetwork sets the 32-byte pre-shared key of a private network:

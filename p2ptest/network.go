@@ -225,7 +225,7 @@ func (n *Network) join(tb testing.TB, what string, machine *simhost.Machine) *me
 // The node closes when tb ends, before the network, and an error of its Close
 // fails the test. Options that need real sockets or the Internet fail the test
 // immediately: WithMDNS, WithPortMapping, WithListenAddrs, WithTransports
-// without QUIC, WithPrivateNetwork, WithIPFS.
+// without QUIC, WithPrivateNetwork, WithIPFS without bootstrap peers.
 func (n *Network) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
 	tb.Helper()
 	return n.node(tb, n.public, opts)
@@ -268,7 +268,8 @@ func possible(s p2pnode.Settings) error {
 	refuse(slices.Contains(s.Given, "WithListenAddrs"), "WithListenAddrs needs real sockets: the network assigns each node its address; leave it out")
 	refuse(s.PrivateNetwork != "", "WithPrivateNetwork needs TCP, but a simulated network carries only QUIC; use WithNetwork to separate networks")
 	refuse(!slices.Contains(s.Transports, p2pnode.TransportQUIC) && s.PrivateNetwork == "", "WithTransports leaves out QUIC, the only transport on a simulated network; add TransportQUIC or leave the option out")
-	refuse(s.Public, `WithIPFS joins the public network; use WithNetwork("ipfs") for its protocols`)
+	own := slices.ContainsFunc([]string{"WithBootstrapPeers", "WithBootstrapAddrs"}, func(o string) bool { return slices.Contains(s.Given, o) })
+	refuse(s.Public && !own, `WithIPFS joins the public network; add WithBootstrapPeers with a peer of the simulated one, or use WithNetwork("ipfs") for its protocols`)
 	if refused == nil {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p-kad-dht/amino"
 	"github.com/libp2p/go-libp2p-kad-dht/dual"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	dhtrecords "github.com/libp2p/go-libp2p-kad-dht/records"
@@ -27,6 +28,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/routing"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
@@ -170,21 +173,32 @@ func (d *DHT) start() error {
 		d.records = newRecords(d.cfg.Datastore, d.self, d.cfg.RecordBytes, d.cfg.RecordsFull)
 		always = append(always, dht.ProviderDatastore(d.records))
 	}
-	h := bookHost{d.cfg.Host}
+	h := bookHost{d.cfg.Host, nil}
 	with := func(more ...dht.Option) []dht.Option { return slices.Concat(always, more, d.cfg.Options) }
 
 	if d.cfg.Layout == Public {
-		both, err := dual.New(h,
-			dual.WanDHTOption(with(
-				dht.RoutingTableFilter(tableFilter(dht.PublicRoutingTableFilter)),
-				dht.QueryFilter(queryFilter(dht.PublicQueryFilter)))...),
-			dual.LanDHTOption(with(
-				dht.RoutingTableFilter(tableFilter(dht.PrivateRoutingTableFilter)),
-				dht.QueryFilter(queryFilter(dht.PrivateQueryFilter)))...))
+		// As dual.New does, except that the two have hosts of their own.
+		wan, err := dht.New(bookHost{d.cfg.Host, manet.IsPublicAddr}, with(
+			dht.RoutingTableFilter(tableFilter(dht.PublicRoutingTableFilter)),
+			dht.QueryFilter(queryFilter(dht.PublicQueryFilter)),
+			dht.RoutingTablePeerDiversityFilter(dht.NewRTPeerDiversityFilter(h, amino.DefaultMaxPeersPerIPGroupPerCpl, amino.DefaultMaxPeersPerIPGroup)),
+			dht.AddressFilter(only(manet.IsPublicAddr)))...)
 		if err != nil {
 			return err
 		}
-		d.use(both)
+		near := with(
+			dht.ProtocolExtension(dual.LanExtension),
+			dht.RoutingTableFilter(tableFilter(dht.PrivateRoutingTableFilter)),
+			dht.QueryFilter(queryFilter(dht.PrivateQueryFilter)),
+			dht.AddressFilter(only(func(a ma.Multiaddr) bool { return !manet.IsIPLoopback(a) })))
+		if wan.Mode() != dht.ModeClient {
+			near = append(near, dht.Mode(dht.ModeServer))
+		}
+		lan, err := dht.New(h, near...)
+		if err != nil {
+			return errors.Join(err, wan.Close())
+		}
+		d.use(&dual.DHT{WAN: wan, LAN: lan})
 		d.protocols = []protocol.ID{"/ipfs/kad/1.0.0", "/ipfs/lan/kad/1.0.0"}
 		return nil
 	}
@@ -209,6 +223,11 @@ func (d *DHT) start() error {
 		d.protocols = append(d.protocols, d.cfg.Prefix+dual.LanExtension+"/kad/1.0.0")
 	}
 	return nil
+}
+
+// only returns a filter of addresses.
+func only(good func(ma.Multiaddr) bool) func([]ma.Multiaddr) []ma.Multiaddr {
+	return func(list []ma.Multiaddr) []ma.Multiaddr { return ma.FilterAddrs(list, good) }
 }
 
 func (d *DHT) use(both *dual.DHT) {

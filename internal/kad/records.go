@@ -253,12 +253,30 @@ func bringsStore(opts []dht.Option) bool {
 }
 
 // bookHost is a host whose address book takes a bounded number of addresses with
-// provider records, which stay for a day.
-type bookHost struct{ Host }
+// provider records, which stay for a day. Its address book shows only the
+// addresses that shows reports, unless that is nil: upstream filters those in
+// provider records, but not those of peers, the node included, that it names.
+type bookHost struct {
+	Host
+	shows func(ma.Multiaddr) bool
+}
 
-func (h bookHost) Peerstore() peerstore.Peerstore { return book{h.Host.Peerstore()} }
+func (h bookHost) Peerstore() peerstore.Peerstore { return book{h.Host.Peerstore(), h.shows} }
 
-type book struct{ peerstore.Peerstore }
+type book struct {
+	peerstore.Peerstore
+	shows func(ma.Multiaddr) bool
+}
+
+func (b book) Addrs(id peer.ID) []ma.Multiaddr {
+	list := b.Peerstore.Addrs(id)
+	if b.shows == nil {
+		return list
+	}
+	return ma.FilterAddrs(list, b.shows)
+}
+
+func (b book) PeerInfo(id peer.ID) peer.AddrInfo { return peer.AddrInfo{ID: id, Addrs: b.Addrs(id)} }
 
 func (b book) AddAddrs(id peer.ID, list []ma.Multiaddr, ttl time.Duration) {
 	if ttl > peerstore.TempAddrTTL {
@@ -268,7 +286,7 @@ func (b book) AddAddrs(id peer.ID, list []ma.Multiaddr, ttl time.Duration) {
 }
 
 func (b book) bounded(id peer.ID, list []ma.Multiaddr) (room []ma.Multiaddr) {
-	known := b.Addrs(id)
+	known := b.Peerstore.Addrs(id)
 	count, size := len(known), 0
 	for _, a := range known {
 		size += len(a.Bytes())

@@ -123,7 +123,7 @@ func TestAttackC5AddressesOfProvidersAreBounded(t *testing.T) {
 	if n := len(d.cfg.Host.Peerstore().Addrs(stranger.ID())); n > maxBookAddrs+len(stranger.Addrs()) {
 		t.Errorf("%d addresses are kept", n)
 	}
-	b := book{d.cfg.Host.Peerstore()}
+	b := book{d.cfg.Host.Peerstore(), nil}
 	b.AddAddrs(stranger.ID(), []ma.Multiaddr{ma.StringCast("/ip4/9.9.9.9/tcp/1")}, peerstore.TempAddrTTL)
 	if list := b.Addrs(stranger.ID()); !ma.Contains(list, ma.StringCast("/ip4/9.9.9.9/tcp/1")) {
 		t.Errorf("nothing is learned any more: %s", list)

@@ -67,9 +67,9 @@ type Config struct {
 	// Reached reports whether a dial that failed with this error reached the peer,
 	// which then hung up.
 	Reached func(error) bool
-	// Dials reports whether the node can dial such an address; nil means any.
+	// Dials reports whether the node can dial such an address of a peer; nil means any.
 	// What discovery brings is held against it.
-	Dials func(ma.Multiaddr) bool
+	Dials func(peer.ID, ma.Multiaddr) bool
 	// Given is called for peers that may be dialed wherever they are: the application
 	// named them, or they have been connected from near. It may be nil.
 	Given   func(...peer.AddrInfo)
@@ -207,7 +207,7 @@ func (k *Keeper) Infos(s Source) []peer.AddrInfo {
 // for those that the node cannot dial.
 func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 	if k.cfg.Dials != nil {
-		ai.Addrs = slices.DeleteFunc(slices.Clone(ai.Addrs), func(a ma.Multiaddr) bool { return !k.cfg.Dials(a) })
+		ai.Addrs = slices.DeleteFunc(slices.Clone(ai.Addrs), func(a ma.Multiaddr) bool { return !k.cfg.Dials(ai.ID, a) })
 	}
 	if ai.ID == k.cfg.Self || len(ai.Addrs) == 0 || k.group.Context().Err() != nil {
 		return

@@ -36,8 +36,8 @@ const (
 // names is dialed wherever it is. What was only learned (from the DHT, saved
 // peers, a peer about itself) is dialed where a stranger's word may send the
 // node: not to services of this machine, its links, or, on the public network,
-// its LAN, unless peers are there. And it is dialed only so often: a peer whose
-// words lead nowhere is not believed for a while.
+// its LAN, unless peers are there or the peer was found there. And it is dialed
+// only so often: a peer whose words lead nowhere is not believed for a while.
 type gate struct {
 	public bool // on the public network
 
@@ -45,6 +45,8 @@ type gate struct {
 	given   map[peer.ID]bool      // by the options, or added; guarded by mu
 	asked   map[peer.ID]bool      // by Connect; guarded by mu
 	order   []peer.ID             // of asked, the oldest first; guarded by mu
+	near    map[peer.ID]bool      // found on the LAN; guarded by mu
+	nearest []peer.ID             // of near, the oldest first; guarded by mu
 	words   map[peer.ID]word      // peers that were learned, until they are connected; guarded by mu
 	tellers map[string]debt       // guarded by mu
 	now     func() time.Time      // for tests
@@ -82,7 +84,7 @@ func (d debt) left(now time.Time) float64 { return max(0, d.dials-debtEase*now.S
 func newGate(public bool, h *Host) *gate {
 	return &gate{
 		public: public,
-		given:  make(map[peer.ID]bool), asked: make(map[peer.ID]bool), words: make(map[peer.ID]word), tellers: make(map[string]debt),
+		given:  make(map[peer.ID]bool), asked: make(map[peer.ID]bool), near: make(map[peer.ID]bool), words: make(map[peer.ID]word), tellers: make(map[string]debt),
 		now: time.Now,
 		reaches: func() []addrs.Reach {
 			var list []addrs.Reach
@@ -120,17 +122,25 @@ func (g *gate) home() bool {
 	return len(list) > 0 && !slices.ContainsFunc(list, func(a ma.Multiaddr) bool { return addrs.ReachOf(a) != addrs.Loopback })
 }
 
-// mayDial reports whether an address of a peer may be dialed.
+// mayDial reports whether an address of a peer may be dialed, and counts the dial.
 func (g *gate) mayDial(id peer.ID, a ma.Multiaddr) bool {
 	g.mu.Lock()
 	named := g.given[id] || g.asked[id]
 	g.mu.Unlock()
-	if named {
+	return named || g.leads(id, a) && g.charge(id)
+}
+
+// leads reports whether an address of a peer that was not named lies where the
+// node may be led.
+func (g *gate) leads(id peer.ID, a ma.Multiaddr) bool {
+	reach := addrs.ReachOf(a)
+	if g.free(reach) || reach == addrs.Loopback && g.home() {
 		return true
 	}
-	reach := addrs.ReachOf(a)
-	ok := g.free(reach) || reach == addrs.Loopback && g.home() || slices.Contains(g.reaches(), reach)
-	return ok && g.charge(id)
+	g.mu.Lock()
+	near := g.near[id]
+	g.mu.Unlock()
+	return near && reach == addrs.Private || slices.Contains(g.reaches(), reach)
 }
 
 // reachOfTeller returns the reach of a peer's own address: through a relay it may
@@ -247,15 +257,30 @@ func (h *Host) Asked(p peer.AddrInfo) {
 	defer g.mu.Unlock()
 	for _, id := range namedBy(p) {
 		delete(g.words, id)
-		if g.asked[id] {
-			continue
-		}
-		g.asked[id] = true
-		if g.order = append(g.order, id); len(g.order) > maxAsked {
-			delete(g.asked, g.order[0])
-			g.order = g.order[1:]
-		}
+		g.order = remember(g.asked, g.order, id)
 	}
+}
+
+// Nearby lets the node dial the private addresses of a peer that was found on
+// the LAN. It holds for the last 4096 of them.
+func (h *Host) Nearby(id peer.ID) {
+	g := h.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.nearest = remember(g.near, g.nearest, id)
+}
+
+// remember adds a peer to a set of the last maxAsked.
+func remember(set map[peer.ID]bool, order []peer.ID, id peer.ID) []peer.ID {
+	if set[id] {
+		return order
+	}
+	set[id] = true
+	if order = append(order, id); len(order) > maxAsked {
+		delete(set, order[0])
+		order = order[1:]
+	}
+	return order
 }
 
 // namedBy returns a peer, and the relays in its addresses, which are dialed first.
@@ -318,9 +343,9 @@ func (h *Host) Learned(c network.Conn, id peer.ID, list [][]byte) [][]byte {
 	return list
 }
 
-// MayDial reports whether an address of a peer that was only learned may be
-// dialed now.
-func (h *Host) MayDial(a ma.Multiaddr) bool { return h.gate.mayDial("", a) }
+// MayDial reports whether an address of a peer that was not named by the
+// application may be dialed now.
+func (h *Host) MayDial(id peer.ID, a ma.Multiaddr) bool { return h.gate.leads(id, a) }
 
 // gated is a connection gater in front of which the gate stands.
 type gated struct {

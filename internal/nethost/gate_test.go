@@ -63,6 +63,10 @@ func TestAttackC3WhatIsLearnedLeadsNowhereNear(t *testing.T) {
 			if got := near.mayDial("somebody", ma.StringCast(a)); got && !want {
 				t.Errorf("public %v, with a peer at %s: %s is dialed", c.public, c.teller, a)
 			}
+			g.near["neighbor"] = true
+			if reach := addrs.ReachOf(ma.StringCast(a)); g.mayDial("neighbor", ma.StringCast(a)) != (want || reach == addrs.Private) && c.teller == global {
+				t.Errorf("public %v: %s of a peer found on the LAN", c.public, a)
+			}
 			if g.given["friend"] = true; !g.mayDial("friend", ma.StringCast(a)) {
 				t.Errorf("%s is not dialed for the application", a)
 			}
