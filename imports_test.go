@@ -161,12 +161,17 @@ var rooms = map[string]map[string]string{
 	"p2phttp":   {"": "the node"},
 	"blocks":    {"": "the node"},
 	"dashboard": {"": "the node"},
+
+	// Codecs fit package topic's interface, and do not need it.
+	"topic/protocodec": {},
+	"topic/cborcodec":  {},
 }
 
 // program lists what the packages in cmd and examples may import.
 var program = map[string]string{
 	"":             "the node",
 	"p2ptest":      "examples/simulate",
+	"topic":        "examples/chat",
 	"internal/cli": "flags that every program has",
 }
 
