@@ -36,7 +36,7 @@ lint: ## gofmt, vet, staticcheck, and golangci-lint where it is installed
 
 .PHONY: bench
 bench: ## the benchmarks beside the same thing assembled by hand
-	$(GO) test -run '^$$' -bench . -benchmem .
+	$(GO) test -run '^$$' -bench . -benchmem . ./topic
 
 .PHONY: golden
 golden: ## write testdata/messages.golden anew after a text was changed

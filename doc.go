@@ -129,7 +129,8 @@
 // node is connected ([Topic.Health]), and takes validators ([TopicValidator]). A
 // publish that reaches no peer is an error, and messages that a slow reader loses
 // are counted: see [Subscription.Dropped]. [WithPeerScoring] graylists peers
-// that flood or break the rules.
+// that flood or break the rules. Package topic gives a topic a Go type: it decodes
+// messages once, as JSON, protobuf or CBOR, and rejects what does not decode.
 //
 // # Staying connected
 //

@@ -182,6 +182,10 @@ func (s *Subscription) C() <-chan *Message {
 	return s.c
 }
 
+// Done returns a channel that is closed once the subscription or the node is
+// closed: what hands messages on, and waits for somebody to take them, ends with it.
+func (s *Subscription) Done() <-chan struct{} { return s.sub.Done() }
+
 // Close ends the subscription and returns nil: calls of [Subscription.Next]
 // return [ErrClosed]. The node leaves the topic with its last subscription, or,
 // if it has just published to it, 30 seconds after the last message. Close may

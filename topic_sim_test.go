@@ -151,12 +151,18 @@ func TestSubscriptionsAreReadInASelect(t *testing.T) {
 			t.Errorf("an own message arrives: %q", m.Data)
 		case <-time.After(time.Minute):
 		}
+		select {
+		case <-sub.Done():
+			t.Error("it is done before it is closed")
+		default:
+		}
 		if err := topic.Close(); err != nil {
 			t.Error(err)
 		}
 		for range sub.C() {
 			t.Error("a closed subscription has a message")
 		}
+		<-sub.Done()
 	})
 }
 

@@ -178,6 +178,9 @@ func (s *Subscription) Topic() string { return s.topic.name }
 // reader was too slow.
 func (s *Subscription) Dropped() uint64 { return s.dropped.Load() }
 
+// Done is closed once the subscription or the router is closed.
+func (s *Subscription) Done() <-chan struct{} { return s.done }
+
 // Next waits for the next message. lost is how many the subscription dropped
 // just before it. It returns errs.ErrClosed once the subscription or the router
 // is closed, and ctx's error when ctx ends first.
