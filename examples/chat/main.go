@@ -1,6 +1,6 @@
 // Chat is a chat room for the people on one LAN: they find each other by
-// multicast DNS and chat on a topic. Where multicast does not reach, -bootstrap
-// names a peer.
+// multicast DNS and chat on a typed topic. Where multicast does not reach,
+// -bootstrap names a peer.
 package main
 
 import (
@@ -20,12 +20,28 @@ import (
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/cli"
+	"github.com/go-p2pnode/p2pnode/topic"
 )
 
 const (
 	maxNick = 32
 	maxLine = 1000
 )
+
+// line is what people say. Without a text it only announces the nick.
+type line struct {
+	Nick string `json:"nick"`
+	Text string `json:"text,omitempty"`
+}
+
+// valid refuses what this program does not send. Everybody checks it, so it does not
+// spread.
+func valid(_ context.Context, m topic.Message[line]) error {
+	if l := m.Value; l.Nick == "" || len(l.Nick) > maxNick || len(l.Text) > maxLine {
+		return fmt.Errorf("a nick of %d bytes and a text of %d", len(l.Nick), len(l.Text))
+	}
+	return nil
+}
 
 func main() { cli.Main(run) }
 
@@ -36,7 +52,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	fs := flag.NewFlagSet("chat", flag.ContinueOnError)
 	nick := fs.String("nick", "anonymous", "your name")
-	topic := fs.String("topic", "lobby", "the room")
+	name := fs.String("topic", "lobby", "the room")
 	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
 	bootstrap := fs.String("bootstrap", "", "addresses of peers, separated by commas; for networks without multicast")
 	network := fs.String("network", "example", "name of the network, the same for all")
@@ -47,7 +63,7 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	if *nick == "" || len(*nick) > maxNick || printable(*nick) != *nick {
 		return cli.Usagef("chat: -nick %q: it must have 1 to %d printable bytes", *nick, maxNick)
 	}
-	if *topic == "" {
+	if *name == "" {
 		return cli.Usagef("chat: -topic must not be empty")
 	}
 	opts := []p2pnode.Option{p2pnode.WithNetwork(*network), cli.Listen(*listen), cli.Bootstrap(*bootstrap)}
@@ -63,34 +79,25 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 		return cli.Explain(fs, err)
 	}
 	defer n.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	events := n.Events(ctx) // before the first peer joins the topic
-	sub, err := n.Subscribe(ctx, *topic)
-	if err != nil {
-		cancel()
-		return err
-	}
-	fmt.Fprintf(out, "* you are %s (%s) in %s; elsewhere, others join you with one of:\n", *nick, short(n.ID()), *topic)
-	for _, a := range n.Addrs() {
-		fmt.Fprintf(out, "*   chat -topic %s -bootstrap %s\n", *topic, a)
-	}
-
 	var readers sync.WaitGroup
 	defer readers.Wait()
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	heard := make(chan *p2pnode.Message)
-	readers.Go(func() {
-		for m, err := range sub.Messages(ctx) {
-			if err != nil {
-				return
-			}
-			select {
-			case heard <- m:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
+	events := n.Events(ctx) // before the first peer joins the topic
+	chat, err := topic.Join(n, *name, topic.JSON[line](), topic.Validate(valid))
+	if err != nil {
+		return err
+	}
+	sub, err := chat.Subscribe(ctx, p2pnode.SubscribeOthers())
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	fmt.Fprintf(out, "* you are %s (%s) in %s; elsewhere, others join you with one of:\n", *nick, short(n.ID()), *name)
+	for _, a := range n.Addrs() {
+		fmt.Fprintf(out, "*   chat -topic %s -bootstrap %s\n", *name, a)
+	}
+
 	happened := make(chan p2pnode.Event)
 	readers.Go(func() {
 		for ev := range events {
@@ -104,18 +111,21 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	typed := lines(ctx, in)
 
 	// This loop does everything else, so that nothing needs a lock.
-	r := &room{node: n, topic: *topic, nick: *nick, out: out, nicks: make(map[peer.ID]string)}
+	r := &room{chat: chat, nick: *nick, out: out, nicks: make(map[peer.ID]string)}
 	for err == nil {
 		select {
-		case m := <-heard:
-			r.hear(m)
-		case ev := <-happened:
-			err = r.happen(ctx, ev)
-		case line, ok := <-typed:
+		case m, ok := <-sub.C():
 			if !ok {
 				return nil
 			}
-			err = r.say(ctx, line)
+			r.hear(m)
+		case ev := <-happened:
+			err = r.happen(ctx, ev)
+		case text, ok := <-typed:
+			if !ok {
+				return nil
+			}
+			err = r.say(ctx, text)
 		case <-ctx.Done():
 			return nil
 		}
@@ -145,16 +155,16 @@ func lines(ctx context.Context, in io.Reader) <-chan string {
 
 // room is the state of one person's chat.
 type room struct {
-	node        *p2pnode.Node
-	topic, nick string
-	out         io.Writer
+	chat *topic.Topic[line]
+	nick string
+	out  io.Writer
 
 	nicks map[peer.ID]string // the authors who have not left
 }
 
-// say publishes a line: the nick, a newline and the text. Without text the
-// message only announces the nick.
+// say publishes a line.
 func (r *room) say(ctx context.Context, text string) error {
+	text = strings.ToValidUTF8(text, "\ufffd") // as JSON does: the others count the bytes of that
 	switch {
 	case text == "":
 		return nil
@@ -165,7 +175,7 @@ func (r *room) say(ctx context.Context, text string) error {
 	// Publish waits for a peer on the topic until its context ends.
 	wait, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	err := r.node.Publish(wait, r.topic, []byte(r.nick+"\n"+text))
+	err := r.chat.Publish(wait, line{r.nick, text})
 	if errors.Is(err, p2pnode.ErrNoPeers) && ctx.Err() == nil {
 		fmt.Fprintln(r.out, "* not sent: nobody else is here")
 		return nil
@@ -175,34 +185,34 @@ func (r *room) say(ctx context.Context, text string) error {
 
 // hear prints a message. Anybody can take any nick, so next to it is the
 // author's ID, which is proved by a signature.
-func (r *room) hear(m *p2pnode.Message) {
-	nick, text, ok := strings.Cut(string(m.Data), "\n")
-	if m.Author == r.node.ID() || !ok || nick == "" || len(nick) > maxNick || len(text) > maxLine {
-		return
-	}
-	who := fmt.Sprintf("%s (%s)", printable(nick), short(m.Author))
+func (r *room) hear(m topic.Message[line]) {
+	who := fmt.Sprintf("%s (%s)", printable(m.Value.Nick), short(m.Author))
 	if r.nicks[m.Author] != who {
 		r.nicks[m.Author] = who
 		fmt.Fprintf(r.out, "* %s is here\n", who)
 	}
-	if text != "" {
+	if text := m.Value.Text; text != "" {
 		fmt.Fprintf(r.out, "%s: %s\n", who, printable(text))
 	}
 }
 
 // happen announces the nick to peers that join the topic, and prints those that
-// leave.
+// leave, and how well the topic is connected.
 func (r *room) happen(ctx context.Context, ev p2pnode.Event) error {
 	switch ev := ev.(type) {
 	case p2pnode.EventTopicPeerJoined:
-		if ev.Topic == r.topic {
-			return r.node.Publish(ctx, r.topic, []byte(r.nick+"\n"), p2pnode.PublishNow())
+		if ev.Topic == r.chat.Topic().Name() {
+			return r.chat.Publish(ctx, line{Nick: r.nick}, p2pnode.PublishNow())
 		}
 	case p2pnode.EventTopicPeerLeft:
 		who, known := r.nicks[ev.ID]
-		if ev.Topic == r.topic && known {
+		if ev.Topic == r.chat.Topic().Name() && known {
 			fmt.Fprintf(r.out, "* %s has left\n", who)
 			delete(r.nicks, ev.ID)
+		}
+	case p2pnode.EventTopicHealth:
+		if ev.Topic == r.chat.Topic().Name() {
+			fmt.Fprintf(r.out, "* connection to the room: %s\n", ev.Health)
 		}
 	}
 	return nil
