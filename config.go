@@ -102,6 +102,8 @@ type config struct {
 	mdns        bool
 	mdnsService string // "": from the network's name
 
+	rendezvous []Rendezvous
+
 	noRelay      bool
 	autoRelays   []peer.AddrInfo
 	relayService bool
@@ -126,6 +128,9 @@ type config struct {
 	// afterPhase is for tests only: it may fail New after the named phase.
 	afterPhase func(phase string) error
 }
+
+// maxMeet bounds how many members of a group a node keeps connected.
+const maxMeet = 128
 
 // The values in the tables of defaults, docs/defaults.md and doc.go.
 const (

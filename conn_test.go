@@ -338,8 +338,8 @@ func TestConnsWhenTheNodeCloses(t *testing.T) {
 	})
 }
 
-// meet serves a protocol whose handlers answer only once n of them run.
-func meet(tb testing.TB, n *Node, all int) {
+// accepted serves a protocol whose handlers answer only once n of them run.
+func accepted(tb testing.TB, n *Node, all int) {
 	tb.Helper()
 	var mu sync.Mutex
 	left, met := all, make(chan struct{})
@@ -424,7 +424,7 @@ func TestStreamsAtOnce(t *testing.T) {
 			}
 			t.Run(fmt.Sprint(r.name, c.clients), func(t *testing.T) {
 				a, b := r.pair(t, c.opts...)
-				meet(t, b, c.clients)
+				accepted(t, b, c.clients)
 				if failed, err := requests(testContext(t), a, b, connID, c.clients, 1); failed > 0 {
 					t.Errorf("%d failed: %v", failed, err)
 				}

@@ -71,6 +71,8 @@
 //     ([WithRecordLifetime])
 //   - LAN discovery: off; announcing a node to the LAN is a decision
 //     ([WithMDNS])
+//   - rendezvous: none; whom to meet is the application's business
+//     ([WithRendezvous])
 //   - relay client: on; peers behind relays can be dialed ([WithoutRelay])
 //   - relay reservations: none; a relay sees who talks to whom: choose it
 //     ([WithAutoRelay])
@@ -104,9 +106,10 @@
 // records ([Node.PutValue], [Node.GetValue], [Node.SearchValue]) and finds the addresses of a peer by
 // its ID ([Node.FindPeer]).
 //
-// With [Node.Advertise] and [Node.FindPeers], peers find each other under a name.
-// An announcement lasts until [Node.StopAdvertising], as Provide's does; a search
-// with [FindFollow] goes on.
+// With [Node.Advertise] and [Node.FindPeers], peers find
+// each other under a name. An announcement lasts until [Node.StopAdvertising], as
+// Provide's does; a search with [FindFollow] goes on, and [WithRendezvous] also
+// keeps some of the peers connected.
 //
 // # Names and signed records
 //
@@ -126,7 +129,8 @@
 //
 // [Node.Subscribe] and [Node.Publish] join topics as needed, and [Node.Topic]
 // returns a handle that keeps a topic joined, says who is on it and how well the
-// node is connected ([Topic.Health]), and takes validators ([TopicValidator]). A
+// node is connected ([Topic.Health]), looks for other members ([TopicDiscovery]),
+// and takes validators ([TopicValidator]). A
 // publish that reaches no peer is an error, and messages that a slow reader loses
 // are counted: see [Subscription.Dropped]. [WithPeerScoring] graylists peers
 // that flood or break the rules. Package topic gives a topic a Go type: it decodes

@@ -62,6 +62,7 @@ func codeDefaults() map[string]string {
 		"reprovide interval":             c.reprovideInterval.String(),
 		"record lifetime":                c.recordLifetime.String(),
 		"LAN discovery":                  onOff(c.mdns),
+		"rendezvous":                     noneIf(len(c.rendezvous) == 0),
 		"relay client":                   onOff(!c.noRelay),
 		"bootstrap by name":              noneIf(len(c.bootstrapDNS) == 0),
 		"relay reservations":             noneIf(len(c.autoRelays) == 0),

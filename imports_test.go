@@ -76,6 +76,10 @@ var rooms = map[string]map[string]string{
 		"internal/errs":            "a banned peer is dialed when its ban ends",
 		"internal/keeper/peerfile": "which peers are saved, and their file",
 	},
+	"internal/meet": {
+		"internal/backoff": "searches that bring nobody grow apart",
+		"internal/signal":  "connections and members that change are told",
+	},
 	"internal/kad": {
 		"internal/nethost": "the DHT runs on the host",
 		"internal/signal":  "a change of the routing table is told",
@@ -138,6 +142,7 @@ var rooms = map[string]map[string]string{
 		"internal/lan":             "WithMDNS",
 		"internal/lifecycle":       "New and Close",
 		"internal/limits":          "WithLimits",
+		"internal/meet":            "WithRendezvous, TopicDiscovery",
 		"internal/nethost":         "the host",
 		"internal/keeper/peerfile": forTests,
 		"internal/relays":          "WithAutoRelay, WithRelayService",

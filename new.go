@@ -3,6 +3,7 @@ package p2pnode
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -32,6 +33,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/lan"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/meet"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 	"github.com/go-p2pnode/p2pnode/internal/streams"
@@ -61,6 +63,7 @@ func phases() []phase {
 		{"listen", startListening},
 		{"mdns", startMDNS},
 		{"recovery", startRecovery},
+		{"rendezvous", startRendezvous},
 		{"keeping peers", startKeeping},
 	}
 }
@@ -264,6 +267,9 @@ func startPubSub(n *Node) (err error) {
 			n.watch.emit(EventPeerGraylisted{ID: id, Score: score})
 		},
 		Forgiven: func(id peer.ID, score float64) { n.watch.emit(EventPeerForgiven{ID: id, Score: score}) },
+		Meet: func(ctx context.Context, topic string, want int) {
+			meetBy(ctx, n, "p2pnode topic "+topic, want, func(id peer.ID) bool { return n.pubsub.Reaches(topic, id) })
+		},
 		Deaf: func(ctx context.Context, id peer.ID) {
 			n.watch.emit(EventPeerDeaf{ID: id})
 			n.log.Warn("reconnecting to peer that has stopped sending pubsub messages", "peer", id)
@@ -447,6 +453,31 @@ func dhtConfig(c *config) kad.Config {
 		k.Prefix = protocol.ID(c.protocolPrefix())
 	}
 	return k
+}
+
+// startRendezvous begins to keep peers of WithRendezvous connected.
+func startRendezvous(n *Node) error {
+	for _, r := range n.cfg.rendezvous {
+		n.group.Go(func(ctx context.Context) { meetBy(ctx, n, r.Namespace, r.Peers, nil) })
+	}
+	return nil
+}
+
+// meetBy advertises a namespace and keeps peers that are found under it connected
+// until ctx ends. Without a member function, each of them counts.
+func meetBy(ctx context.Context, n *Node, namespace string, want int, member func(peer.ID) bool) {
+	n.group.Go(func(context.Context) { n.dht.AdvertiseWhile(ctx, namespace, member == nil) })
+	meet.Run(ctx, meet.Config{
+		Self: n.id, Want: want, Member: member, Change: &n.watch.change, Log: n.log,
+		Find: func(ctx context.Context) iter.Seq2[peer.AddrInfo, error] {
+			return n.dht.FindProviders(ctx, kad.NamespaceCID(namespace), kad.Search{})
+		},
+		Dial: n.dialer.Connect, Connected: n.base.Connected,
+		Welcome: func(id peer.ID) bool { return n.access.Allows(id) && !n.keeper.Released(id) },
+		Room:    func() bool { return n.base.PeerCount() < n.cfg.connHigh },
+		Protect: func(id peer.ID, on bool) { n.base.Protect(id, "p2pnode-rendezvous "+namespace, on) },
+		Found:   func(ai peer.AddrInfo) { n.watch.emit(EventPeerFound{ID: ai.ID, Addrs: ai.Addrs, Source: "rendezvous"}) },
+	})
 }
 
 // startDataDir comes first, so that the directory's lock is released after

@@ -737,6 +737,35 @@ func WithRecordLifetime(lifetime time.Duration) Option {
 	}}
 }
 
+// WithRendezvous adds a namespace under which the node looks for peers: it
+// advertises itself, as [Node.Advertise] does, searches for others that do, and
+// keeps n of them connected, chosen by chance among all, whoever is connected
+// already. By default there is none. One that is lost is replaced, and every 10
+// minutes one is exchanged for another. While there are fewer than n it searches
+// again, after 5 seconds at first and 2 minutes at most. It begins when the node has
+// DHT peers, for instance those of [WithBootstrapPeers].
+//
+// The peers are protected from trimming; together they may be no more than the
+// lower of [WithConnLimits]. [Node.StopAdvertising] does not end it, and it does not
+// outlast the node's run, also with a data directory. Peers that [Node.Disconnect]
+// has hung up on are left alone until [Node.Connect]. Each peer that is found and not
+// connected is reported by [EventPeerFound]. [TopicDiscovery] does the same for the
+// members of a topic.
+func WithRendezvous(namespace string, n int) Option {
+	return option{"WithRendezvous", func(c *config) error {
+		switch {
+		case checkRoom(namespace) != nil:
+			return checkRoom(namespace)
+		case n < 1 || n > maxMeet:
+			return fmt.Errorf("%d peers for %s: it must be 1 to %d", n, quoted(namespace), maxMeet)
+		case slices.ContainsFunc(c.rendezvous, func(r Rendezvous) bool { return r.Namespace == namespace }):
+			return fmt.Errorf("the namespace %s is given twice", quoted(namespace))
+		}
+		c.rendezvous = append(slices.Clip(c.rendezvous), Rendezvous{namespace, n})
+		return nil
+	}}
+}
+
 // PubSub.
 
 // WithoutPubSub switches pubsub off: [Node.Publish] and [Node.Subscribe] return

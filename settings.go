@@ -101,6 +101,8 @@ type Settings struct {
 	// MDNSService is the mDNS service name; empty without mDNS.
 	MDNSService string `json:"mdnsService,omitempty"`
 
+	// Rendezvous are the namespaces of [WithRendezvous].
+	Rendezvous []Rendezvous `json:"rendezvous,omitempty"`
 	// Relay is false with [WithoutRelay]: the node then neither dials through
 	// relays nor is reached through them.
 	Relay bool `json:"relay"`
@@ -181,6 +183,7 @@ func (c *config) settings() Settings {
 		Allowed:        slices.Clone(c.allowed),
 		Banned:         slices.Clone(c.banned),
 		MDNS:           c.mdns,
+		Rendezvous:     slices.Clone(c.rendezvous),
 		Relay:          !c.noRelay,
 		AutoRelays:     addrs.Merge(c.autoRelays...),
 		RelayService:   c.relayService,

@@ -23,13 +23,10 @@ type Topic struct {
 }
 
 // TopicOption configures a call of [Node.Topic]: [TopicValidator],
-// [TopicMessageID], [TopicAnonymous], [TopicRate].
+// [TopicMessageID], [TopicAnonymous], [TopicDiscovery], [TopicRate].
 type TopicOption interface{ applyTopic(*topicConfig) error }
 
-type topicConfig struct {
-	spec       gossip.Spec
-	validators []gossip.Validator
-}
+type topicConfig struct{ gossip.Opening }
 
 type topicOption func(*topicConfig) error
 
@@ -54,9 +51,12 @@ func (n *Node) Topic(name string, opts ...TopicOption) (*Topic, error) {
 			err = o.applyTopic(&cfg)
 		}
 	}
+	if err == nil && cfg.Meet > 0 && n.dht == nil {
+		err = off("the DHT, which TopicDiscovery needs,", "leave WithoutDHT out")
+	}
 	if err == nil {
 		var h *gossip.Handle
-		if h, err = n.pubsub.Open(n.ctx, name, cfg.spec, cfg.validators...); err == nil {
+		if h, err = n.pubsub.Open(n.ctx, name, cfg.Opening); err == nil {
 			return &Topic{n, h}, nil
 		}
 	}
@@ -114,6 +114,29 @@ func (t *Topic) Close() error {
 	return nil
 }
 
+// TopicDiscovery makes the node look for members of the topic, and keep at least n
+// of them connected while the handle is open, overriding the default of only those
+// that are connected anyway. It advertises the node in the DHT as a member, searches
+// for others, and chooses n of them by chance, whoever is connected already, so that
+// members that came in groups of their own hear each other. One that is lost is
+// replaced, and every 10 minutes one is exchanged for another. While there are fewer
+// than n it searches again, after 5 seconds at first and 2 minutes at most. Several
+// handles of a topic count as the one that wants most.
+//
+// It does not dial beyond the limits of [WithConnLimits], whom [Node.Disconnect] has
+// hung up on, or who is banned. All members need the option to be found. Topic
+// returns [ErrDisabled] without a DHT. 3 are enough to connect all members with
+// great probability; 6 give the mesh a choice.
+func TopicDiscovery(n int) TopicOption {
+	return topicOption(func(c *topicConfig) error {
+		if n < 1 || n > maxMeet {
+			return optionErrorf("TopicDiscovery", "%d members: it must be 1 to %d", n, maxMeet)
+		}
+		c.Meet = n
+		return nil
+	})
+}
+
 // TopicMessageID sets what tells the messages of a topic apart, overriding the
 // default of their author and sequence number: messages with equal IDs are one
 // message, and the second does not arrive. All nodes of a network need the same
@@ -125,7 +148,7 @@ func TopicMessageID(id func(m *Message) string) TopicOption {
 		if id == nil {
 			return optionErrorf("TopicMessageID", "the function is nil; leave the option out for the default")
 		}
-		c.spec.MessageID = func(m *pubsub_pb.Message) string {
+		c.MessageID = func(m *pubsub_pb.Message) string {
 			return guardedID(id, &Message{Author: peer.ID(m.GetFrom()), Topic: m.GetTopic(), Data: m.GetData()})
 		}
 		return nil
@@ -154,7 +177,7 @@ func guardedID(id func(m *Message) string, m *Message) (s string) {
 // conflicts with signature options in [WithPubSubOptions].
 func TopicAnonymous() TopicOption {
 	return topicOption(func(c *topicConfig) error {
-		c.spec.Anonymous = true
+		c.Anonymous = true
 		return nil
 	})
 }
@@ -168,7 +191,7 @@ func TopicRate(perSecond float64) TopicOption {
 		if perSecond == 0 || !gossip.ValidRate(perSecond) {
 			return optionErrorf("TopicRate", "%v messages per second: it must be more than 0, and up to 1,000,000", perSecond)
 		}
-		c.spec.Rate = perSecond
+		c.Spec.Rate = perSecond
 		return nil
 	})
 }
@@ -217,7 +240,7 @@ func TopicValidator(check func(ctx context.Context, m *Message) error, opts ...V
 				return err
 			}
 		}
-		c.validators = append(c.validators, v)
+		c.Validators = append(c.Validators, v)
 		return nil
 	})
 }

@@ -252,6 +252,10 @@ func TestMessagesStayInOrder(t *testing.T) {
 		fine := func(context.Context, *p2pnode.Message) error { return nil }
 		_, sub := topicOf(t, a, p2pnode.TopicValidator(fine, p2pnode.ValidatorInOrder()))
 		topic, _ := topicOf(t, b)
+		if err := b.WaitReady(t.Context(), p2pnode.StageTopicHealthy("news")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second) // a second connection may have come and gone
 		const n = 300
 		for i := range n {
 			publishTo(t, topic, fmt.Sprint(i))

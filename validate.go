@@ -105,7 +105,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching"),
 	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
 	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits"),
-	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
+	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithRendezvous", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
 	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithRelayedPubSub", "WithPubSubTrace", "WithPubSubOptions", "WithPeerScoring"),
 	pointless("WithoutRelay", "rules out relayed connections", "WithRelayedPubSub"),
 )
@@ -154,6 +154,19 @@ var relations = slices.Concat(
 			find: func(c *config, found func(...any)) {
 				if c.reprovideInterval+c.reprovideInterval/8 > c.recordLifetime {
 					found(c.reprovideInterval, c.recordLifetime)
+				}
+			},
+		},
+		{
+			with: []string{"WithRendezvous", "WithConnLimits"},
+			text: "%d peers are to be kept connected by rendezvous, and connections are trimmed to %d; lower the one, or raise the other with WithConnLimits",
+			find: func(c *config, found func(...any)) {
+				sum := 0
+				for _, r := range c.rendezvous {
+					sum += r.Peers
+				}
+				if sum > c.connLow {
+					found(sum, c.connLow)
 				}
 			},
 		},

@@ -75,6 +75,10 @@ type Config struct {
 	// and remembers whose word that is. With [Scoring].PeerExchange only.
 	Learned func(teller network.Conn, id peer.ID, addrs [][]byte) [][]byte
 
+	// Meet keeps members of a topic connected until ctx ends. It is called for topics
+	// that are opened so.
+	Meet func(ctx context.Context, topic string, want int)
+
 	// Deaf is called for a connected peer that has ended its stream of messages and
 	// does not open another: it cannot be heard while it stays connected. It is told
 	// once in ten minutes, in a goroutine of its own, and may wait.

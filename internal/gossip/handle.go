@@ -28,27 +28,74 @@ type Handle struct {
 	subs map[*Subscription]bool // guarded by mu; nil after Close
 }
 
+// Opening says how a topic is used.
+type Opening struct {
+	Spec
+	Validators []Validator
+	Meet       int // how many members to look for and keep connected
+}
+
 // Open returns a handle of a topic, which it joins if needed.
-func (r *Router) Open(ctx context.Context, name string, spec Spec, validators ...Validator) (*Handle, error) {
-	t, err := r.acquire(name, spec)
+func (r *Router) Open(ctx context.Context, name string, o Opening) (*Handle, error) {
+	t, err := r.acquire(name, o.Spec)
 	if err != nil {
 		return nil, err
 	}
 	h := &Handle{r: r, t: t, done: make(chan struct{}), subs: make(map[*Subscription]bool)}
-	if spec.Rate > 0 {
-		if err := r.setRate(t, spec.Rate); err != nil {
+	if o.Rate > 0 {
+		if err := r.setRate(t, o.Rate); err != nil {
 			r.release(t, false)
 			return nil, err
 		}
 	}
-	for _, v := range validators {
+	for _, v := range o.Validators {
 		h.validators = append(h.validators, newValidator(r, t, v))
 	}
 	if err := r.addValidators(ctx, t, h.validators); err != nil {
 		r.release(t, false)
 		return nil, err
 	}
+	r.meet(h, o.Meet)
 	return h, nil
+}
+
+// meet looks for as many members of a topic as the handle that wants most, which
+// one has just changed.
+func (r *Router) meet(h *Handle, want int) {
+	t := h.t
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(t.meets, h)
+	if want > 0 {
+		if t.meets == nil {
+			t.meets = make(map[*Handle]int)
+		}
+		t.meets[h] = want
+	}
+	most := 0
+	for _, n := range t.meets {
+		most = max(most, n)
+	}
+	if most == t.meeting {
+		return
+	}
+	if t.stopMeeting != nil {
+		t.stopMeeting()
+		t.stopMeeting = nil
+	}
+	if t.meeting = most; most > 0 {
+		ctx, cancel := context.WithCancel(r.group.Context())
+		t.stopMeeting = cancel
+		r.group.Go(func(context.Context) { r.cfg.Meet(ctx, t.name, most) })
+	}
+}
+
+// Reaches reports whether messages on a topic reach a peer.
+func (r *Router) Reaches(name string, id peer.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.topics[name]
+	return t != nil && t.members[id]
 }
 
 // Name returns the topic's name.
@@ -66,6 +113,7 @@ func (h *Handle) Close() {
 		for s := range subs {
 			s.Close()
 		}
+		h.r.meet(h, 0)
 		h.r.removeValidators(h.t, h.validators)
 		h.r.release(h.t, false)
 	})

@@ -23,7 +23,7 @@ import (
 
 func open(t *testing.T, r *Router, name string, spec Spec, v ...Validator) *Handle {
 	t.Helper()
-	h, err := r.Open(within(t), name, spec, v...)
+	h, err := r.Open(within(t), name, Opening{Spec: spec, Validators: v})
 	must(t, err)
 	return h
 }
@@ -79,7 +79,7 @@ func TestHandlesShareATopic(t *testing.T) {
 	b.Close()
 	// The message keeps the topic for a while, but not against what is asked for next.
 	c := open(t, r, "t", Spec{Anonymous: true})
-	if _, err := r.Open(within(t), "t", Spec{MessageID: contentID}); !errors.Is(err, errTopicInUse) {
+	if _, err := r.Open(within(t), "t", Opening{Spec: Spec{MessageID: contentID}}); !errors.Is(err, errTopicInUse) {
 		t.Errorf("another message ID: %v", err)
 	}
 	d := open(t, r, "t", Spec{Anonymous: true})
@@ -206,7 +206,7 @@ func TestValidatorsJudgeMessages(t *testing.T) {
 				t.Error("it is asked after its handle was closed")
 			}
 			w.InOrder = !inOrder
-			if _, err := b.Open(within(t), "t", Spec{}, w); err == nil {
+			if _, err := b.Open(within(t), "t", Opening{Validators: []Validator{w}}); err == nil {
 				t.Error("a validator of another order is taken")
 			}
 			h.Close()
@@ -254,7 +254,7 @@ func TestForeignValidatorIsAnError(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
 	must(t, r.ps.RegisterTopicValidator("t", func(context.Context, peer.ID, *pubsub.Message) bool { return true }))
 	var calls atomic.Int32
-	if _, err := r.Open(within(t), "t", Spec{}, check(&calls)); err == nil {
+	if _, err := r.Open(within(t), "t", Opening{Validators: []Validator{check(&calls)}}); err == nil {
 		t.Error("no error")
 	}
 	leftAlone(t, r, "t")
@@ -332,7 +332,7 @@ func TestTopicsHaveSignaturePoliciesOfTheirOwn(t *testing.T) {
 	c := newRouter(t, hc, func(c *Config) {
 		c.Options = []pubsub.Option{pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(), pubsub.WithMessageIdFn(contentID)}
 	})
-	if _, err := c.Open(within(t), "t", Spec{Anonymous: true}); !errors.Is(err, errForeignPolicy) {
+	if _, err := c.Open(within(t), "t", Opening{Spec: Spec{Anonymous: true}}); !errors.Is(err, errForeignPolicy) {
 		t.Errorf("an anonymous topic beside another policy: %v", err)
 	}
 	connect(t, hc, hb)
@@ -486,7 +486,7 @@ func TestHandlesAreSafeForConcurrentUse(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 25 {
-				h, err := a.Open(within(t), "t", Spec{}, check(&calls))
+				h, err := a.Open(within(t), "t", Opening{Validators: []Validator{check(&calls)}})
 				if err != nil {
 					t.Error(err)
 					return

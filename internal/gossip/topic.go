@@ -42,6 +42,10 @@ type topic struct {
 	mesh    map[peer.ID]bool // guarded by Router.mu
 	health  Health           // the last that was told; guarded by Router.mu
 
+	meets       map[*Handle]int    // how many members each handle looks for; guarded by Router.mu
+	meeting     int                // the most of these; guarded by Router.mu
+	stopMeeting context.CancelFunc // nil unless meeting is set; guarded by Router.mu
+
 	peers atomic.Int64  // how many of members have a stream
 	came  signal.Signal // peers has grown
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -62,6 +61,10 @@ type advert struct {
 	ctx  context.Context // ends when it is stopped
 	end  context.CancelCauseFunc
 
+	stays  bool // until StopAdvertising
+	users  int  // calls of AdvertiseWhile
+	listed bool // Advertising names it
+
 	next  time.Time // when it is announced again
 	held  time.Time // when a peer took it last; zero if none has
 	calls int       // announcements of it under way
@@ -96,15 +99,18 @@ func (a *adverts) load(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		if datastore.RawKey(e.Key) == advertKey(string(e.Value)) {
-			a.add(string(e.Value), time.Now(), 0)
+			a.add(string(e.Value), time.Now(), 0, stay)
 		}
 	}
 	return nil
 }
 
+// stay makes a namespace stay until StopAdvertising.
+func stay(ad *advert) { ad.stays, ad.listed = true, true }
+
 // add adds a namespace that is announced from next on, unless some of its calls
 // are under way.
-func (a *adverts) add(namespace string, next time.Time, calls int) *advert {
+func (a *adverts) add(namespace string, next time.Time, calls int, use func(*advert)) *advert {
 	a.mu.Lock()
 	ad := a.kept[namespace]
 	if ad == nil {
@@ -113,6 +119,7 @@ func (a *adverts) add(namespace string, next time.Time, calls int) *advert {
 		a.kept[namespace] = ad
 	}
 	ad.calls += calls
+	use(ad)
 	start := !a.runs
 	a.runs = true
 	a.mu.Unlock()
@@ -149,7 +156,7 @@ func (d *DHT) Advertise(ctx context.Context, namespace string) error {
 	}
 	var ad *advert
 	if a.store == nil {
-		ad = a.add(namespace, time.Now(), 1)
+		ad = a.add(namespace, time.Now(), 1, stay)
 	} else {
 		added := make(chan *advert, 1)
 		err := a.change(ctx, func(ctx context.Context) error {
@@ -158,7 +165,7 @@ func (d *DHT) Advertise(ctx context.Context, namespace string) error {
 				return err
 			}
 			// Without a call: the caller may no longer wait.
-			added <- a.add(namespace, time.Now().Add(retryMin), 0)
+			added <- a.add(namespace, time.Now().Add(retryMin), 0, stay)
 			return nil
 		})
 		if err != nil {
@@ -211,17 +218,53 @@ func (a *adverts) drop(namespaces []string) {
 	defer a.mu.Unlock()
 	for _, name := range namespaces {
 		if ad := a.kept[name]; ad != nil {
-			ad.end(errAdvertStopped)
-			delete(a.kept, name)
+			ad.stays = false
+			a.endLocked(ad)
 		}
 	}
+}
+
+// endLocked ends a namespace that nothing needs any more.
+func (a *adverts) endLocked(ad *advert) {
+	if !ad.stays && ad.users == 0 {
+		ad.end(errAdvertStopped)
+		delete(a.kept, ad.name)
+	}
+}
+
+// AdvertiseWhile announces a namespace until ctx ends, without writing it to the
+// datastore. Advertising names it if it is listed.
+func (d *DHT) AdvertiseWhile(ctx context.Context, namespace string, listed bool) {
+	a := d.adverts
+	if d.group.Context().Err() != nil {
+		return
+	}
+	ad := a.add(namespace, time.Now(), 0, func(ad *advert) {
+		ad.users++
+		ad.listed = ad.listed || listed
+	})
+	select {
+	case <-ctx.Done():
+	case <-d.group.Context().Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ad.users--
+	a.endLocked(ad)
 }
 
 // Advertising returns what is advertised, sorted.
 func (d *DHT) Advertising() []string {
 	d.adverts.mu.Lock()
 	defer d.adverts.mu.Unlock()
-	return slices.Sorted(maps.Keys(d.adverts.kept))
+	var list []string
+	for name, ad := range d.adverts.kept {
+		if ad.listed {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // Adverts returns how many namespaces are advertised, and how many of them no

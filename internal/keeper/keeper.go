@@ -305,6 +305,13 @@ func (k *Keeper) Release(id peer.ID) {
 	}
 }
 
+// Released reports whether the keeper leaves a peer alone.
+func (k *Keeper) Released(id peer.ID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Contains(k.released, id)
+}
+
 // Want undoes Release.
 func (k *Keeper) Want(id peer.ID) {
 	k.mu.Lock()
