@@ -20,7 +20,7 @@ func TestAdvertsHurryWhenThereArePeersAgain(t *testing.T) {
 		d.group.Go(a.run)
 		now := time.Now()
 		for name, held := range map[string]time.Time{"just": now.Add(-10 * time.Second), "earlier": now.Add(-10 * time.Minute), "not": {}} {
-			ad := a.add(name, now.Add(time.Hour), 1) // with a call, run leaves it alone
+			ad := a.add(name, now.Add(time.Hour), 1, stay) // with a call, run leaves it alone
 			ad.held = held
 		}
 		synctest.Wait()
