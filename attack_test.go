@@ -1,8 +1,10 @@
 package p2pnode
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
@@ -259,4 +261,40 @@ func TestAttackNetworksShareNoProtocol(t *testing.T) {
 			owner[p] = name
 		}
 	}
+}
+
+// hungHandler is a log handler that returns when it is let.
+type hungHandler struct {
+	slog.Handler
+	let <-chan struct{}
+}
+
+func (h hungHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h hungHandler) Handle(context.Context, slog.Record) error {
+	<-h.let
+	return nil
+}
+
+func (h hungHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+// A log handler that hangs stops nothing, and is named by Close.
+func TestAttackALoggerThatHangsStopsNothing(t *testing.T) {
+	let := make(chan struct{})
+	n, err := New(testContext(t), loopback(), WithLogger(slog.New(hungHandler{slog.DiscardHandler, let})))
+	mustNot(t, err)
+	other := newNode(t)
+	sub := subscribe(t, other, "news")
+	mustNot(t, n.Connect(testContext(t), other.AddrInfo()))
+	mustNot(t, n.Publish(testContext(t), "news", []byte("x")))
+	if _, err := sub.Next(testContext(t)); err != nil {
+		t.Error(err)
+	}
+	for range 2000 {
+		n.log.Warn("a line")
+	}
+	if err := n.Close(); err == nil || !strings.Contains(err.Error(), "logger") {
+		t.Errorf("Close = %v", err)
+	}
+	close(let)
 }

@@ -37,6 +37,7 @@ var rooms = map[string]map[string]string{
 	"internal/signal":     {},
 	"internal/signed":     {},
 
+	"internal/logguard":        {"internal/lifecycle": "the writing of lines is awaited"},
 	"internal/keyfile":         {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
 	"internal/datadir":         {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
 	"internal/dstore":          {"internal/atomicfile": "a new file, or a recovered one, is whole when it has its name"},
@@ -142,6 +143,7 @@ var rooms = map[string]map[string]string{
 		"internal/lan":             "WithMDNS",
 		"internal/lifecycle":       "New and Close",
 		"internal/limits":          "WithLimits",
+		"internal/logguard":        "WithLogger",
 		"internal/meet":            "WithRendezvous, TopicDiscovery",
 		"internal/nethost":         "the host",
 		"internal/keeper/peerfile": forTests,

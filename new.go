@@ -33,6 +33,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/lan"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
+	"github.com/go-p2pnode/p2pnode/internal/logguard"
 	"github.com/go-p2pnode/p2pnode/internal/meet"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/relays"
@@ -81,7 +82,13 @@ func New(ctx context.Context, opts ...Option) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.logger, watch: newWatcher()}
+	n := &Node{cfg: cfg, watch: newWatcher()}
+	if cfg.has("WithLogger") {
+		guard := logguard.New(cfg.logger.Handler())
+		n.stack.Push("logger", closeBudget, guard.Close) // first, to be closed last
+		cfg.logger = slog.New(guard)
+	}
+	n.log = cfg.logger
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	n.group = lifecycle.NewGroup(n.ctx)
 	n.stack.Push("goroutines", closeBudget, n.group.Close)

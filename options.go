@@ -847,6 +847,10 @@ func WithPubSubTrace(w io.Writer) Option {
 // silent unless asked. The node logs changes of its state at level Info, each
 // round of an outage at Debug, and never a key. The underlying libraries have
 // their own process-wide logging, which this does not affect.
+//
+// A handler that does not return holds up nothing for more than 100 milliseconds:
+// 1,024 lines wait for it, further ones are dropped, and a line says how many once it
+// returns. [Node.Close] waits 5 seconds for it. Handle is called by one goroutine.
 func WithLogger(l *slog.Logger) Option {
 	return option{"WithLogger", func(c *config) error {
 		if l == nil {

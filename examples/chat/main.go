@@ -84,7 +84,7 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := n.Events(ctx) // before the first peer joins the topic
-	chat, err := topic.Join(n, *name, topic.JSON[line](), topic.Validate(valid))
+	chat, err := topic.Join(n, *name, topic.JSON[line](), topic.Validate(valid), topic.With(p2pnode.TopicDiscovery(3)))
 	if err != nil {
 		return err
 	}
