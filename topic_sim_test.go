@@ -133,7 +133,7 @@ func TestSubscriptionsAreReadInASelect(t *testing.T) {
 		for _, text := range []string{"one", "two"} {
 			publishTo(t, topic, text, p2pnode.PublishNow(), p2pnode.PublishValue(len(text)))
 		}
-		if sub.C() != sub.C() {
+		if first, second := sub.C(), sub.C(); first != second {
 			t.Error("two channels")
 		}
 		for _, want := range []string{"one", "two"} {

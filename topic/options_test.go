@@ -78,7 +78,7 @@ func TestOptionsThatAreValid(t *testing.T) {
 		{topic.VersionInEnvelope(3, also...), topic.VersionInEnvelope(2)},
 		{topic.VersionInName(3)},
 	} {
-		if _, err := topic.Join(noNode{}, "news", topic.JSON[greeting](), opts...); err != errNoNode {
+		if _, err := topic.Join(noNode{}, "news", topic.JSON[greeting](), opts...); !errors.Is(err, errNoNode) {
 			t.Errorf("%d options: %v", len(opts), err)
 		}
 	}

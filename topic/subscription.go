@@ -86,7 +86,10 @@ func (s *Subscription[T]) C() <-chan Message[T] {
 		s.c = make(chan Message[T])
 		s.forwarder.Go(func() {
 			defer close(s.c)
-			for m := range s.Messages(context.Background()) {
+			for m, err := range s.Messages(context.Background()) {
+				if err != nil {
+					return
+				}
 				select {
 				case s.c <- m:
 				case <-s.sub.Done():

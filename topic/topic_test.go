@@ -522,7 +522,7 @@ func TestEachEnds(t *testing.T) {
 		for i := range 4 {
 			publish(t, typed, i, p2pnode.PublishNow())
 		}
-		if err := <-untilTwo; err != enough || fmt.Sprint(got) != "[0 1 2]" {
+		if err := <-untilTwo; !errors.Is(err, enough) || fmt.Sprint(got) != "[0 1 2]" {
 			t.Errorf("ended with %v after %v", err, got)
 		}
 		if err := <-panics; err == nil || err.Error() != "panic: at the disco" {
@@ -533,7 +533,7 @@ func TestEachEnds(t *testing.T) {
 		}
 		cancel()
 		for _, ended := range []<-chan error{all, others} {
-			if err := <-ended; err != context.Canceled {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
 				t.Errorf("ended with %v", err)
 			}
 		}

@@ -41,7 +41,7 @@ func (s Spec) suits(other Spec) bool { return !other.fixed() || s.equal(other) }
 // gossipsub signs, and verifies the signatures that there are; inspect drops the
 // messages that are not as their topic wants them, and stripOwn takes author and
 // signature off the node's own messages on an anonymous topic.
-const ownPolicy = pubsub.LaxSign //nolint:staticcheck // deprecated for being lax alone
+const ownPolicy = pubsub.LaxSign
 
 var errForeignPolicy = errors.New("a topic of its own signature policy needs the node's: leave the signature options out of WithPubSubOptions")
 

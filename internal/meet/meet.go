@@ -163,7 +163,7 @@ func (g *group) find(ctx context.Context) []peer.AddrInfo {
 
 // fill chooses from those found until there are enough, and reports whether it has
 // chosen anybody.
-func (g *group) fill(ctx context.Context, found []peer.AddrInfo) (any bool) {
+func (g *group) fill(ctx context.Context, found []peer.AddrInfo) (chosen bool) {
 	found = slices.DeleteFunc(found, func(ai peer.AddrInfo) bool { return !g.chosen[ai.ID].IsZero() })
 	for len(found) > 0 && len(g.chosen) < g.cfg.Want && ctx.Err() == nil && g.cfg.Room() {
 		n := min(len(found), g.cfg.Want-len(g.chosen), atOnce)
@@ -188,12 +188,12 @@ func (g *group) fill(ctx context.Context, found []peer.AddrInfo) (any bool) {
 		for i, ai := range found[:n] {
 			if ok[i] {
 				g.choose(ai.ID)
-				any = true
+				chosen = true
 			}
 		}
 		found = found[n:]
 	}
-	return any
+	return chosen
 }
 
 // exchange takes another member in place of the oldest.
