@@ -83,11 +83,12 @@ type config struct {
 	userAgent     string
 	limits        Limits
 
-	dhtMode    DHTMode // "": derived
-	noDHT      bool
-	validators map[string]record.Validator
-	signed     []string // namespaces
-	datastore  datastore.Batching
+	dhtMode     DHTMode // "": derived
+	noDHT       bool
+	accelerated bool
+	validators  map[string]record.Validator
+	signed      []string // namespaces
+	datastore   datastore.Batching
 
 	bootstrap         []peer.AddrInfo
 	persistent        []peer.AddrInfo

@@ -57,6 +57,8 @@
 //     no more; those who send most make room ([WithLimits])
 //   - DHT mode: auto-server; serves even where reachability is never
 //     determined, as on a LAN ([WithDHTMode])
+//   - accelerated DHT client: off; it crawls the public network each hour, which
+//     pays only with thousands of calls of Provide in one ([WithAcceleratedDHT])
 //   - minimum of peers: 1; one peer makes a connected node; 0 without
 //     bootstrap peers, persistent peers or mDNS ([WithMinPeers])
 //   - bootstrap retry: 800ms for 1m, then 1s to 30s; a peer that comes back

@@ -56,6 +56,7 @@ func codeDefaults() map[string]string {
 		"connection limits":              fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
 		"streams per peer":               fmt.Sprint(limits.Limits(c.limits).PeerStreams(c.ipfs)),
 		"DHT mode":                       string(c.effectiveDHTMode()),
+		"accelerated DHT client":         onOff(c.accelerated),
 		"minimum of peers":               fmt.Sprint(withPeers.effectiveMinPeers()),
 		"bootstrap retry":                fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),
 		"keep-alive":                     onOff(c.keepAlive > 0),

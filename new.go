@@ -446,7 +446,7 @@ func dhtConfig(c *config) kad.Config {
 	k := kad.Config{
 		Mode: dhtModes[c.effectiveDHTMode()], Validators: c.validators, Signed: c.signed,
 		Interval: c.reprovideInterval, Lifetime: c.recordLifetime,
-		Options: c.dhtOptions, Log: c.logger,
+		Options: c.dhtOptions, Log: c.logger, Accelerated: c.accelerated,
 	}
 	switch {
 	case c.ipfs:

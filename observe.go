@@ -56,6 +56,9 @@ func dhtStatus(n *Node) *DHTStatus {
 	s.Provides, s.Pending, s.NextReprovide, s.ProvideFailures = p.Keys, p.Pending, p.Next, p.Failed
 	s.Values = n.dht.Values()
 	s.Advertises, s.Unadvertised = n.dht.Adverts()
+	if ready, peers, ok := n.dht.Accelerated(); ok {
+		s.Accelerated = &AcceleratedStatus{Ready: ready, Peers: peers}
+	}
 	return s
 }
 

@@ -648,6 +648,25 @@ func WithDHTMode(mode DHTMode) Option {
 // configure the DHT.
 func WithoutDHT() Option { return toggle("WithoutDHT", func(c *config) { c.noDHT = true }) }
 
+// WithAcceleratedDHT makes the node crawl the public DHT once an hour, and announce
+// without lookups: it then knows which servers are closest to any key. Off by
+// default: a crawl asks every server 16 questions, with some 10,000 servers 160,000 in
+// an hour. A lookup asks about 30, and [Node.ProvideMany] takes one for all CIDs of
+// a region. So it pays for those who call [Node.Provide] thousands of times an hour,
+// and for those to whom the delay of a lookup matters more than its cost.
+//
+// The first crawl begins when the node has peers; until it ends, and whenever the
+// last one is more than an hour old, found fewer than 20 servers or far fewer than the
+// one before, or was given up after 45 minutes or 65,536 peers, the node looks peers up as it does without.
+// Status().DHT.Accelerated tells. A crawl connects to 100 servers at a time,
+// and closes the connections that nothing else uses when they have answered. Searches
+// take lookups as before.
+//
+// It needs [WithIPFS], and conflicts with [WithoutDHT].
+func WithAcceleratedDHT() Option {
+	return toggle("WithAcceleratedDHT", func(c *config) { c.accelerated = true })
+}
+
 // WithValidator adds a validator for DHT records whose keys start with
 // /<namespace>/, in addition to those for /pk and /ipns. Records of a namespace
 // without a validator are refused. All nodes of the network need the same ones.

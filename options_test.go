@@ -131,6 +131,7 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithUserAgent", opt: WithUserAgent("a\nb")},
 		{name: "WithDHTMode", opt: WithDHTMode(DHTModeClient), check: func(c *config) bool { return c.effectiveDHTMode() == DHTModeClient }},
 		{name: "WithDHTMode", opt: WithDHTMode("sometimes")},
+		{name: "WithAcceleratedDHT", opt: WithAcceleratedDHT(), check: func(c *config) bool { return c.accelerated }},
 		{name: "WithoutDHT", opt: WithoutDHT(), check: func(c *config) bool { return c.noDHT }},
 		{name: "WithValidator", opt: WithValidator("app", record.PublicKeyValidator{}), check: func(c *config) bool { return len(c.validators) == 1 }},
 		{name: "WithValidator", opt: WithValidator("", record.PublicKeyValidator{})},

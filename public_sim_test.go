@@ -31,11 +31,11 @@ func onPublic(known ...peer.AddrInfo) []p2pnode.Option {
 	}
 }
 
-func strangeID(t *testing.T) peer.ID {
-	t.Helper()
+func strangeID(tb testing.TB) peer.ID {
+	tb.Helper()
 	id, err := test.RandPeerID()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return id
 }

@@ -66,6 +66,8 @@ type Settings struct {
 	DHTMode DHTMode `json:"dhtMode,omitempty"`
 	// DHTProtocols are the protocol IDs of the DHT.
 	DHTProtocols []protocol.ID `json:"dhtProtocols,omitempty"`
+	// AcceleratedDHT is true with [WithAcceleratedDHT].
+	AcceleratedDHT bool `json:"acceleratedDHT,omitempty"`
 	// Validators are the namespaces of [WithValidator] and [WithSignedRecords],
 	// sorted, without the built-in ones.
 	Validators []string `json:"validators,omitempty"`
@@ -199,7 +201,7 @@ func (c *config) settings() Settings {
 		s.ID, _ = PeerID(c.key) // the option has checked that it has one
 	}
 	if s.DHT {
-		s.DHTMode = c.effectiveDHTMode()
+		s.DHTMode, s.AcceleratedDHT = c.effectiveDHTMode(), c.accelerated
 		s.ReprovideInterval, s.RecordLifetime = c.reprovideInterval, c.recordLifetime
 	}
 	if s.MDNS {

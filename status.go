@@ -105,6 +105,18 @@ type DHTStatus struct {
 	// ProvideFailures is how many announcements in bulk no peer has taken since the
 	// start, at least. They are tried again.
 	ProvideFailures uint64 `json:"provideFailures,omitempty"`
+	// Accelerated describes the client of [WithAcceleratedDHT]; nil without it.
+	Accelerated *AcceleratedStatus `json:"accelerated,omitempty"`
+}
+
+// AcceleratedStatus describes the client of [WithAcceleratedDHT].
+type AcceleratedStatus struct {
+	// Ready is true while the node needs no lookups: the last crawl reached its end,
+	// within the last hour, and found at least 20 servers.
+	Ready bool `json:"ready"`
+	// Peers is how many servers of the public DHT the last crawl found; 0 before the
+	// first one ends.
+	Peers int `json:"peers"`
 }
 
 // TopicStatus describes a topic that the node subscribes to, or has published

@@ -26,7 +26,7 @@ func TestStatusRoundTripsThroughJSON(t *testing.T) {
 			ID: p.ID, Addr: p.Addrs[0], Transport: "tcp", Relayed: true, Direction: "inbound", Latency: time.Second,
 			Since: at, LastSeen: at, Agent: "x", Protocols: []protocol.ID{"/x"},
 		}},
-		DHT: &DHTStatus{Mode: DHTModeAuto, Server: true, Peers: 7, Provides: 5, Pending: 2, NextReprovide: at, ProvideFailures: 3}, Topics: []TopicStatus{{Name: "t", Peers: []peer.ID{p.ID}, Subscriptions: 2, Overrun: 3}},
+		DHT: &DHTStatus{Mode: DHTModeAuto, Server: true, Peers: 7, Provides: 5, Pending: 2, NextReprovide: at, ProvideFailures: 3, Accelerated: &AcceleratedStatus{Ready: true, Peers: 9}}, Topics: []TopicStatus{{Name: "t", Peers: []peer.ID{p.ID}, Subscriptions: 2, Overrun: 3}},
 		Bootstrap:      &BootstrapRound{At: at, Took: time.Second, Connected: []peer.ID{p.ID}, Failed: []DialFailure{{p.ID, failed}}, Peers: 1},
 		Scores:         []PeerScore{{ID: p.ID, Score: -101, Graylisted: true}},
 		Relays:         []RelayStatus{{ID: p.ID, Reserved: true, Missing: "why"}},

@@ -105,7 +105,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching"),
 	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
 	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits"),
-	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithRendezvous", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
+	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithAcceleratedDHT", "WithRendezvous", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
 	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithRelayedPubSub", "WithPubSubTrace", "WithPubSubOptions", "WithPeerScoring"),
 	pointless("WithoutRelay", "rules out relayed connections", "WithRelayedPubSub"),
 )
@@ -130,6 +130,15 @@ type relation struct {
 // relations are the conditions that New insists on.
 var relations = slices.Concat(
 	[]relation{
+		{
+			with: []string{"WithAcceleratedDHT", "WithIPFS"},
+			text: "it crawls the public network only, which WithIPFS joins; add WithIPFS, or drop WithAcceleratedDHT",
+			find: func(c *config, found func(...any)) {
+				if c.accelerated && !c.ipfs && !c.noDHT {
+					found()
+				}
+			},
+		},
 		{
 			with: []string{"WithValidator", "WithNetwork", "WithIPFS"},
 			text: "a DHT with the protocol prefix /ipfs, like that of WithIPFS, accepts only /pk and /ipns records; drop WithValidator, or name a network of your own with WithNetwork",

@@ -68,6 +68,7 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithRelayLimits":       WithRelayLimits(RelayLimits{}),
 		"WithHolePunching":      WithHolePunching(),
 		"WithDHTMode":           WithDHTMode(c.effectiveDHTMode()),
+		"WithAcceleratedDHT":    WithAcceleratedDHT(),
 		"WithoutDHT":            WithoutDHT(),
 		"WithValidator":         WithValidator("app", record.PublicKeyValidator{}),
 		"WithSignedRecords":     WithSignedRecords("signed"),
@@ -117,6 +118,19 @@ func TestEveryPairOfOptions(t *testing.T) {
 					// By itself it has nothing to say, and with WithoutListening neither.
 					if a != "WithListenAddrs" && a != "WithoutListening" && b != "WithoutListening" {
 						opts = append(opts, options["WithListenAddrs"])
+					}
+				}
+				if other := a + b; a == "WithAcceleratedDHT" || b == "WithAcceleratedDHT" {
+					// By itself it is refused, so it cannot be with what rules out WithIPFS.
+					other = strings.Replace(other, "WithAcceleratedDHT", "", 1)
+					if refused[[2]string{"WithIPFS", other}]+refused[[2]string{other, "WithIPFS"}] != "" && other != "WithoutDHT" {
+						if ValidateOptions(opts...) == nil || ValidateOptions(append(opts, options["WithIPFS"])...) == nil {
+							t.Errorf("%s and %s are accepted", a, b)
+						}
+						continue
+					}
+					if other != "WithoutDHT" {
+						opts = append(opts, options["WithIPFS"])
 					}
 				}
 				err := ValidateOptions(opts...)
@@ -213,6 +227,7 @@ func relationRows(t *testing.T) []relationRow {
 	public := WithReachability(network.ReachabilityPublic)
 	rows := []relationRow{
 		{"a validator on the public network", "WithValidator", []Option{WithIPFS(), valid}},
+		{"a crawl of a network of one's own", "WithAcceleratedDHT", []Option{WithAcceleratedDHT()}},
 		{"signed records on the network ipfs", "WithSignedRecords", []Option{WithNetwork("ipfs"), WithSignedRecords("app")}},
 		{"announced after the records are gone", "WithReprovideInterval", []Option{WithReprovideInterval(45 * time.Hour)}},
 		{"records that do not last", "WithReprovideInterval", []Option{WithRecordLifetime(time.Hour)}},

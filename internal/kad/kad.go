@@ -68,6 +68,8 @@ type Host interface {
 	// Learned returns which addresses of a peer may be dialed on the word of
 	// another, whose connection it is given.
 	Learned(network.Conn, peer.ID, [][]byte) [][]byte
+	// AwaitBelief waits until a peer that was learned would be dialed, or ctx ends.
+	AwaitBelief(context.Context, peer.ID)
 }
 
 // Config configures a [DHT].
@@ -88,6 +90,7 @@ type Config struct {
 	Validators  map[string]record.Validator // by namespace, in addition to pk and ipns; not for Public
 	Signed      []string                    // the namespaces of signed records; not for Public
 	Options     []dht.Option                // applied last
+	Accelerated bool                        // with upstream's accelerated client; only for Public
 	Log         *slog.Logger
 
 	Changed   *signal.Signal // notified when the routing table changes
@@ -124,6 +127,8 @@ type DHT struct {
 	keep       *keeper
 	values     *values
 	adverts    *adverts
+
+	accelerated *accelerated // nil without
 }
 
 // New starts the DHT. Its goroutines and waiting calls end with ctx or Close,
@@ -143,6 +148,11 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 		table.PeerRemoved = func(p peer.ID) { removed(p); cfg.Changed.Notify() }
 	}
 	d.group = lifecycle.NewGroup(ctx)
+	if d.cfg.Accelerated {
+		if err := d.accelerate(); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
 	if d.records != nil {
 		d.group.Go(d.records.run)
 	}
@@ -236,7 +246,7 @@ func (d *DHT) use(both *dual.DHT) {
 
 // Close stops announcing and the DHT, and waits for both.
 func (d *DHT) Close() error {
-	return errors.Join(d.group.Close(), d.keep.close(), d.stop())
+	return errors.Join(d.group.Close(), d.keep.close(), d.accelerated.close(), d.stop())
 }
 
 // Routing returns the upstream DHT: a *dht.IpfsDHT, or a *dual.DHT for two.

@@ -101,7 +101,7 @@ func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Mul
 	if len(self.Addrs) == 0 {
 		return errNoAddress
 	}
-	closest, err := table.GetClosestPeers(ctx, string(key))
+	closest, err := d.closest(ctx, table, string(key))
 	if err != nil {
 		return err
 	}

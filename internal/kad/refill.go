@@ -318,7 +318,7 @@ func (k *keeper) visitRegion(ctx context.Context, prefix bitstr.Key) error {
 	}
 	var failed []error
 	for _, table := range k.d.active() {
-		closest, err := table.GetClosestPeers(ctx, string(key))
+		closest, err := k.d.closest(ctx, table, string(key))
 		if err != nil {
 			failed = append(failed, err)
 			continue

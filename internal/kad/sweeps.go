@@ -89,9 +89,12 @@ type router struct {
 }
 
 func (r *router) GetClosestPeers(ctx context.Context, key string) ([]peer.ID, error) {
-	list, err := r.table.GetClosestPeers(ctx, key)
-	if err == nil || key == string(r.k.d.self) { // that is how it checks whether there are peers
-		return list, err
+	if key == string(r.k.d.self) { // that is how it checks whether there are peers
+		return r.table.GetClosestPeers(ctx, key)
+	}
+	list, err := r.k.d.closest(ctx, r.table, key)
+	if err == nil {
+		return list, nil
 	}
 	r.k.mu.Lock()
 	defer r.k.mu.Unlock()

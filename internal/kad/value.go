@@ -136,7 +136,7 @@ func (d *DHT) putIn(ctx context.Context, table *dht.IpfsDHT, key string, value [
 	if err != nil {
 		return err
 	}
-	closest, err := table.GetClosestPeers(ctx, key)
+	closest, err := d.closest(ctx, table, key)
 	if err != nil {
 		return err
 	}

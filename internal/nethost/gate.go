@@ -210,6 +210,19 @@ func (g *gate) charge(id peer.ID) bool {
 	return true
 }
 
+// wait returns for how long a peer that was learned is better not dialed: until
+// half of the dials that may be made on its teller's word are free.
+func (g *gate) wait(id peer.ID) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	w, ok := g.words[id]
+	if !ok {
+		return 0
+	}
+	over := g.tellers[w.by].left(g.now()) - maxDebt/2
+	return max(0, time.Duration(over/debtEase*float64(time.Second)))
+}
+
 // reached clears the account of a peer that is connected: its teller was right.
 func (g *gate) reached(id peer.ID) {
 	g.mu.Lock()
@@ -313,6 +326,27 @@ type facing struct {
 func (f facing) Connect(ctx context.Context, p peer.AddrInfo) error {
 	f.base.Asked(p)
 	return f.Host.Connect(ctx, p)
+}
+
+// beliefCheck is how often AwaitBelief looks whether a dial has led somewhere.
+const beliefCheck = time.Second
+
+// AwaitBelief waits until a peer that was learned would be dialed, or ctx ends. It
+// is for those who have many peers to dial and time, such as a crawl of the DHT:
+// the dials on one peer's word stay bounded, but honest peers lose none.
+func (h *Host) AwaitBelief(ctx context.Context, id peer.ID) {
+	for ctx.Err() == nil {
+		wait := h.gate.wait(id)
+		if wait == 0 {
+			return
+		}
+		timer := time.NewTimer(min(wait+time.Millisecond, beliefCheck))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
 }
 
 // Learned returns which addresses of a peer may be dialed on the word of another

@@ -78,6 +78,51 @@ func TestAttackC3WhatIsLearnedLeadsNowhereNear(t *testing.T) {
 	}
 }
 
+// Who has time waits while many dials on one peer's word are in vain, and then loses
+// none; those on the words of others, and of who was right, do not wait.
+func TestWaitingForBeliefLosesNoDial(t *testing.T) {
+	g := gateAt(false, global)
+	now := time.Now()
+	g.now = func() time.Time { return now }
+	addr := ma.StringCast(global)
+	waits, most := 0, time.Duration(0)
+	for i := range 3 * maxDebt {
+		id := peer.ID(fmt.Sprint("learned ", i))
+		g.learned("teller", id)
+		if wait := g.wait(id); wait > 0 {
+			waits++
+			most = max(most, wait)
+			now = now.Add(wait)
+			if again := g.wait(id); again > time.Millisecond {
+				t.Fatalf("after the wait, %v more", again)
+			}
+		}
+		if !g.mayDial(id, addr) {
+			t.Fatalf("dial %d is refused", i)
+		}
+	}
+	if waits < 2*maxDebt || most > time.Second {
+		t.Errorf("%d of the dials waited, %v at most", waits, most)
+	}
+	g.learned("teller", "next")
+	if g.wait("next") == 0 {
+		t.Error("the next one need not wait")
+	}
+	g.learned("other", "its")
+	if wait := g.wait("its"); wait != 0 {
+		t.Errorf("on another's word: %v", wait)
+	}
+	if wait := g.wait("never learned"); wait != 0 {
+		t.Errorf("on nobody's word: %v", wait)
+	}
+	for i := range maxDebt {
+		g.reached(peer.ID(fmt.Sprint("learned ", i+2*maxDebt)))
+	}
+	if wait := g.wait("next"); wait != 0 {
+		t.Errorf("after the teller was right: %v", wait)
+	}
+}
+
 // What one peer says leads only to so many dials in vain; dials that lead to a
 // connection cost nothing.
 func TestAttackC3DialsOnOnePeersWordAreBounded(t *testing.T) {
