@@ -2,6 +2,7 @@ package kad
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -206,7 +207,7 @@ func (a *accelerated) crawl(ctx context.Context, start []*peer.AddrInfo, found c
 	switch {
 	case whole:
 		a.d.cfg.Log.Info("crawl of the DHT ended", "answered", answered, "heard", len(known))
-	case context.Cause(ctx) != context.Canceled && answered > 0:
+	case !errors.Is(context.Cause(ctx), context.Canceled) && answered > 0:
 		a.d.cfg.Log.Warn("crawl of the DHT incomplete: lookups go on", "answered", answered, "heard", len(known))
 	}
 	return answered
