@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -121,7 +122,7 @@ func TestMembersOfATopicFindEachOther(t *testing.T) {
 	if longRun() {
 		count = 100
 	}
-	if testing.Short() {
+	if testing.Short() || raced.Detector {
 		count = 10
 	}
 	t.Parallel()
