@@ -177,3 +177,17 @@ func textError(text string) error {
 	}
 	return errors.New(text)
 }
+
+// inTurn applies the options of a call, except nil ones, up to the first that is
+// wrong.
+func inTurn[O any](opts []O, apply func(O) error) error {
+	for _, o := range opts {
+		if any(o) == nil {
+			continue
+		}
+		if err := apply(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}

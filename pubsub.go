@@ -69,15 +69,8 @@ func publishing(opts []PublishOption) (gossip.Publishing, error) {
 		return gossip.Publishing{MinPeers: 1, Wait: publishWait}, nil
 	}
 	cfg := gossip.Publishing{MinPeers: 1, Wait: publishWait}
-	for _, o := range opts {
-		if o == nil {
-			continue
-		}
-		if err := o.applyPublish(&cfg); err != nil {
-			return cfg, err
-		}
-	}
-	return cfg, nil
+	err := inTurn(opts, func(o PublishOption) error { return o.applyPublish(&cfg) })
+	return cfg, err
 }
 
 // needPubSub guards the methods that use pubsub.

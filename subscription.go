@@ -60,15 +60,8 @@ func (o subscribeOption) applySubscribe(c *gossip.Reading) error { return o(c) }
 
 func reading(opts []SubscribeOption) (gossip.Reading, error) {
 	cfg := gossip.Reading{Buffer: subscriptionBuffer}
-	for _, o := range opts {
-		if o == nil {
-			continue
-		}
-		if err := o.applySubscribe(&cfg); err != nil {
-			return cfg, err
-		}
-	}
-	return cfg, nil
+	err := inTurn(opts, func(o SubscribeOption) error { return o.applySubscribe(&cfg) })
+	return cfg, err
 }
 
 // SubscribeBuffer sets how many messages wait for [Subscription.Next] before

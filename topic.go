@@ -45,12 +45,7 @@ func (n *Node) Topic(name string, opts ...TopicOption) (*Topic, error) {
 		return nil, err
 	}
 	var cfg topicConfig
-	var err error
-	for _, o := range opts {
-		if o != nil && err == nil {
-			err = o.applyTopic(&cfg)
-		}
-	}
+	err := inTurn(opts, func(o TopicOption) error { return o.applyTopic(&cfg) })
 	if err == nil && cfg.Meet > 0 && n.dht == nil {
 		err = off("the DHT, which TopicDiscovery needs,", "leave WithoutDHT out")
 	}
@@ -232,13 +227,8 @@ func TopicValidator(check func(ctx context.Context, m *Message) error, opts ...V
 				return m.Value, err
 			},
 		}
-		for _, o := range opts {
-			if o == nil {
-				continue
-			}
-			if err := o.applyValidator(&v); err != nil {
-				return err
-			}
+		if err := inTurn(opts, func(o ValidatorOption) error { return o.applyValidator(&v) }); err != nil {
+			return err
 		}
 		c.Validators = append(c.Validators, v)
 		return nil

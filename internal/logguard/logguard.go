@@ -115,20 +115,27 @@ func (g *Guard) run(context.Context) {
 
 func (g *Guard) write(l line) {
 	defer close(l.done)
-	call(l)
+	returned := call(l)
 	g.hangs.Store(false)
+	if !returned {
+		g.dropped.Add(1)
+		return
+	}
 	if n := g.dropped.Swap(0); n > 0 {
-		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped: the handler of WithLogger did not return", 0)
+		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped: the handler of WithLogger did not return, or has panicked", 0)
 		r.AddAttrs(slog.Uint64("lines", n))
-		call(line{to: l.to, ctx: l.ctx, r: r})
+		if !call(line{to: l.to, ctx: l.ctx, r: r}) {
+			g.dropped.Add(n)
+		}
 	}
 }
 
-// call calls the handler. An error has nobody to be told to, and neither has a
-// panic.
-func call(l line) {
-	defer func() { _ = recover() }()
+// call calls the handler, and reports whether it has returned: a panic of a
+// handler does not end the process. An error has nobody to be told to.
+func call(l line) (returned bool) {
+	defer func() { returned = recover() == nil }()
 	_ = l.to.Handle(l.ctx, l.r)
+	return true
 }
 
 // Close waits until the lines that wait are handled.

@@ -103,19 +103,29 @@ func TestCloseWritesTheLinesThatWait(t *testing.T) {
 	})
 }
 
-type panics struct{ slog.Handler }
+// moody is a handler that takes every line and panics over some.
+type moody struct{ slog.Handler }
 
-func (panics) Handle(context.Context, slog.Record) error { panic("no") }
+func (moody) Enabled(context.Context, slog.Level) bool { return true }
 
-func TestAHandlerThatPanicsEndsNothing(t *testing.T) {
-	g := New(panics{slog.DiscardHandler.WithGroup("")})
-	slog.New(panicsEnabled{g}).Info("x")
+func (m moody) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "bad" {
+		panic("no")
+	}
+	return m.Handler.Handle(ctx, r)
+}
+
+func TestAHandlerThatPanicsLosesTheLineAndIsTold(t *testing.T) {
+	var buf bytes.Buffer
+	g := New(moody{slog.NewTextHandler(&buf, nil)})
+	log := slog.New(g)
+	for _, text := range []string{"bad", "bad", "good"} {
+		log.Info(text)
+	}
 	if err := g.Close(); err != nil {
 		t.Error(err)
 	}
+	if text := buf.String(); !strings.Contains(text, "msg=good") || !strings.Contains(text, "lines=2") {
+		t.Errorf("the log is %q", text)
+	}
 }
-
-// panicsEnabled takes every line: the handler behind takes none.
-type panicsEnabled struct{ slog.Handler }
-
-func (panicsEnabled) Enabled(context.Context, slog.Level) bool { return true }
