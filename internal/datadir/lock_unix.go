@@ -13,10 +13,12 @@ import (
 // locks are open, locked files.
 type locks []*os.File
 
+// Close gives back the locks. Closing the files is not enough: a process that this
+// one is about to start has them, too, until it runs its own program.
 func (l locks) Close() error {
 	var errs []error
 	for _, f := range l {
-		errs = append(errs, f.Close())
+		errs = append(errs, syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -38,7 +40,7 @@ func lockDir(path string) (io.Closer, error) {
 		f.Close() //nolint:errcheck // nothing was written
 		return nil, err
 	default:
-		return f, nil
+		return locks{f}, nil
 	}
 }
 

@@ -11,8 +11,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/ipfs/go-datastore"
+	bolt "go.etcd.io/bbolt"
 )
 
 // sample returns a file with entries of several sizes, on pages of every kind,
@@ -260,6 +263,33 @@ func TestFileInUseIsLeftAlone(t *testing.T) {
 	if len(entries) != 1 {
 		t.Errorf("there are %v", entries)
 	}
+}
+
+// A process that is being started has the files of this one until it runs its own
+// program: Open waits for it.
+func TestOpenOutlivesAFork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		mustNot(t, s.Close())
+		forked, err := bolt.Open(s.path, 0o600, options())
+		mustNot(t, err)
+		opened := make(chan error, 1)
+		go func() {
+			again, err := Open(s.path, quiet)
+			if err == nil {
+				err = again.Close()
+			}
+			opened <- err
+		}()
+		time.Sleep(lockWait / 2)
+		synctest.Wait()
+		if len(opened) > 0 {
+			t.Fatalf("Open did not wait: %v", <-opened)
+		}
+		mustNot(t, forked.Close())
+		mustNot(t, <-opened)
+	})
 }
 
 func FuzzWalk(f *testing.F) {

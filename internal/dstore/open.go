@@ -202,9 +202,14 @@ func build(path string) error {
 	})
 }
 
+// lockWait is how long to try for the lock of a file. A process that this one is
+// about to start has its files until it runs its own program, and bbolt (1.4) does
+// not give back the lock of a file that was open for reading before it closes it.
+const lockWait = time.Second
+
 func options() *bolt.Options {
 	return &bolt.Options{
-		Timeout:      time.Millisecond, // tries once
+		Timeout:      lockWait,
 		PageSize:     pageSize,
 		FreelistType: bolt.FreelistMapType,
 		NoStatistics: true,
