@@ -808,8 +808,10 @@ func WithMaxMessageSize(n int) Option {
 }
 
 // WithRelayedPubSub lets topics use relayed connections with limits, for messages
-// that take up to maxBytes on the wire: larger ones are not sent over them, and
-// counted as unsent. By default topics do not use such connections at all, as in
+// that take up to maxBytes on the wire, of which a message takes 1 KiB besides its
+// data. Larger ones are not sent over them: [Node.Publish] returns [ErrTooLarge] if
+// they would reach too few peers otherwise, and those sent on for others are counted
+// as unsent. By default topics do not use such connections at all, as in
 // gossipsub, because a relay ends them after 128 KiB or 2 minutes, by default, and
 // counts what topics say about themselves too. Both sides need the option. Relayed
 // connections without limits carry all messages in any case.

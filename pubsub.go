@@ -102,7 +102,7 @@ func (n *Node) needPubSub() error {
 //
 // Peers connected only through a relay with limits are not on any topic:
 // gossipsub does not use such connections. Publish returns [ErrTooLarge] for data
-// above the limit of [WithMaxMessageSize], [ErrRejected] for what a
+// above the limit of [WithMaxMessageSize] or [WithRelayedPubSub], [ErrRejected] for what a
 // [TopicValidator] of this node refuses, an [OptionError] for an invalid option,
 // [ErrDisabled] without pubsub, and [ErrClosed] after Close. Specification:
 // github.com/libp2p/specs/blob/master/pubsub/gossipsub/gossipsub-v1.1.md.

@@ -2,10 +2,12 @@ package p2pnode
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -177,7 +179,10 @@ func TestTopicsOverRelaysWithLimits(t *testing.T) {
 	if m, err := sub.Next(testContext(t)); err != nil || string(m.Data) != "small" {
 		t.Errorf("%v, %v", m, err)
 	}
-	mustNot(t, a.Publish(testContext(t), "news", make([]byte, 4<<10)))
+	if err := a.Publish(testContext(t), "news", make([]byte, 4<<10), PublishWait(time.Millisecond)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a large message: %v", err)
+	}
+	mustNot(t, a.Publish(testContext(t), "news", make([]byte, 4<<10), PublishNow()))
 	mustNot(t, a.Publish(testContext(t), "news", []byte("small again")))
 	if m, err := sub.Next(testContext(t)); err != nil || string(m.Data) != "small again" {
 		t.Errorf("%v, %v", m, err)

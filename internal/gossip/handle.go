@@ -240,8 +240,9 @@ func (r *Router) send(ctx context.Context, t *topic, data []byte, value any) err
 
 // admit reports whether as many peers as a message must reach are on its topic,
 // and have room for it, which it takes then, until handed is called. It also
-// returns how many are on the topic.
-func (r *Router) admit(t *topic, size int64, want int) (there int, ok bool) {
+// returns how many are on the topic, and how many more whose relays it is too large
+// for.
+func (r *Router) admit(t *topic, size int64, want int) (there, relayed int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	room := 0
@@ -253,7 +254,11 @@ func (r *Router) admit(t *topic, size int64, want int) (there int, ok bool) {
 			continue
 		}
 		reached, free := r.streams.hasRoom(id, size, r.handing)
-		if reached {
+		switch {
+		case reached && !r.streams.carries(id, size):
+			relayed++
+			continue
+		case reached:
 			there++
 		}
 		if free {
@@ -261,10 +266,10 @@ func (r *Router) admit(t *topic, size int64, want int) (there int, ok bool) {
 		}
 	}
 	if room < want {
-		return there, false
+		return there, relayed, false
 	}
 	r.handing += size
-	return there, true
+	return there, relayed, true
 }
 
 // handed records that gossipsub has a message.
@@ -278,14 +283,14 @@ func (r *Router) handed(size int64) {
 // await waits for the peers that a message must reach, and for room in what waits
 // for them, which it takes.
 func (r *Router) await(ctx context.Context, t *topic, size int64, o Publishing) error {
-	if _, ok := r.admit(t, size, o.MinPeers); ok {
+	if _, _, ok := r.admit(t, size, o.MinPeers); ok {
 		return nil
 	}
 	timer := time.NewTimer(o.Wait)
 	defer timer.Stop()
 	for {
 		came, drained := t.came.Wait(), r.streams.drained.Wait()
-		there, ok := r.admit(t, size, o.MinPeers)
+		there, relayed, ok := r.admit(t, size, o.MinPeers)
 		if ok {
 			return nil
 		}
@@ -309,6 +314,9 @@ func (r *Router) await(ctx context.Context, t *topic, size int64, o Publishing) 
 		case there >= o.MinPeers:
 			return fmt.Errorf("%w: too many messages wait for the peers on the topic, which do not read, or have slow connections (%w); publish less, or raise the PubSubQueue or PubSub of WithLimits",
 				errs.ErrLimit, why)
+		case there+relayed >= o.MinPeers:
+			return fmt.Errorf("%w: %d bytes with all that belongs to it, for peers that are reached through relays with limits, where WithRelayedPubSub allows %d (%w)",
+				errs.ErrTooLarge, size, r.cfg.RelayedBytes, why)
 		case there > 0:
 			return fmt.Errorf("not enough peers (%w) on the topic: %d of %d, %d connected (%w); lower PublishMinPeers, or wait longer with PublishWait",
 				errs.ErrNoPeers, there, o.MinPeers, connected, why)

@@ -618,6 +618,12 @@ func (l *links) hasRoom(id peer.ID, size, ahead int64) (reached, room bool) {
 	return true, (queued == 0 || queued+size <= l.queueBytes/2) && l.budget.Has(ahead+size)
 }
 
+// carries reports whether the connection to a peer carries messages of so many
+// bytes: those that run through relays with limits only carry small ones.
+func (l *links) carries(id peer.ID, size int64) bool {
+	return l.relayedBytes == 0 || size <= int64(l.relayedBytes) || l.Host.Network().Connectedness(id) != network.Limited
+}
+
 func nudge(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
