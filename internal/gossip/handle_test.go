@@ -251,6 +251,21 @@ func TestValidatorsHaveTimeAndPlaces(t *testing.T) {
 	}
 }
 
+// A verdict counts even when it comes before anybody waits for it, and leaves its
+// place to the next message.
+func TestVerdictInTimeIsNotATimeout(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	v := newValidator(r, nil, Validator{
+		Check:       func(context.Context, *pubsub.Message) (any, error) { return "value", nil },
+		Concurrency: 1, Timeout: time.Minute,
+	})
+	for range 5000 {
+		if value, err := v.run(t.Context(), nil, false); err != nil || value != "value" {
+			t.Fatalf("run = %v, %v", value, err)
+		}
+	}
+}
+
 func TestForeignValidatorIsAnError(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
 	must(t, r.ps.RegisterTopicValidator("t", func(context.Context, peer.ID, *pubsub.Message) bool { return true }))

@@ -195,22 +195,33 @@ func (v *validator) run(ctx context.Context, m *pubsub.Message, wait bool) (any,
 	}
 	done := make(chan verdict, 1)
 	ran := v.r.group.Go(func(context.Context) {
-		defer func() { <-v.slots }() // only when Check has returned: it may outlast its time
-		defer cancel()
-		value, err := v.guarded(ctx, m)
-		done <- verdict{value, err}
+		d := verdict{err: fmt.Errorf("%w: the validator has ended its goroutine", errs.ErrIgnore)}
+		defer func() {
+			<-v.slots // only when Check has returned: it may outlast its time
+			done <- d
+		}()
+		d.value, d.err = v.guarded(ctx, m)
 	})
 	if !ran {
 		<-v.slots
 		cancel()
 		return nil, errs.ErrClosed
 	}
+	defer cancel()
 	select {
 	case d := <-done:
 		return d.value, d.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: the validator took more than %v", errs.ErrIgnore, v.Timeout)
 	}
+	select {
+	case d := <-done: // it came while the time ran out
+		return d.value, d.err
+	default:
+	}
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil, errs.ErrClosed
+	}
+	return nil, fmt.Errorf("%w: the validator took more than %v", errs.ErrIgnore, v.Timeout)
 }
 
 // guarded calls Check. A message over which it panics is ignored: its sender may
