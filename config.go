@@ -109,6 +109,8 @@ type config struct {
 	autoRelays   []peer.AddrInfo
 	relayService bool
 	relayLimits  RelayLimits
+	findRelays   bool
+	autoNAT      bool
 	holePunching bool
 	portMapping  bool
 	reachability network.Reachability
@@ -302,11 +304,11 @@ func (c *config) effectiveMinPeers() int {
 	return 0
 }
 
-// effectiveReachability is that of [WithReachability], or private with relays:
-// AutoRelay waits until reachability is known, which on a private network never
-// happens, and whoever names relays knows it.
+// effectiveReachability is that of [WithReachability]. Otherwise it is to be found
+// out with AutoNAT, and private with relays alone: whoever names relays knows it,
+// and nothing would ever find it out.
 func (c *config) effectiveReachability() network.Reachability {
-	if c.reachability == network.ReachabilityUnknown && len(c.autoRelays) > 0 {
+	if c.reachability == network.ReachabilityUnknown && len(c.autoRelays) > 0 && !c.autoNAT {
 		return network.ReachabilityPrivate
 	}
 	return c.reachability

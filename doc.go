@@ -79,6 +79,10 @@
 //   - relay reservations: none; a relay sees who talks to whom: choose it
 //     ([WithAutoRelay])
 //   - relay service: off; it spends bandwidth on others ([WithRelayService])
+//   - AutoNAT: off; it dials addresses that strangers name, and tells peers all of
+//     its own ([WithAutoNAT])
+//   - NAT traversal: off; AutoNAT, relays of strangers, hole punching and port
+//     mapping at once: a decision ([WithNATTraversal])
 //   - hole punching: off; it dials addresses that strangers name
 //     ([WithHolePunching])
 //   - port mapping: off; it changes the router's settings

@@ -68,6 +68,8 @@ func codeDefaults() map[string]string {
 		"bootstrap by name":              noneIf(len(c.bootstrapDNS) == 0),
 		"relay reservations":             noneIf(len(c.autoRelays) == 0),
 		"relay service":                  onOff(c.relayService),
+		"AutoNAT":                        onOff(c.autoNAT),
+		"NAT traversal":                  onOff(c.autoNAT && c.findRelays && c.holePunching && c.portMapping),
 		"hole punching":                  onOff(c.holePunching),
 		"port mapping":                   onOff(c.portMapping),
 		"pubsub messages":                "signed, flood-published", // see TestPubSubSigns and TestPitfall50

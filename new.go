@@ -170,7 +170,8 @@ func startHost(n *Node) (err error) {
 	})
 	n.relay = relays.New(relays.Config{
 		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce,
-		Reachability: cfg.reachability, HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
+		Discover: cfg.findRelays, Reachability: cfg.effectiveReachability(), AutoNAT: cfg.autoNAT,
+		HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
 		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{ID: id}) },
 		Lost:     func(id peer.ID) { n.watch.emit(EventRelayLost{ID: id}) },
 		Punched: func(id peer.ID, took time.Duration, err error) {

@@ -253,7 +253,7 @@ func WithListenAddrs(addresses ...string) Option {
 // WithoutListening makes a node that dials but does not listen. Others can
 // still reach it through a relay, see [WithAutoRelay]. It conflicts with the
 // options that need a port: [WithListenAddrs], [WithPartialListen],
-// [WithAnnounceAddrs], [WithMDNS] and [WithPortMapping].
+// [WithAnnounceAddrs], [WithMDNS], [WithPortMapping] and [WithNATTraversal].
 func WithoutListening() Option {
 	return toggle("WithoutListening", func(c *config) { c.noListen = true })
 }
@@ -586,14 +586,14 @@ func WithMDNSService(name string) Option {
 
 // WithoutRelay switches the relay client off: the node neither dials through
 // relays nor is reached through them. It conflicts with [WithAutoRelay],
-// [WithRelayService], [WithRelayLimits] and [WithHolePunching].
+// [WithRelayService], [WithRelayLimits], [WithHolePunching] and [WithNATTraversal].
 func WithoutRelay() Option { return toggle("WithoutRelay", func(c *config) { c.noRelay = true }) }
 
 // WithAutoRelay adds relays at which the node keeps reservations, so that
 // others reach it through them, and announces its circuit addresses there. It
 // implies that the node cannot be reached otherwise: unless [WithReachability]
-// is given, its reachability is private, and in [DHTModeAutoServer] it is a DHT
-// client. [Node.AddRelays] and [Node.RemoveRelays] change the list at run time.
+// or [WithAutoNAT] is given, its reachability is private, and in
+// [DHTModeAutoServer] it is a DHT client. [Node.AddRelays] and [Node.RemoveRelays] change the list at run time.
 // The node's own ID is left out. Specification:
 // github.com/libp2p/specs/tree/master/relay.
 func WithAutoRelay(relays ...peer.AddrInfo) Option {
@@ -618,6 +618,24 @@ func WithRelayLimits(l RelayLimits) Option {
 		c.relayService, c.relayLimits = true, l
 		return nil
 	}}
+}
+
+// WithAutoNAT makes the node ask its peers whether they can dial its addresses, and
+// dial theirs when they ask (AutoNAT version 2). Off by default, because it makes the
+// node dial addresses that strangers name, and tells its peers all of its own.
+// [Status] and [EventReachabilityChanged] tell the result. With [WithReachability] the
+// node believes that instead. Specification:
+// github.com/libp2p/specs/blob/master/autonat/autonat-v2.md.
+func WithAutoNAT() Option { return toggle("WithAutoNAT", func(c *config) { c.autoNAT = true }) }
+
+// WithNATTraversal is what a node behind a NAT needs to be reached, in one word:
+// [WithAutoNAT], relays that the node finds by itself next to those of
+// [WithAutoRelay], [WithHolePunching] and [WithPortMapping]. Off by default, for the
+// reasons of each. It conflicts with [WithoutRelay] and [WithoutListening].
+func WithNATTraversal() Option {
+	return toggle("WithNATTraversal", func(c *config) {
+		c.autoNAT, c.findRelays, c.holePunching, c.portMapping = true, true, true, true
+	})
 }
 
 // WithHolePunching lets two nodes behind NATs that are connected through a

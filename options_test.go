@@ -211,6 +211,8 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Data: -1})},
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Unlimited: true, Duration: time.Second})},
 		{name: "WithHolePunching", opt: WithHolePunching(), check: func(c *config) bool { return c.holePunching }},
+		{name: "WithAutoNAT", opt: WithAutoNAT(), check: func(c *config) bool { return c.autoNAT }},
+		{name: "WithNATTraversal", opt: WithNATTraversal(), check: func(c *config) bool { return c.autoNAT && c.findRelays && c.holePunching && c.portMapping }},
 		{name: "WithPortMapping", opt: WithPortMapping(), check: func(c *config) bool { return c.portMapping }},
 		{name: "WithReachability", opt: WithReachability(network.ReachabilityPublic), check: func(c *config) bool { return c.reachability == network.ReachabilityPublic }},
 		{name: "WithReachability", opt: WithReachability(network.ReachabilityUnknown)},

@@ -119,9 +119,14 @@ type Settings struct {
 	HolePunching bool `json:"holePunching"`
 	// PortMapping is true with [WithPortMapping].
 	PortMapping bool `json:"portMapping"`
+	// RelayDiscovery is true if the node finds relays by itself, as with
+	// [WithNATTraversal].
+	RelayDiscovery bool `json:"relayDiscovery,omitempty"`
+	// AutoNAT is true with [WithAutoNAT] and [WithNATTraversal].
+	AutoNAT bool `json:"autoNAT,omitempty"`
 	// Reachability is what the node assumes at its start: that of
-	// [WithReachability], private with [WithAutoRelay], and otherwise unknown
-	// until AutoNAT finds out.
+	// [WithReachability], private with [WithAutoRelay] and without [WithAutoNAT],
+	// and otherwise unknown until AutoNAT finds out.
 	Reachability network.Reachability `json:"reachability"`
 
 	// PubSub is false with [WithoutPubSub]; MaxMessageSize is then 0.
@@ -192,6 +197,8 @@ func (c *config) settings() Settings {
 		RelayLimits:    c.relayLimits,
 		HolePunching:   c.holePunching,
 		PortMapping:    c.portMapping,
+		RelayDiscovery: c.findRelays,
+		AutoNAT:        c.autoNAT,
 		Reachability:   c.effectiveReachability(),
 		PubSub:         !c.noPubSub,
 		Logging:        c.has("WithLogger"),

@@ -67,6 +67,8 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithRelayService":      WithRelayService(),
 		"WithRelayLimits":       WithRelayLimits(RelayLimits{}),
 		"WithHolePunching":      WithHolePunching(),
+		"WithAutoNAT":           WithAutoNAT(),
+		"WithNATTraversal":      WithNATTraversal(),
 		"WithDHTMode":           WithDHTMode(c.effectiveDHTMode()),
 		"WithAcceleratedDHT":    WithAcceleratedDHT(),
 		"WithoutDHT":            WithoutDHT(),

@@ -47,8 +47,10 @@ const (
 type Config struct {
 	Disabled     bool // no relay client at all
 	Relays       []peer.AddrInfo
-	Announce     []ma.Multiaddr // replaces the listen addresses; nil: those
-	Reachability network.Reachability
+	Discover     bool                 // strangers' relays are found and used too
+	Announce     []ma.Multiaddr       // replaces the listen addresses; nil: those
+	Reachability network.Reachability // unknown: to be found out
+	AutoNAT      bool                 // version 2, asked and served
 	HolePunching bool
 	PortMapping  bool
 	// Reserved, Lost and Punched are called on events; they must not block.
@@ -88,12 +90,11 @@ func New(cfg Config) *Client {
 // Options returns the host's options for relays and NATs.
 func (c *Client) Options() []libp2p.Option {
 	if c.cfg.Disabled {
-		return append(reachabilityOptions(c.cfg.Reachability), libp2p.DisableRelay())
+		return append(c.reachabilityOptions(), libp2p.DisableRelay())
 	}
 	// NoListenAddrs would switch the relay client off unless it is enabled
 	// explicitly.
 	opts := []libp2p.Option{libp2p.EnableRelay()}
-	reach := c.cfg.Reachability
 	if c.enabled {
 		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(c.candidates,
 			autorelay.WithNumRelays(Max), autorelay.WithMinCandidates(1), autorelay.WithMaxCandidates(Max),
@@ -101,13 +102,8 @@ func (c *Client) Options() []libp2p.Option {
 			autorelay.WithMetricsTracer(relayTracer{
 				autorelay.NewMetricsTracer(autorelay.WithRegisterer(nethost.NopRegisterer{})), c,
 			})))
-		if reach == network.ReachabilityUnknown {
-			// AutoRelay waits until reachability is known, which on a private network
-			// never happens; whoever names relays knows it.
-			reach = network.ReachabilityPrivate
-		}
 	}
-	opts = append(opts, reachabilityOptions(reach)...)
+	opts = append(opts, c.reachabilityOptions()...)
 	if c.cfg.HolePunching {
 		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c})))
 	}
@@ -117,15 +113,29 @@ func (c *Client) Options() []libp2p.Option {
 	return opts
 }
 
-func reachabilityOptions(r network.Reachability) []libp2p.Option {
-	switch r {
-	case network.ReachabilityPublic:
-		return []libp2p.Option{libp2p.ForceReachabilityPublic()}
-	case network.ReachabilityPrivate:
-		return []libp2p.Option{libp2p.ForceReachabilityPrivate()}
-	default:
-		return nil
+// reachabilityOptions are the host's options that decide what the host takes its
+// reachability to be.
+func (c *Client) reachabilityOptions() (opts []libp2p.Option) {
+	if c.cfg.AutoNAT {
+		opts = append(opts, libp2p.EnableAutoNATv2())
 	}
+	switch c.cfg.Reachability {
+	case network.ReachabilityPublic:
+		opts = append(opts, libp2p.ForceReachabilityPublic())
+	case network.ReachabilityPrivate:
+		opts = append(opts, libp2p.ForceReachabilityPrivate())
+	default:
+		if c.cfg.AutoNAT {
+			// AutoRelay waits until something says what reachability is, if only that it
+			// is unknown. AutoNAT v1, which would say something else than v2, stays out.
+			opts = append(opts, func(cfg *libp2p.Config) error {
+				unknown := network.ReachabilityUnknown
+				cfg.ForceReachability = &unknown
+				return nil
+			})
+		}
+	}
+	return opts
 }
 
 // Open sets the complete host: from now on relays are dialed.

@@ -33,7 +33,7 @@ func TestOptionsReachLibp2p(t *testing.T) {
 	if c := apply(Config{PortMapping: true, HolePunching: true, Reachability: public}); c.NATManager == nil || !c.EnableHolePunching || *c.ForceReachability != public {
 		t.Error("port mapping, hole punching or reachability do not arrive")
 	}
-	if c := apply(Config{Relays: []peer.AddrInfo{{ID: "relay"}}}); !c.EnableAutoRelay || *c.ForceReachability != private {
+	if c := apply(Config{Relays: []peer.AddrInfo{{ID: "relay"}}, Reachability: private}); !c.EnableAutoRelay || *c.ForceReachability != private {
 		t.Error("reservations do not arrive")
 	}
 	if c := apply(Config{Disabled: true}); c.Relay || !c.RelayCustom {
