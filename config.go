@@ -111,6 +111,8 @@ type config struct {
 	relayLimits  RelayLimits
 	findRelays   bool
 	autoNAT      bool
+	relayPeers   []peer.ID // who may make reservations, with relayAccess; nil: all
+	relayAccess  func(peer.ID, ma.Multiaddr) bool
 	holePunching bool
 	portMapping  bool
 	reachability network.Reachability
@@ -312,6 +314,19 @@ func (c *config) effectiveReachability() network.Reachability {
 		return network.ReachabilityPrivate
 	}
 	return c.reachability
+}
+
+// relayAdmits returns who may make reservations at the relay service; nil means
+// all may.
+func (c *config) relayAdmits() func(peer.ID, ma.Multiaddr) bool {
+	switch peers, may := c.relayPeers, c.relayAccess; {
+	case peers == nil:
+		return may
+	default:
+		return func(id peer.ID, a ma.Multiaddr) bool {
+			return slices.Contains(peers, id) || may != nil && may(id, a)
+		}
+	}
 }
 
 // looksForPeers reports whether the options set where to find peers.

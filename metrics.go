@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
+	"github.com/go-p2pnode/p2pnode/internal/relays"
 )
 
 // collector reads a node's metrics when they are collected. Libp2p's own
@@ -52,6 +53,15 @@ var nodeMetrics = []metric{
 		}
 		return float64(held)
 	}},
+	{"relay_service_reservations", "Reservations that others hold at this relay.", prometheus.GaugeValue, relayCount(func(c relays.Counts) float64 { return float64(c.Reservations) })},
+	{"relay_service_circuits", "Relayed connections that are open at this relay.", prometheus.GaugeValue, relayCount(func(c relays.Counts) float64 { return float64(c.Circuits) })},
+	{"relay_service_bytes_total", "Bytes that this relay has relayed.", prometheus.CounterValue, relayCount(func(c relays.Counts) float64 { return float64(c.Bytes) })},
+	{"relay_service_refused_total", "Reservations and relayed connections that this relay has refused.", prometheus.CounterValue, relayCount(func(c relays.Counts) (sum float64) {
+		for _, count := range c.Refused {
+			sum += float64(count)
+		}
+		return sum
+	})},
 	{"pubsub_published_total", "Messages sent by Publish.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Published })},
 	{"pubsub_delivered_total", "Messages that arrived on subscribed topics, including the node's own.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Delivered })},
 	{"pubsub_dropped_total", "Messages dropped because a subscription's reader was too slow.", prometheus.CounterValue, pubsubCount(func(c gossip.Counts) uint64 { return c.Dropped })},
@@ -74,6 +84,15 @@ func pubsubCount(of func(gossip.Counts) uint64) func(*Node) float64 {
 			return 0
 		}
 		return float64(of(n.pubsub.Counts()))
+	}
+}
+
+func relayCount(of func(relays.Counts) float64) func(*Node) float64 {
+	return func(n *Node) float64 {
+		if n.relayService == nil {
+			return 0
+		}
+		return of(n.relayService.Counts())
 	}
 }
 

@@ -346,10 +346,13 @@ func startStreams(n *Node) error {
 
 func startRelay(n *Node) error {
 	if n.cfg.relayService {
-		service, err := relays.Serve(n.base, relays.Limits(n.cfg.relayLimits), n.access, !n.cfg.ipfs)
+		service, err := relays.Serve(n.base, relays.ServiceConfig{
+			Limits: relays.Limits(n.cfg.relayLimits), ACL: n.access, Access: n.cfg.relayAdmits(), AnyAddr: !n.cfg.ipfs, Log: n.log,
+		})
 		if err != nil {
 			return err
 		}
+		n.relayService = service
 		n.stack.Push("relay service", closeBudget, service.Close)
 	}
 	if n.relay.Enabled() {

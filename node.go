@@ -48,18 +48,19 @@ type Node struct {
 	stack  lifecycle.Stack  // the one list of what to close, in reverse
 	group  *lifecycle.Group // goroutines that belong to no part
 
-	data    *dataPart       // nil without a data directory
-	limits  *limits.Manager // nil when WithLibp2pOptions brings a resource manager
-	base    *nethost.Host   // the host itself
-	dialer  nethost.Dialer
-	host    host.Host // the same, finding unknown peers in the DHT
-	watch   *watcher
-	dht     *kad.DHT       // nil without a DHT
-	pubsub  *gossip.Router // nil without pubsub
-	streams *streams.Server
-	relay   *relays.Client
-	keeper  *keeper.Keeper
-	access  *access.List
+	data         *dataPart       // nil without a data directory
+	limits       *limits.Manager // nil when WithLibp2pOptions brings a resource manager
+	base         *nethost.Host   // the host itself
+	dialer       nethost.Dialer
+	host         host.Host // the same, finding unknown peers in the DHT
+	watch        *watcher
+	dht          *kad.DHT       // nil without a DHT
+	pubsub       *gossip.Router // nil without pubsub
+	streams      *streams.Server
+	relay        *relays.Client
+	relayService *relays.Service // nil without the relay service
+	keeper       *keeper.Keeper
+	access       *access.List
 
 	recovered signal.Signal // the node has peers again, after it had none
 

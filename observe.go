@@ -41,7 +41,7 @@ func (n *Node) Status() Status {
 	s.Allowed = n.access.Allowed()
 	s.Refused, s.HandshakesFailed = refusedOf(n), handshakesFailed(n)
 	s.HandlersFailed = n.streams.Failures()
-	s.Relays = relayStatus(n.relay)
+	s.Relays, s.RelayService = relayStatus(n.relay), relayServiceStatus(n.relayService)
 	return s
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/pnet"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
@@ -586,7 +587,8 @@ func WithMDNSService(name string) Option {
 
 // WithoutRelay switches the relay client off: the node neither dials through
 // relays nor is reached through them. It conflicts with [WithAutoRelay],
-// [WithRelayService], [WithRelayLimits], [WithHolePunching] and [WithNATTraversal].
+// [WithRelayService], [WithRelayLimits], [WithRelayPeers], [WithRelayAccess],
+// [WithHolePunching] and [WithNATTraversal].
 func WithoutRelay() Option { return toggle("WithoutRelay", func(c *config) { c.noRelay = true }) }
 
 // WithAutoRelay adds relays at which the node keeps reservations, so that
@@ -603,19 +605,50 @@ func WithAutoRelay(relays ...peer.AddrInfo) Option {
 // WithRelayService lets others make reservations at this node and be reached
 // through it, immediately and whatever its own reachability. Off by default,
 // because it spends the node's bandwidth on others; [WithRelayLimits] bounds
-// that.
+// that, and [WithRelayPeers] and [WithRelayAccess] choose who may. Status has what
+// it gives away and refuses.
 func WithRelayService() Option {
 	return toggle("WithRelayService", func(c *config) { c.relayService = true })
 }
 
 // WithRelayLimits is [WithRelayService] with the given limits, overriding
-// libp2p's defaults, which [RelayLimits] lists.
+// libp2p's defaults, which [RelayLimits] lists. It sets them.
 func WithRelayLimits(l RelayLimits) Option {
 	return option{"WithRelayLimits", func(c *config) error {
 		if err := l.check(); err != nil {
 			return err
 		}
 		c.relayService, c.relayLimits = true, l
+		return nil
+	}}
+}
+
+// WithRelayPeers is [WithRelayService] for the given peers, overriding the
+// default of all: only they may make reservations. It adds peers. Anybody may be
+// relayed to them, unless banned or not allowed. With [WithRelayAccess] in
+// addition, a peer needs one of the two.
+func WithRelayPeers(ids ...peer.ID) Option {
+	ids = slices.Clone(ids)
+	return option{"WithRelayPeers", func(c *config) error {
+		if err := checkIDs(ids); err != nil {
+			return err
+		}
+		c.relayService, c.relayPeers = true, slices.Concat(c.relayPeers, ids)
+		return nil
+	}}
+}
+
+// WithRelayAccess is [WithRelayService] for the peers that may returns true for,
+// overriding the default of all. It gets the peer and its address, with each
+// request for a reservation and each renewal, about once an hour. It must be safe
+// for concurrent use and return soon; if it panics, the request is refused. The
+// lists of [WithAllowedPeers], [WithBannedPeers] and [Node.BanPeer] come first.
+func WithRelayAccess(may func(id peer.ID, addr ma.Multiaddr) bool) Option {
+	return option{"WithRelayAccess", func(c *config) error {
+		if may == nil {
+			return errors.New("the function is nil; leave the option out to let everybody make reservations")
+		}
+		c.relayService, c.relayAccess = true, may
 		return nil
 	}}
 }

@@ -209,6 +209,12 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithRelayService", opt: WithRelayService(), check: func(c *config) bool { return c.relayService }},
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Circuits: 3}), check: func(c *config) bool { return c.relayService && c.relayLimits.Circuits == 3 }},
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Data: -1})},
+		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{ReservationTTL: time.Minute})},
+		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{ReservationsPerIP: 9, ReservationsPerASN: 8})},
+		{name: "WithRelayPeers", opt: WithRelayPeers(otherID(t)), check: func(c *config) bool { return c.relayService && len(c.relayPeers) == 1 }},
+		{name: "WithRelayPeers", opt: WithRelayPeers()},
+		{name: "WithRelayAccess", opt: WithRelayAccess(func(peer.ID, ma.Multiaddr) bool { return true }), check: func(c *config) bool { return c.relayService && c.relayAccess != nil }},
+		{name: "WithRelayAccess", opt: WithRelayAccess(nil)},
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Unlimited: true, Duration: time.Second})},
 		{name: "WithHolePunching", opt: WithHolePunching(), check: func(c *config) bool { return c.holePunching }},
 		{name: "WithAutoNAT", opt: WithAutoNAT(), check: func(c *config) bool { return c.autoNAT }},
@@ -310,6 +316,7 @@ func TestEveryConfigFieldHasAnOption(t *testing.T) {
 			case reflect.Slice, reflect.Map:
 				changed[name] = changed[name] || v.Field(i).Len() != zero.Field(i).Len()
 			case reflect.Func:
+				changed[name] = changed[name] || v.Field(i).IsNil() != zero.Field(i).IsNil()
 			case reflect.Interface, reflect.Pointer:
 				changed[name] = changed[name] || v.Field(i).IsNil() != zero.Field(i).IsNil() || (!v.Field(i).IsNil() && v.Field(i).Elem() != zero.Field(i).Elem())
 			default:

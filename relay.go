@@ -18,8 +18,15 @@ type RelayLimits struct {
 	// Reservations is how many peers may hold one; default 128.
 	Reservations int `json:"reservations,omitempty"`
 	// ReservationsPerIP is how many of them may come from one IP address;
-	// default 8.
+	// default 8. A peer has at most one.
 	ReservationsPerIP int `json:"reservationsPerIP,omitempty"`
+	// ReservationsPerASN is how many of them may come from the IPv6 addresses of
+	// one provider, that is, of one autonomous system, because there one customer
+	// has many addresses; default 32, or ReservationsPerIP if that is larger.
+	ReservationsPerASN int `json:"reservationsPerASN,omitempty"`
+	// ReservationTTL is how long a reservation lasts unless the peer renews it, at
+	// least 2 minutes; default 1 hour. It also ends with the connection.
+	ReservationTTL time.Duration `json:"reservationTTL,omitempty"`
 	// Circuits is how many relayed connections each peer may have open; default
 	// 16.
 	Circuits int `json:"circuits,omitempty"`
@@ -34,12 +41,68 @@ type RelayLimits struct {
 
 func (l RelayLimits) check() error {
 	switch {
-	case l.Reservations < 0, l.ReservationsPerIP < 0, l.Circuits < 0, l.Duration < 0, l.Data < 0:
+	case l.Reservations < 0, l.ReservationsPerIP < 0, l.ReservationsPerASN < 0, l.ReservationTTL < 0, l.Circuits < 0, l.Duration < 0, l.Data < 0:
 		return fmt.Errorf("%+v: a limit is negative; zero means its default", l)
+	case l.ReservationTTL > 0 && l.ReservationTTL < relays.MinTTL:
+		return fmt.Errorf("a ReservationTTL of %v is too short: peers renew a reservation within its last %v", l.ReservationTTL, relays.MinTTL)
+	case l.ReservationsPerASN > 0 && l.ReservationsPerASN < l.ReservationsPerIP:
+		return fmt.Errorf("ReservationsPerASN, %d, is below ReservationsPerIP, %d; raise it or leave it out", l.ReservationsPerASN, l.ReservationsPerIP)
 	case l.Unlimited && (l.Duration != 0 || l.Data != 0):
 		return errors.New("with Unlimited, which lifts Duration and Data, neither can be set")
 	}
 	return nil
+}
+
+// RelayServiceStatus describes the relay service of [WithRelayService].
+type RelayServiceStatus struct {
+	// Reservations is how many peers hold one.
+	Reservations int `json:"reservations"`
+	// Circuits is how many relayed connections are open.
+	Circuits int `json:"circuits"`
+	// Bytes is how many bytes the service has relayed since the start, both ways.
+	Bytes uint64 `json:"bytes"`
+	// Refused is how often the service has refused something since the start, by
+	// reason; nil if it has not.
+	Refused map[RelayRefusal]uint64 `json:"refused,omitempty"`
+}
+
+// RelayRefusal is a reason for which a relay service refuses a reservation or a
+// relayed connection.
+type RelayRefusal string
+
+// The reasons.
+const (
+	// RelayRefusedAccess ("access"): the peer is banned, not allowed, or not one of
+	// [WithRelayPeers] or [WithRelayAccess]; or it asked through another relay.
+	RelayRefusedAccess RelayRefusal = "access"
+	// RelayRefusedReservations ("reservations"): Reservations, ReservationsPerIP or
+	// ReservationsPerASN of [RelayLimits] is reached.
+	RelayRefusedReservations RelayRefusal = "reservations"
+	// RelayRefusedNoReservation ("no-reservation"): the peer to be reached has no
+	// reservation.
+	RelayRefusedNoReservation RelayRefusal = "no-reservation"
+	// RelayRefusedCircuits ("circuits"): Circuits of [RelayLimits] is reached, or
+	// what [Limits] leave the service.
+	RelayRefusedCircuits RelayRefusal = "circuits"
+	// RelayRefusedUnreachable ("unreachable"): the peer to be reached did not answer.
+	RelayRefusedUnreachable RelayRefusal = "unreachable"
+	// RelayRefusedMalformed ("malformed"): the request was malformed.
+	RelayRefusedMalformed RelayRefusal = "malformed"
+)
+
+func relayServiceStatus(s *relays.Service) *RelayServiceStatus {
+	if s == nil {
+		return nil
+	}
+	c := s.Counts()
+	out := &RelayServiceStatus{Reservations: c.Reservations, Circuits: c.Circuits, Bytes: c.Bytes}
+	for why, count := range c.Refused {
+		if out.Refused == nil {
+			out.Refused = make(map[RelayRefusal]uint64)
+		}
+		out.Refused[RelayRefusal(why)] = count
+	}
+	return out
 }
 
 // Reachability says whether others can dial a node, as far as it knows.

@@ -133,6 +133,39 @@ func TestPitfall29RelayLimits(t *testing.T) {
 	if second.Status().Relays[0].Reserved {
 		t.Error("a relay for one took two")
 	}
+	mustNot(t, waitFor(t, func() bool { return full.Status().RelayService.Refused[RelayRefusedReservations] > 0 }))
+	if s := full.Status().RelayService; s.Reservations != 1 || s.Circuits != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Who may make reservations is up to the options; who may be relayed is not.
+func TestRelayPeersAndRelayAccess(t *testing.T) {
+	key, other := someKey(t), someKey(t)
+	id, err := PeerID(key)
+	mustNot(t, err)
+	second, err := PeerID(other)
+	mustNot(t, err)
+	relay := newNode(t, WithRelayPeers(id), WithRelayAccess(func(p peer.ID, a ma.Multiaddr) bool { return p == second && addrs.KindOf(a) != addrs.Circuit }))
+	behind := func(opts ...Option) *Node {
+		n, err := New(testContext(t), append(opts, WithoutListening(), WithoutDHT(), WithAutoRelay(relay.AddrInfo()))...)
+		mustNot(t, err)
+		t.Cleanup(func() { mustClose(t, n) })
+		return n
+	}
+	listed := behind(WithIdentity(key))
+	serveEcho(listed)
+	mustNot(t, listed.WaitReady(testContext(t), StageReachable))
+	mustNot(t, behind(WithIdentity(other)).WaitReady(testContext(t), StageReachable))
+	stranger := behind()
+	mustNot(t, waitFor(t, func() bool { return relay.Status().RelayService.Refused[RelayRefusedAccess] > 0 }))
+	mustNot(t, waitFor(t, func() bool { return strings.Contains(stranger.Status().Relays[0].Missing, "PERMISSION_DENIED") }))
+	mustNot(t, stranger.Connect(testContext(t), listed.AddrInfo()))
+	mustNot(t, echo(t, stranger, listed.ID(), []byte("by the relay that refused")))
+	s := relay.Status().RelayService
+	if s.Reservations != 2 || s.Circuits != 1 || s.Bytes == 0 {
+		t.Errorf("%+v", s)
+	}
 }
 
 // Topics do not use relayed connections with limits, which Status and Diagnose

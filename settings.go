@@ -115,6 +115,11 @@ type Settings struct {
 	// RelayLimits are those of the relay service. A zero field stands for its
 	// default; all are zero without the service.
 	RelayLimits RelayLimits `json:"relayLimits,omitzero"`
+	// RelayPeers are those of [WithRelayPeers]. They are all that may make
+	// reservations, unless RelayAccess is true; nil if the option is not given.
+	RelayPeers []peer.ID `json:"relayPeers,omitempty"`
+	// RelayAccess is true with [WithRelayAccess].
+	RelayAccess bool `json:"relayAccess,omitempty"`
 	// HolePunching is true with [WithHolePunching].
 	HolePunching bool `json:"holePunching"`
 	// PortMapping is true with [WithPortMapping].
@@ -195,6 +200,8 @@ func (c *config) settings() Settings {
 		AutoRelays:     addrs.Merge(c.autoRelays...),
 		RelayService:   c.relayService,
 		RelayLimits:    c.relayLimits,
+		RelayPeers:     slices.Clone(c.relayPeers),
+		RelayAccess:    c.relayAccess != nil,
 		HolePunching:   c.holePunching,
 		PortMapping:    c.portMapping,
 		RelayDiscovery: c.findRelays,

@@ -51,6 +51,8 @@ type Status struct {
 	Bootstrap *BootstrapRound `json:"bootstrap,omitempty"`
 	// Relays are those of [WithAutoRelay] and [Node.AddRelays].
 	Relays []RelayStatus `json:"relays,omitempty"`
+	// RelayService describes the relay service; nil without [WithRelayService].
+	RelayService *RelayServiceStatus `json:"relayService,omitempty"`
 	// Persistent are the peers of [WithPersistentPeers] and
 	// [Node.AddPersistentPeers].
 	Persistent []PersistentStatus `json:"persistent,omitempty"`

@@ -30,6 +30,7 @@ func TestStatusRoundTripsThroughJSON(t *testing.T) {
 		Bootstrap:      &BootstrapRound{At: at, Took: time.Second, Connected: []peer.ID{p.ID}, Failed: []DialFailure{{p.ID, failed}}, Peers: 1},
 		Scores:         []PeerScore{{ID: p.ID, Score: -101, Graylisted: true}},
 		Relays:         []RelayStatus{{ID: p.ID, Reserved: true, Missing: "why"}},
+		RelayService:   &RelayServiceStatus{Reservations: 1, Circuits: 2, Bytes: 3, Refused: map[RelayRefusal]uint64{RelayRefusedCircuits: 4}},
 		Persistent:     []PersistentStatus{{ID: p.ID, Connected: true, Failures: 3, LastError: "why", NextDial: at}},
 		PrivateNetwork: "fingerprint",
 		Bans:           []Ban{{Peer: p.ID, Until: at, Reason: "spam"}, {Subnet: netip.MustParsePrefix("192.0.2.0/24")}},

@@ -105,7 +105,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutListening", "leaves no address that others could dial; name relays with WithAutoRelay instead", "WithNATTraversal"),
 	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching", "WithNATTraversal"),
 	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
-	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits"),
+	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits", "WithRelayPeers", "WithRelayAccess"),
 	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithAcceleratedDHT", "WithRendezvous", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
 	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithRelayedPubSub", "WithPubSubTrace", "WithPubSubOptions", "WithPeerScoring"),
 	pointless("WithoutRelay", "rules out relayed connections", "WithRelayedPubSub"),
@@ -287,6 +287,28 @@ var relations = slices.Concat(
 				list, _ := c.listenAddrs()
 				if c.mdns && !c.noListen && !slices.ContainsFunc(list, announcedByMDNS) {
 					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithRelayPeers", "WithBannedPeers"},
+			text: "%s is banned by WithBannedPeers; drop it from one of the two",
+			find: func(c *config, found func(...any)) {
+				for _, id := range c.relayPeers {
+					if slices.Contains(c.banned, id) {
+						found(id)
+					}
+				}
+			},
+		},
+		{
+			with: []string{"WithRelayPeers", "WithAllowedPeers"},
+			text: "%s is not among the peers of WithAllowedPeers; add it there",
+			find: func(c *config, found func(...any)) {
+				for _, id := range c.relayPeers {
+					if len(c.allowed) > 0 && !slices.Contains(c.allowed, id) && !slices.Contains(c.banned, id) {
+						found(id)
+					}
 				}
 			},
 		},

@@ -66,6 +66,8 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithAutoRelay":         WithAutoRelay(somePeer("1")),
 		"WithRelayService":      WithRelayService(),
 		"WithRelayLimits":       WithRelayLimits(RelayLimits{}),
+		"WithRelayPeers":        WithRelayPeers(somePeer("1").ID),
+		"WithRelayAccess":       WithRelayAccess(func(peer.ID, ma.Multiaddr) bool { return true }),
 		"WithHolePunching":      WithHolePunching(),
 		"WithAutoNAT":           WithAutoNAT(),
 		"WithNATTraversal":      WithNATTraversal(),
@@ -255,6 +257,8 @@ func relationRows(t *testing.T) []relationRow {
 		{"more peers than connections", "WithMinPeers", []Option{WithMinPeers(11), WithConnLimits(5, 10)}},
 		{"a name for QUIC with a key", "WithBootstrapDNS", []Option{psk, WithBootstrapDNS("/dns4/boot.test/udp/4001/quic-v1")}},
 		{"a name for QUIC without QUIC", "WithBootstrapDNS", []Option{tcp, WithBootstrapDNS("/dns4/boot.test/udp/4001/quic-v1")}},
+		{"reservations for a banned peer", "WithRelayPeers", []Option{WithRelayPeers(somePeer("1").ID), WithBannedPeers(somePeer("1").ID)}},
+		{"reservations for a peer that is not allowed", "WithRelayPeers", []Option{WithRelayPeers(otherID(t)), WithAllowedPeers(somePeer("1").ID)}},
 		{"banned and allowed", "WithBannedPeers", []Option{WithAllowedPeers(somePeer("1").ID), WithBannedPeers(somePeer("1").ID)}},
 	}
 	for option, with := range map[string]func(peer.AddrInfo) Option{
