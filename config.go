@@ -90,6 +90,8 @@ type config struct {
 	signed      []string // namespaces
 	datastore   datastore.Batching
 
+	tickets           []*ticketContent
+	ticketPeers       []peer.AddrInfo // those of the tickets
 	bootstrap         []peer.AddrInfo
 	persistent        []peer.AddrInfo
 	allowed           []peer.ID // nil: all
@@ -336,8 +338,11 @@ func (c *config) looksForPeers() bool {
 
 // bootstrapPeers are the configured ones, or on the public network its own.
 func (c *config) bootstrapPeers() []peer.AddrInfo {
-	if len(c.bootstrap)+len(c.bootstrapDNS) == 0 && c.ipfs {
+	if len(c.ticketPeers)+len(c.bootstrap)+len(c.bootstrapDNS) == 0 && c.ipfs {
 		return dht.GetDefaultBootstrapPeerAddrInfos()
+	}
+	if len(c.ticketPeers) > 0 {
+		return addrs.Merge(slices.Concat(c.bootstrap, c.ticketPeers)...)
 	}
 	return c.bootstrap
 }

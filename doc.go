@@ -67,6 +67,8 @@
 //     seconds ([WithKeepAlive])
 //   - bootstrap by name: none; whoever answers at a name is trusted: a decision
 //     ([WithBootstrapDNS])
+//   - ticket: none; whoever made it chooses the network and whom the node dials
+//     ([WithTicket])
 //   - reprovide interval: 22h0m0s; half of what records last, with room for a
 //     day offline ([WithReprovideInterval])
 //   - record lifetime: 48h0m0s; what every network of libp2p keeps
@@ -154,6 +156,12 @@
 // [Node.WaitReady] waits for stages, such as [StageRouting], and reports what each
 // of them lacks. [Node.Status] is a snapshot, [Node.Events] streams the changes,
 // and [Node.Diagnose] reports what is wrong and what to do about it.
+//
+// # Tickets
+//
+// [Node.Ticket] makes one word of what it takes to join: the name of the network, and
+// the node's ID and addresses, also those at relays. [WithTicket] joins by it. It fits
+// into a message or a QR code. [TicketWithKey] adds the key of a private network.
 //
 // # Access
 //

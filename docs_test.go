@@ -66,6 +66,7 @@ func codeDefaults() map[string]string {
 		"rendezvous":                     noneIf(len(c.rendezvous) == 0),
 		"relay client":                   onOff(!c.noRelay),
 		"bootstrap by name":              noneIf(len(c.bootstrapDNS) == 0),
+		"ticket":                         noneIf(len(c.tickets) == 0),
 		"relay reservations":             noneIf(len(c.autoRelays) == 0),
 		"relay service":                  onOff(c.relayService),
 		"AutoNAT":                        onOff(c.autoNAT),

@@ -70,6 +70,35 @@ func ExampleParsePeers() {
 	// Output: 1 2 <nil>
 }
 
+func ExampleWithTicket() {
+	ctx := context.Background()
+	alice, err := p2pnode.New(ctx, p2pnode.WithNetwork("acme"), here)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer alice.Close()
+	ticket, err := alice.Ticket()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	word := ticket.Text() // for a message, or a QR code
+
+	bob, err := p2pnode.New(ctx, p2pnode.WithTicket(word), here)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer bob.Close()
+	if err := bob.WaitReady(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(word[:10], bob.Status().Network, bob.Peers()[0].ID == alice.ID())
+	// Output: P2PTICKET1 /acme true
+}
+
 func ExampleNode_WaitReady() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -37,6 +37,8 @@ var rooms = map[string]map[string]string{
 	"internal/signal":     {},
 	"internal/signed":     {},
 
+	"internal/ticket": {"internal/addrs": "which addresses are worth a place in a ticket"},
+
 	"internal/logguard":        {"internal/lifecycle": "the writing of lines is awaited"},
 	"internal/keyfile":         {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
 	"internal/datadir":         {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
@@ -150,6 +152,7 @@ var rooms = map[string]map[string]string{
 		"internal/relays":          "WithAutoRelay, WithRelayService",
 		"internal/signal":          "waits wake by events",
 		"internal/streams":         "Handle, Listen, Dial",
+		"internal/ticket":          "Ticket, WithTicket",
 		"internal/watch":           "Events",
 		"internal/backoff":         "the engines' delays are in the table of defaults",
 	},

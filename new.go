@@ -153,7 +153,7 @@ func startIdentity(n *Node) (err error) {
 	for _, l := range []struct {
 		option string
 		peers  *[]peer.AddrInfo
-	}{{"WithBootstrapPeers", &n.cfg.bootstrap}, {"WithPersistentPeers", &n.cfg.persistent}, {"WithAutoRelay", &n.cfg.autoRelays}} {
+	}{{"WithBootstrapPeers", &n.cfg.bootstrap}, {"WithTicket", &n.cfg.ticketPeers}, {"WithPersistentPeers", &n.cfg.persistent}, {"WithAutoRelay", &n.cfg.autoRelays}} {
 		others := slices.DeleteFunc(slices.Clone(*l.peers), func(p peer.AddrInfo) bool { return p.ID == n.id })
 		if len(others) < len(*l.peers) {
 			n.log.Info("leaving out this node's own ID", "option", l.option)

@@ -117,6 +117,32 @@ func (n *Node) AddrInfo() peer.AddrInfo {
 	return peer.AddrInfo{ID: n.id, Addrs: n.base.Addrs()}
 }
 
+// Ticket returns a ticket of the node's network: one word, its Text, by which
+// others join with [WithTicket], through this node. It holds the name of the
+// network, the node's ID, and up to 6 of the addresses that it announces now, also
+// those through relays, the best first. Addresses that help only on this machine or
+// its links are left out unless there are no others. [TicketWithKey] adds the key of
+// a private network.
+//
+// It returns an error if the node has no address that others could dial, for
+// instance before its first reservation at a relay, for which
+// [Node.WaitReady] with [StageReachable] waits; an error for TicketWithKey without a
+// private network; and [ErrClosed] after Close.
+func (n *Node) Ticket(opts ...TicketOption) (Ticket, error) {
+	if n.closed() {
+		return Ticket{}, ErrClosed
+	}
+	network := n.cfg.network
+	if n.cfg.ipfs {
+		network = ""
+	}
+	t, err := newTicket(network, n.cfg.psk, n.AddrInfo(), opts)
+	if err != nil {
+		return Ticket{}, n.fail(fmt.Errorf("ticket: %w", err))
+	}
+	return t, nil
+}
+
 // Host returns the libp2p host, for what [Node] does not offer itself. It looks
 // up peers without known addresses in the DHT. The node closes it.
 func (n *Node) Host() host.Host { return n.host }

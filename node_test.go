@@ -305,6 +305,7 @@ func blockedCallsClosed(t *testing.T, n *Node) map[string]func() error {
 			}
 			return nil
 		},
+		"Ticket":    func() error { return result(n.Ticket()) },
 		"Publish":   func() error { return n.Publish(ctx, "topic", nil) },
 		"Subscribe": func() error { _, err := n.Subscribe(ctx, "topic"); return err },
 	}

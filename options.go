@@ -95,11 +95,8 @@ func newConfig(opts []Option) (*config, error) {
 // public network is [WithIPFS], which conflicts with this option.
 func WithNetwork(name string) Option {
 	return option{"WithNetwork", func(c *config) error {
-		switch {
-		case !networkName.MatchString(name) || len(name) > 128:
-			return fmt.Errorf("%q is not a network name: use letters, digits and -_./, neither starting nor ending with a slash, at most 128 characters", name)
-		case strings.HasPrefix(name, "ipfs/"):
-			return fmt.Errorf("%q would mix with the network \"ipfs\": its LAN DHT is /ipfs/lan; choose a name that does not begin with \"ipfs/\"", name)
+		if err := checkNetwork(name); err != nil {
+			return err
 		}
 		c.network = name
 		return nil
@@ -130,13 +127,40 @@ func WithIPFS() Option { return toggle("WithIPFS", func(c *config) { c.ipfs = tr
 func WithPrivateNetwork(psk pnet.PSK) Option {
 	psk = slices.Clone(psk)
 	return option{"WithPrivateNetwork", func(c *config) error {
-		if len(psk) != pskSize {
-			return fmt.Errorf("the key has %d bytes, not %d; LoadOrCreateSwarmKey reads a swarm.key file, and DecodeSwarmKey its content", len(psk), pskSize)
-		}
-		if !slices.ContainsFunc(psk, func(b byte) bool { return b != 0 }) {
-			return errors.New("every byte of the key is 0: it was never filled in")
+		if err := checkKey(psk); err != nil {
+			return err
 		}
 		c.psk = psk
+		return nil
+	}}
+}
+
+// WithTicket joins the network of a ticket, which [Node.Ticket] of a node there
+// returns as text: it sets the name of the network, as [WithNetwork] does, and the key of a
+// private network if the ticket has it, as [WithPrivateNetwork] does, and adds the
+// ticket's peers as bootstrap peers, as [WithBootstrapPeers] does. By default there
+// is none. Several tickets of one network add up. [ParseTicket] shows what a ticket
+// holds.
+//
+// Whoever made the ticket chooses whom the node dials. WithNetwork with another
+// name and WithPrivateNetwork with another key conflict with it, and so does a
+// ticket of another network. A ticket of a private network that does not have the
+// key needs WithPrivateNetwork, and one of the public network [WithIPFS].
+func WithTicket(s string) Option {
+	return option{"WithTicket", func(c *config) error {
+		t, err := parseTicket(s)
+		if err != nil {
+			return err
+		}
+		// What has an option of its own stays: validate.go compares the two.
+		if !t.public && !c.has("WithNetwork") {
+			c.network = t.network
+		}
+		if t.secret && !c.has("WithPrivateNetwork") {
+			c.psk = t.key()
+		}
+		c.tickets = append(c.tickets, t)
+		c.ticketPeers = addrs.Merge(slices.Concat(c.ticketPeers, t.peers)...)
 		return nil
 	}}
 }

@@ -47,6 +47,15 @@ const (
 	someAddr = "/ip4/192.0.2.1/tcp/4001/p2p/" + someID
 )
 
+// aTicket returns the text of a ticket for a network, the public one if the name is
+// empty: with the key if it is wanted, otherwise with its fingerprint.
+func aTicket(tb testing.TB, network string, psk []byte, p peer.AddrInfo, opts ...TicketOption) string {
+	tb.Helper()
+	ticket, err := newTicket(network, psk, p, opts)
+	mustNot(tb, err)
+	return ticket.Text()
+}
+
 func someKey(tb testing.TB) crypto.PrivKey {
 	tb.Helper()
 	key, err := GenerateKey(KeyEd25519)
@@ -148,6 +157,12 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithReprovideInterval", opt: WithReprovideInterval(time.Second)},
 		{name: "WithRecordLifetime", opt: WithRecordLifetime(72 * time.Hour), check: func(c *config) bool { return c.recordLifetime == 72*time.Hour }},
 		{name: "WithRecordLifetime", opt: WithRecordLifetime(time.Second)},
+		{name: "WithTicket", opt: WithTicket(aTicket(t, "acme", psk, somePeer("1"), TicketWithKey())), check: func(c *config) bool {
+			return c.network == "acme" && bytes.Equal(c.psk, psk) && len(c.ticketPeers) == 1 && len(c.tickets) == 1
+		}},
+		{name: "WithTicket", opt: WithTicket("")},
+		{name: "WithTicket", opt: WithTicket(someAddr)},
+		{name: "WithTicket", opt: WithTicket(aTicket(t, "acme", psk, somePeer("1"), TicketWithKey())[:90])},
 		{name: "WithBootstrapPeers", opt: WithBootstrapPeers(somePeer("1")), check: func(c *config) bool { return len(c.bootstrap) == 1 }},
 		{name: "WithBootstrapPeers", opt: WithBootstrapPeers()},
 		{name: "WithPersistentPeers", opt: WithPersistentPeers(somePeer("1")), check: func(c *config) bool { return len(c.persistent) == 1 }},

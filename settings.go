@@ -21,12 +21,12 @@ type Settings struct {
 	// [WithIdentity] and [WithIdentityFile], it holds only the last.
 	Given []string `json:"given,omitempty"`
 
-	// Network is the name of [WithNetwork]; "ipfs" with [WithIPFS].
+	// Network is the name of [WithNetwork] or [WithTicket]; "ipfs" with [WithIPFS].
 	Network string `json:"network"`
 	// Public is true with [WithIPFS]: the node joins the public network.
 	Public bool `json:"public"`
-	// PrivateNetwork is a fingerprint of the key of [WithPrivateNetwork], the same
-	// as in [Status]; empty without one.
+	// PrivateNetwork is a fingerprint of the key of [WithPrivateNetwork], or of
+	// [WithTicket], the same as in [Status]; empty without one.
 	PrivateNetwork string `json:"privateNetwork,omitempty"`
 
 	// ID is the peer ID if the options hold the key: with [WithIdentity] and
@@ -83,8 +83,8 @@ type Settings struct {
 	// MinPeers is that of [WithMinPeers], or its default: 1 with bootstrap
 	// peers, persistent peers or mDNS, otherwise 0.
 	MinPeers int `json:"minPeers"`
-	// Bootstrap holds the peers of [WithBootstrapPeers] and
-	// [WithBootstrapAddrs], or the public network's with [WithIPFS] alone.
+	// Bootstrap holds the peers of [WithBootstrapPeers], [WithBootstrapAddrs] and
+	// [WithTicket], or the public network's with [WithIPFS] alone.
 	Bootstrap []peer.AddrInfo `json:"bootstrap,omitempty"`
 	// KeepAlive is the interval of [WithKeepAlive], in nanoseconds in JSON; 0 if
 	// off.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/go-p2pnode/p2pnode/internal/keyfile"
 )
@@ -89,6 +90,17 @@ func decodeSwarmKey(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("the key has %d bytes, not %d", len(psk), pskSize)
 	}
 	return psk, nil
+}
+
+// checkKey checks the key of a private network.
+func checkKey(psk []byte) error {
+	if len(psk) != pskSize {
+		return fmt.Errorf("the key has %d bytes, not %d; LoadOrCreateSwarmKey reads a swarm.key file, and DecodeSwarmKey its content", len(psk), pskSize)
+	}
+	if !slices.ContainsFunc(psk, func(b byte) bool { return b != 0 }) {
+		return errors.New("every byte of the key is 0: it was never filled in")
+	}
+	return nil
 }
 
 // fingerprint identifies a private network without giving away its key.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -17,10 +18,7 @@ import (
 
 // Checks of single values that several options share.
 
-var (
-	networkName = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
-	mdnsName    = regexp.MustCompile(`^_[A-Za-z0-9_-]{1,62}\._(udp|tcp)$`)
-)
+var mdnsName = regexp.MustCompile(`^_[A-Za-z0-9_-]{1,62}\._(udp|tcp)$`)
 
 // checkListenAddr checks an address of WithListenAddrs.
 func checkListenAddr(a ma.Multiaddr) error {
@@ -137,6 +135,69 @@ var relations = slices.Concat(
 			find: func(c *config, found func(...any)) {
 				if c.accelerated && !c.ipfs && !c.noDHT {
 					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithTicket"},
+			text: "one ticket is for %s, another for %s; a node joins one network: drop one of the two",
+			find: func(c *config, found func(...any)) {
+				if t := stranger(c.tickets); t != nil {
+					found(c.tickets[0].of(), t.of())
+				}
+			},
+		},
+		{
+			with: []string{"WithTicket", "WithNetwork"},
+			text: "the ticket is for %s, and WithNetwork names %q; drop one of the two",
+			find: func(c *config, found func(...any)) {
+				for _, t := range c.tickets {
+					if !t.public && c.has("WithNetwork") && !c.ipfs && t.network != c.network {
+						found(t.of(), c.network)
+					}
+				}
+			},
+		},
+		{
+			with: []string{"WithTicket", "WithIPFS"},
+			text: "the ticket is for %s, and WithIPFS joins the public network; drop one of the two",
+			find: func(c *config, found func(...any)) {
+				for _, t := range c.tickets {
+					if !t.public && c.ipfs {
+						found(t.of())
+					}
+				}
+			},
+		},
+		{
+			with: []string{"WithTicket", "WithIPFS"},
+			text: "the ticket is for the public network, which a node joins only if it is told to; add WithIPFS, or drop the ticket",
+			find: func(c *config, found func(...any)) {
+				if !c.ipfs && stranger(c.tickets) == nil && slices.ContainsFunc(c.tickets, func(t *ticketContent) bool { return t.public }) {
+					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithTicket", "WithPrivateNetwork"},
+			text: "the ticket is for %s and does not have the key; add WithPrivateNetwork, or ask for a ticket with the key",
+			find: func(c *config, found func(...any)) {
+				for _, t := range c.tickets {
+					if c.psk == nil && t.mark != "" && !c.has("WithPrivateNetwork") {
+						found(t.of())
+						return
+					}
+				}
+			},
+		},
+		{
+			with: []string{"WithTicket", "WithPrivateNetwork"},
+			text: "the ticket is for %s, and the key of WithPrivateNetwork is another, %s; drop one of the two",
+			find: func(c *config, found func(...any)) {
+				for _, t := range c.tickets {
+					if c.psk != nil && c.has("WithPrivateNetwork") && t.mark != fingerprint(c.psk) && !t.public {
+						found(t.of(), fingerprint(c.psk))
+					}
 				}
 			},
 		},
@@ -363,8 +424,9 @@ var relations = slices.Concat(
 		}
 		return c.bootstrap
 	}),
+	peersToMeet("WithTicket", func(c *config) []peer.AddrInfo { return c.ticketPeers }),
 	peersToMeet("WithIPFS", func(c *config) []peer.AddrInfo {
-		if len(c.bootstrap) > 0 {
+		if len(c.bootstrap)+len(c.ticketPeers) > 0 {
 			return nil
 		}
 		return c.bootstrapPeers()
@@ -499,12 +561,23 @@ func (c *config) validate() []error {
 		}
 	}
 	var row *relation
-	report := func(args ...any) { errs = append(errs, optionErrorf(row.with[0], row.text, args...)) }
+	report := func(args ...any) {
+		errs = append(errs, optionErrorf(c.keyOption(row.with[0]), c.keyOption(row.text), args...))
+	}
 	for i := range relations {
 		row = &relations[i]
 		row.find(c, report)
 	}
 	return errs
+}
+
+// keyOption replaces WithPrivateNetwork in a text by WithTicket if that is where
+// the key of the private network comes from.
+func (c *config) keyOption(text string) string {
+	if c.psk == nil || c.has("WithPrivateNetwork") {
+		return text
+	}
+	return strings.ReplaceAll(text, "WithPrivateNetwork", "WithTicket")
 }
 
 // canDial reports whether an enabled transport can dial one of a peer's
@@ -546,7 +619,7 @@ func (c *config) checkDials(peers []peer.AddrInfo) error {
 		case c.needsRelay(p):
 			errs = append(errs, fmt.Errorf(onlyByRelay, p.ID, p.Addrs))
 		case c.psk != nil:
-			errs = append(errs, fmt.Errorf(noneCarriesKey, p.ID, c.enabledTransports(), p.Addrs))
+			errs = append(errs, fmt.Errorf(c.keyOption(noneCarriesKey), p.ID, c.enabledTransports(), p.Addrs))
 		default:
 			errs = append(errs, fmt.Errorf(noneDials, p.ID, c.enabledTransports(), p.Addrs))
 		}

@@ -57,6 +57,7 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithBootstrapPeers":    WithBootstrapPeers(somePeer("1")),
 		"WithBootstrapAddrs":    WithBootstrapAddrs(someAddr),
 		"WithBootstrapDNS":      WithBootstrapDNS("/dns4/boot.test/tcp/4001"),
+		"WithTicket":            WithTicket(aTicket(t, c.network, nil, somePeer("1"))),
 		"WithPersistentPeers":   WithPersistentPeers(somePeer("1")),
 		"WithMinPeers":          WithMinPeers(c.effectiveMinPeers()),
 		"WithKeepAlive":         WithKeepAlive(time.Minute),
@@ -109,6 +110,8 @@ func TestEveryPairOfOptions(t *testing.T) {
 		{"WithIPFS", "WithSignedRecords"}:         "WithSignedRecords",
 		{"WithIPFS", "WithAllowedPeers"}:          "WithIPFS", // the public bootstrap peers are not among them
 		{"WithoutListening", "WithAnnounceAddrs"}: "WithAnnounceAddrs",
+		{"WithIPFS", "WithTicket"}:                "WithTicket",
+		{"WithPrivateNetwork", "WithTicket"}:      "WithTicket",
 	}
 	for _, c := range conflicts {
 		refused[[2]string{c.option, c.with}] = c.option
@@ -280,6 +283,36 @@ func relationRows(t *testing.T) []relationRow {
 			rows = append(rows, relationRow{option + ": by a relay without the client", option, []Option{byRelay, WithoutRelay()}})
 		}
 	}
+	key, byQUIC := []byte(strings.Repeat("k", 32)), at("/ip4/192.0.2.1/udp/1/quic-v1")
+	plain := WithTicket(aTicket(t, "acme", nil, somePeer("1")))
+	secret := WithTicket(aTicket(t, "acme", key, somePeer("1"), TicketWithKey()))
+	marked := WithTicket(aTicket(t, "acme", key, somePeer("1")))
+	amino := WithTicket(aTicket(t, "", nil, somePeer("1")))
+	rows = append(rows, []relationRow{
+		{"tickets of two networks", "WithTicket", []Option{plain, WithTicket(aTicket(t, "other", nil, somePeer("1")))}},
+		{"a ticket with a key and one for a network without", "WithTicket", []Option{secret, plain}},
+		{"a ticket of the public network and another", "WithTicket", []Option{plain, amino}},
+		{"a ticket for another network", "WithTicket", []Option{plain, WithNetwork("other")}},
+		{"another network than the ticket's", "WithTicket", []Option{WithNetwork("p2pnode"), plain}},
+		{"a ticket and the public network", "WithTicket", []Option{plain, WithIPFS()}},
+		{"a ticket with a key and the public network", "WithTicket", []Option{secret, WithIPFS()}},
+		{"a ticket of the public network by itself", "WithTicket", []Option{amino}},
+		{"a ticket without its key", "WithTicket", []Option{marked}},
+		{"a ticket with another key", "WithTicket", []Option{secret, WithPrivateNetwork([]byte(strings.Repeat("K", 32)))}},
+		{"another key before the ticket", "WithTicket", []Option{WithPrivateNetwork([]byte(strings.Repeat("K", 32))), secret}},
+		{"another key than the one left out", "WithTicket", []Option{marked, WithPrivateNetwork([]byte(strings.Repeat("K", 32)))}},
+		{"a key for a network without", "WithTicket", []Option{plain, psk}},
+		{"a ticket: banned", "WithTicket", []Option{plain, WithBannedPeers(somePeer("1").ID)}},
+		{"a ticket: not allowed", "WithTicket", []Option{plain, WithAllowedPeers(otherID(t))}},
+		{"a ticket: QUIC with a key", "WithTicket", []Option{WithTicket(aTicket(t, "acme", key, byQUIC)), psk}},
+		{"a ticket: QUIC with its own key", "WithTicket", []Option{WithTicket(aTicket(t, "acme", key, byQUIC, TicketWithKey()))}},
+		{"a ticket: QUIC for TCP", "WithTicket", []Option{WithTicket(aTicket(t, "acme", nil, byQUIC)), tcp}},
+		{"a ticket: by a relay without the client", "WithTicket", []Option{
+			WithTicket(aTicket(t, "acme", nil, at("/ip4/192.0.2.1/udp/1/quic-v1/p2p/"+otherID(t).String()+"/p2p-circuit"))), WithoutRelay(),
+		}},
+		{"the key of a ticket and QUIC", "WithTicket", []Option{secret, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1")}},
+		{"the key of a ticket and a peer by QUIC", "WithPersistentPeers", []Option{secret, WithPersistentPeers(byQUIC)}},
+	}...)
 	return append(rows, replacedRows(t)...)
 }
 

@@ -268,7 +268,7 @@ func possible(s p2pnode.Settings) error {
 	refuse(slices.Contains(s.Given, "WithListenAddrs"), "WithListenAddrs needs real sockets: the network assigns each node its address; leave it out")
 	refuse(s.PrivateNetwork != "", "WithPrivateNetwork needs TCP, but a simulated network carries only QUIC; use WithNetwork to separate networks")
 	refuse(!slices.Contains(s.Transports, p2pnode.TransportQUIC) && s.PrivateNetwork == "", "WithTransports leaves out QUIC, the only transport on a simulated network; add TransportQUIC or leave the option out")
-	own := slices.ContainsFunc([]string{"WithBootstrapPeers", "WithBootstrapAddrs"}, func(o string) bool { return slices.Contains(s.Given, o) })
+	own := slices.ContainsFunc([]string{"WithBootstrapPeers", "WithBootstrapAddrs", "WithTicket"}, func(o string) bool { return slices.Contains(s.Given, o) })
 	refuse(s.Public && !own, `WithIPFS joins the public network; add WithBootstrapPeers with a peer of the simulated one, or use WithNetwork("ipfs") for its protocols`)
 	if refused == nil {
 		return nil

@@ -277,6 +277,11 @@ func (node *Node) Subscribe(ctx context.Context, topic string, opts ...p2pnode.S
 	return node.Current().Subscribe(ctx, topic, opts...)
 }
 
+// Ticket calls [p2pnode.Node.Ticket] of the current run.
+func (node *Node) Ticket(opts ...p2pnode.TicketOption) (p2pnode.Ticket, error) {
+	return node.Current().Ticket(opts...)
+}
+
 // Topic calls [p2pnode.Node.Topic] of the current run.
 func (node *Node) Topic(name string, opts ...p2pnode.TopicOption) (*p2pnode.Topic, error) {
 	return node.Current().Topic(name, opts...)
