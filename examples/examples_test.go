@@ -384,6 +384,13 @@ func TestChatWithoutMulticast(t *testing.T) {
 	talk(t, bob, ada)
 }
 
+func TestChatByTicket(t *testing.T) {
+	bob := enter(t, append(withoutMulticast, "-nick", "bob", "-network", "home")...)
+	words := strings.Fields(bob.Line("-ticket"))
+	ada := enter(t, append(withoutMulticast, "-nick", "ada", "-ticket", words[len(words)-1])...)
+	talk(t, bob, ada)
+}
+
 func TestChatRoomsDoNotMix(t *testing.T) {
 	bob := enter(t, append(withoutMulticast, "-nick", "bob", "-topic", "kitchen")...)
 	eve := enter(t, append(withoutMulticast, "-nick", "eve", "-topic", "cellar", "-bootstrap", bob.address())...)
@@ -411,8 +418,13 @@ func TestChatUsage(t *testing.T) {
 		[]string{"-topic", "-topic", ""},
 		[]string{"-network: ", "-network", "a b"},
 		[]string{"-mdns: ", "-listen", "/ip4/127.0.0.1/tcp/0/ws"},
-		[]string{"-bootstrap: ", "-bootstrap", "x"})
+		[]string{"-bootstrap: ", "-bootstrap", "x"},
+		[]string{"-ticket: ", "-ticket", "x"},
+		[]string{"-network", "-ticket", someTicket, "-mdns=false", "-network", "other"})
 }
+
+// someTicket is for the network "acme-chat" and a peer that nobody is.
+const someTicket = "P2PTICKET1P4AASYLDNVSS2Y3IMF2ACIAHA4DQOBYHA4DQOBYHA4DQOBYHA4DQOBYHA4DQOBYHA4DQOBYHA4BQWBGAAABADEICB6Q42AYIATAAAAQBAYH2CNQEYYZWIB4RAIH2DTIDUUBSMABEBAAREIHEK3OCUCSMMU5DUAVVQHSWZIIXVHORMZYWPXBRI2BRJ73KR37XFGRAELNYLNMQ"
 
 // provider serves a file and returns the CID and its address.
 func provider(t *testing.T, file string, args ...string) (p *clitest.Program, cid, addr string) {
@@ -457,6 +469,19 @@ func TestContent(t *testing.T) {
 	}
 	nothingLeft(t, dir)
 	stop(t, server, other)
+}
+
+// TestContentByTicket needs nothing but the line that the provider prints.
+func TestContentByTicket(t *testing.T) {
+	dir := t.TempDir()
+	server := start(t, "content", "-provide", writeFile(t, filepath.Join(dir, "original"), []byte("x")), "-listen", loopback, "-network", "home")
+	line := server.Line("-ticket")
+	client := start(t, "content", "-fetch", word(line, 2), "-o", filepath.Join(dir, "copy"), "-ticket", word(line, 6), "-listen", loopback)
+	if err := client.Wait(); err != nil {
+		t.Errorf("%v, after\n%s", err, client.Text())
+	}
+	client.Line("fetched and verified")
+	stop(t, server)
 }
 
 // TestContentOfTwoPeers has no third peer: the client is the first peer that could
@@ -520,6 +545,7 @@ func TestContentUsage(t *testing.T) {
 		[]string{"-o FILE", "-fetch", someCID},
 		[]string{"-o: ", "-fetch", someCID, "-o", there, "-bootstrap", "x"},
 		[]string{"-o: ", "-fetch", someCID, "-o", filepath.Join(missing, "copy"), "-bootstrap", "x"},
+		[]string{"-ticket: ", "-fetch", someCID, "-o", missing, "-ticket", "x"},
 		[]string{"-bootstrap: ", "-fetch", someCID, "-o", missing, "-bootstrap", "x"},
 		[]string{"-network: ", "-provide", there, "-network", "a b"},
 		[]string{"-provide: ", "-provide", dir},

@@ -1,6 +1,6 @@
 // Chat is a chat room for the people on one LAN: they find each other by
-// multicast DNS and chat on a typed topic. Where multicast does not reach,
-// -bootstrap names a peer.
+// multicast DNS and chat on a typed topic. Where multicast does not reach, -ticket
+// takes the ticket that somebody else's chat prints.
 package main
 
 import (
@@ -55,6 +55,7 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	name := fs.String("topic", "lobby", "the room")
 	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
 	bootstrap := fs.String("bootstrap", "", "addresses of peers, separated by commas; for networks without multicast")
+	ticket := fs.String("ticket", "", "ticket of somebody in the room, as chat prints it; for networks without multicast")
 	network := fs.String("network", "example", "name of the network, the same for all")
 	mdns := fs.Bool("mdns", true, "find others on the LAN; use -mdns=false on networks without multicast")
 	if err := cli.Parse(fs, args, out, "chat is a chat room for the people on one LAN. Type a line to send it; end with ctrl-D."); err != nil {
@@ -66,14 +67,14 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	if *name == "" {
 		return cli.Usagef("chat: -topic must not be empty")
 	}
-	opts := []p2pnode.Option{p2pnode.WithNetwork(*network), cli.Listen(*listen), cli.Bootstrap(*bootstrap)}
+	opts := append(cli.Join(fs, *network, *ticket), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
 	if *mdns {
 		opts = append(opts, p2pnode.WithMDNS())
 	}
 	n, err := p2pnode.New(ctx, opts...)
 	var failed *p2pnode.StartError
 	if errors.As(err, &failed) && failed.Step == "mdns" {
-		return fmt.Errorf("%w (without multicast, use -mdns=false and -bootstrap)", err)
+		return fmt.Errorf("%w (without multicast, use -mdns=false and -ticket)", err)
 	}
 	if err != nil {
 		return cli.Explain(fs, err)
@@ -94,6 +95,11 @@ func runWith(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	}
 	defer sub.Close()
 	fmt.Fprintf(out, "* you are %s (%s) in %s; elsewhere, others join you with one of:\n", *nick, short(n.ID()), *name)
+	made, err := n.Ticket()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "*   chat -topic %s -ticket %s\n", *name, made.Text())
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "*   chat -topic %s -bootstrap %s\n", *name, a)
 	}

@@ -37,22 +37,23 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	to := fs.String("o", "", "file to write; it must not exist")
 	listen := fs.String("listen", cli.AnyInterface, "addresses to listen on, separated by commas")
 	bootstrap := fs.String("bootstrap", "", "addresses of peers of the network, separated by commas")
+	ticket := fs.String("ticket", "", "ticket of a peer of the network, as -provide prints it")
 	search := fs.Duration("search", 10*time.Second, "how long to repeat the search until a provider is found")
 	networkName := fs.String("network", "example", "name of the network, the same for all")
 	if err := cli.Parse(fs, args, out, "content provides a file by its CID, or finds and fetches one."); err != nil {
 		return err
 	}
 	start := func() (*p2pnode.Node, error) {
-		n, err := p2pnode.New(ctx, p2pnode.WithNetwork(*networkName), cli.Listen(*listen), cli.Bootstrap(*bootstrap))
+		n, err := p2pnode.New(ctx, append(cli.Join(fs, *networkName, *ticket), cli.Listen(*listen), cli.Bootstrap(*bootstrap))...)
 		return n, cli.Explain(fs, err)
 	}
 	switch {
 	case (*provide == "") == (*fetch == ""):
-		return cli.Usagef("content: use either -provide FILE, or -fetch CID -o FILE -bootstrap ADDR")
+		return cli.Usagef("content: use either -provide FILE, or -fetch CID -o FILE -ticket TICKET")
 	case *provide != "":
 		return provideFile(ctx, *provide, out, start)
-	case *to == "" || *bootstrap == "":
-		return cli.Usagef("content: -fetch needs -o FILE and -bootstrap ADDR")
+	case *to == "" || *bootstrap+*ticket == "":
+		return cli.Usagef("content: -fetch needs -o FILE, and -ticket TICKET or -bootstrap ADDR")
 	}
 	c, err := cid.Decode(*fetch)
 	if err != nil {
@@ -93,7 +94,12 @@ func provideFile(ctx context.Context, name string, out io.Writer, start func() (
 	if err != nil {
 		return err
 	}
+	made, err := n.Ticket()
+	if err != nil {
+		return err
+	}
 	fmt.Fprintln(out, "Providing; to fetch the file, use one of:")
+	fmt.Fprintf(out, "  content -fetch %s -o FILE -ticket %s\n", c, made.Text())
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  content -fetch %s -o FILE -bootstrap %s\n", c, a)
 	}

@@ -78,6 +78,8 @@ func flagNames(option string) []string {
 		return []string{"relay"}
 	case "WithIdentityFile":
 		return []string{"identity", "file"}
+	case "WithTicket":
+		return []string{"ticket"}
 	case "WithNetwork":
 		return []string{"network"}
 	case "WithMDNS":
@@ -126,7 +128,7 @@ func blameFlags(fs *flag.FlagSet, err error) error {
 	}
 	text := strings.Join(lines, "; ")
 	// The error of one option may mention another.
-	for _, option := range []string{"WithListenAddrs", "WithBootstrapAddrs", "WithMDNS", "WithIdentityFile", "WithNetwork", "WithDataDir", "WithPrivateNetwork", "WithConnLimits"} {
+	for _, option := range []string{"WithListenAddrs", "WithBootstrapAddrs", "WithMDNS", "WithIdentityFile", "WithNetwork", "WithTicket", "WithDataDir", "WithPrivateNetwork", "WithConnLimits"} {
 		if name := flagOf(fs, option); name != "" {
 			text = strings.ReplaceAll(text, option, name)
 		}
@@ -171,6 +173,21 @@ func Bootstrap(value string) p2pnode.Option {
 		return nil
 	}
 	return p2pnode.WithBootstrapAddrs(strings.Split(value, ",")...)
+}
+
+// Join returns the options for the values of the flags -network and -ticket of fs. A
+// ticket names its network: the default of -network does not count with one.
+func Join(fs *flag.FlagSet, network, ticket string) []p2pnode.Option {
+	given := false
+	fs.Visit(func(f *flag.Flag) { given = given || f.Name == "network" })
+	switch {
+	case ticket == "":
+		return []p2pnode.Option{p2pnode.WithNetwork(network)}
+	case given:
+		return []p2pnode.Option{p2pnode.WithNetwork(network), p2pnode.WithTicket(ticket)}
+	default:
+		return []p2pnode.Option{p2pnode.WithTicket(ticket)}
+	}
 }
 
 // Main runs a program until it ends or is interrupted, and exits: with 0 if run
