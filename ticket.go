@@ -244,7 +244,7 @@ func (t Ticket) Format(f fmt.State, verb rune) {
 	if !strings.ContainsRune("svq", verb) {
 		verb = 's'
 	}
-	fmt.Fprintf(f, "%"+string(verb), text)
+	_, _ = fmt.Fprintf(f, "%"+string(verb), text) // as fmt.State has no error to return
 }
 
 // LogValue returns String, for log/slog.
