@@ -241,7 +241,6 @@ func TestListenErrorsSayTheWayOut(t *testing.T) {
 		"/ip4/192.0.2.1/tcp/4001/ws":      "WithAnnounceAddrs",
 		"/ip4/192.0.2.1/udp/4001/quic-v1": "WithAnnounceAddrs",
 		"/ip6/fe80::1/tcp/0":              "/ip6zone/<interface>/ip6/fe80::1",
-		"/ip4/127.0.0.1/tcp/0/tls/ws":     "WithTLSConfig",
 	} {
 		_, err := New(testContext(t), WithListenAddrs(addr))
 		var le *ListenError

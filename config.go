@@ -3,6 +3,7 @@ package p2pnode
 import (
 	"cmp"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -78,6 +79,9 @@ type config struct {
 	announce      []ma.Multiaddr
 	transports    []Transport // nil: the defaults, fewer with a private network
 	security      []Security
+	tls           *tls.Config // nil: none given
+	tlsCert       string      // "": no files
+	tlsKey        string
 	connLow       int
 	connHigh      int
 	userAgent     string
@@ -262,6 +266,9 @@ func (c *config) listenAddrs() (list []ma.Multiaddr, defaults bool) {
 	for _, ip := range []string{"/ip4/0.0.0.0", "/ip6/::"} {
 		for _, t := range c.enabledTransports() {
 			list = append(list, ma.StringCast(ip+t.anyPort()))
+			if t == TransportWebSocket && c.hasCertificate() {
+				list = append(list, ma.StringCast(ip+"/tcp/0/tls/ws"))
+			}
 		}
 	}
 	return list, true
@@ -284,6 +291,9 @@ func (c *config) securityProtocols() []nethost.Security {
 	}
 	return list
 }
+
+// hasCertificate reports whether the options bring a certificate to listen with.
+func (c *config) hasCertificate() bool { return c.tlsCert != "" || givesCertificate(c.tls) }
 
 // pubsubBytes bounds the pubsub messages that wait: in one queue, and in all.
 func (c *config) pubsubBytes() (queue, total int64) {

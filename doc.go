@@ -47,6 +47,8 @@
 //     costs half the CPU ([WithSecurity])
 //   - listen addresses: all interfaces, any free port; IPv4 and IPv6, one
 //     per transport: reachable without configuration ([WithListenAddrs])
+//   - certificate for WebSocket: none; it belongs to a name that somebody owns,
+//     and browsers ask for one ([WithTLSFiles])
 //   - connection limits: 160, 192; above the second, trimmed to the first,
 //     as in libp2p ([WithConnLimits])
 //   - streams per peer: 2048; carries 1,000 requests at once each way; with

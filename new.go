@@ -2,9 +2,12 @@ package p2pnode
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"iter"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -26,6 +29,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/causes"
+	"github.com/go-p2pnode/p2pnode/internal/certs"
 	"github.com/go-p2pnode/p2pnode/internal/datadir"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 	"github.com/go-p2pnode/p2pnode/internal/kad"
@@ -184,7 +188,7 @@ func startHost(n *Node) (err error) {
 		n.bandwidth = metrics.NewBandwidthCounter()
 		services = append(services, libp2p.BandwidthReporter(n.bandwidth))
 	}
-	n.base, err = nethost.New(nethost.Config{
+	host := nethost.Config{
 		Key: n.key, UserAgent: cfg.userAgent, Public: cfg.ipfs,
 		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
 		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh, Listen: cfg.listen,
@@ -198,9 +202,12 @@ func startHost(n *Node) (err error) {
 		},
 		AddrsFactory: n.relay.Announce, Gater: gater(n),
 		Services: services, Options: cfg.libp2pOptions,
-	})
-	if err != nil {
+	}
+	if err := setTLS(&host, cfg, n.log); err != nil {
 		return err
+	}
+	if n.base, err = nethost.New(host); err != nil {
+		return tlsError(cfg, err)
 	}
 	n.stack.Push("host", closeBudget, func() error {
 		n.relay.Settle()
@@ -210,6 +217,59 @@ func startHost(n *Node) (err error) {
 	n.host = nethost.Facing(n.base, n.base)
 	n.dialer = nethost.Dialer{Host: n.base, Via: n.base, Refusal: n.access.Refusal}
 	return nil
+}
+
+// setTLS sets the host's TLS for WebSocket. It reads the files of WithTLSFiles.
+func setTLS(to *nethost.Config, c *config, log *slog.Logger) error {
+	conf := c.tls
+	if conf != nil {
+		dial := conf.Clone()
+		// These are the listener's.
+		dial.ServerName, dial.NextProtos = "", nil
+		to.DialTLS = dial
+	}
+	if !c.hasCertificate() {
+		return nil
+	}
+	to.TLS = conf.Clone() // nil stays nil
+	current := func() *tls.Certificate { return nil }
+	if c.tlsCert != "" {
+		files, err := certs.Open(c.tlsCert, c.tlsKey, log)
+		if err != nil {
+			return &OptionError{Option: "WithTLSFiles", Err: err}
+		}
+		if to.TLS == nil {
+			to.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		to.TLS.GetCertificate = files.Get
+		current = files.Current
+	} else if len(conf.Certificates) > 0 {
+		current = func() *tls.Certificate { return &conf.Certificates[0] }
+	}
+	to.ServerName = func(ip net.IP) string {
+		if pair := current(); pair != nil {
+			return certs.Name(pair, ip)
+		}
+		return ""
+	}
+	if pair := current(); pair != nil {
+		if leaf, err := x509.ParseCertificate(pair.Certificate[0]); err == nil && time.Now().After(leaf.NotAfter) {
+			log.Warn("certificate has expired: nobody can dial WebSocket with TLS", "at", leaf.NotAfter)
+		}
+	}
+	return nil
+}
+
+// tlsError files an error of the host's start under its option.
+func tlsError(c *config, err error) error {
+	if !errors.Is(err, nethost.ErrWebSocketReplaced) {
+		return err
+	}
+	option := "WithTLSConfig"
+	if c.tlsCert != "" {
+		option = "WithTLSFiles"
+	}
+	return &OptionError{Option: option, Err: nethost.ErrWebSocketReplaced}
 }
 
 func startEvents(n *Node) error {

@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -346,6 +347,57 @@ func WithSecurity(protocols ...Security) Option {
 			}
 		}
 		c.security = slices.Clone(protocols)
+		return nil
+	}}
+}
+
+// WithTLSFiles sets the certificate, with the chain of its authority, and the key for
+// WebSocket with TLS, as the names of two files in PEM format: to listen on addresses
+// like /ip4/0.0.0.0/tcp/443/tls/ws. There is none by default, and browsers need one
+// that an authority they know has signed. [New] fails if the files cannot be read or do
+// not match.
+//
+// The files may be replaced while the node runs: a handshake looks at them at most
+// once a second, and connections that are open go on. A pair that cannot be used, for
+// instance because the key does not match, leaves the old one in use, with one warning
+// in the log; it is tried again until it can be used. Files that have just changed get
+// 10 seconds to become a pair.
+//
+// If the certificate is for a DNS name and not for the node's IP addresses, those that
+// it announces have the name in them (/tls/sni/<name>/ws): peers verify it. Behind a
+// proxy that has the certificate, listen without TLS, on
+// /ip4/127.0.0.1/tcp/<port>/ws, and announce /dns4/<name>/tcp/443/tls/ws with
+// [WithAnnounceAddrs].
+//
+// The addresses of [WithListenAddrs], if given, must have one with /tls/ws. A
+// certificate in [WithTLSConfig] conflicts with this one; its other fields do not.
+func WithTLSFiles(certFile, keyFile string) Option {
+	return option{"WithTLSFiles", func(c *config) error {
+		if certFile == "" || keyFile == "" {
+			return errors.New("the path of the certificate or of the key is empty")
+		}
+		c.tlsCert, c.tlsKey = certFile, keyFile
+		return nil
+	}}
+}
+
+// WithTLSConfig sets the TLS configuration of WebSocket, overriding the default of
+// none. It is for listening, if it has a certificate: in Certificates, from
+// GetCertificate or from GetConfigForClient, as golang.org/x/crypto/acme/autocert makes
+// one. It is also for dialing such addresses, without ServerName and NextProtos: RootCAs
+// are the authorities that may sign the certificates of others, the system's if nil.
+// The peer's identity is verified in any case, by the handshake inside. The
+// configuration is copied, and its functions are called by many goroutines.
+//
+// [WithTLSFiles] has the certificate in files. Connections of [SecurityTLS], QUIC and
+// the other transports have certificates of their own, which this does not concern.
+func WithTLSConfig(conf *tls.Config) Option {
+	conf = conf.Clone()
+	return option{"WithTLSConfig", func(c *config) error {
+		if err := checkTLSConfig(conf); err != nil {
+			return err
+		}
+		c.tls = conf
 		return nil
 	}}
 }

@@ -2,6 +2,8 @@ package p2pnode
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"go/ast"
 	"go/parser"
@@ -76,6 +78,9 @@ func optionRows(t *testing.T) []optionRow {
 	junk := peer.AddrInfo{ID: "junk", Addrs: somePeer("1").Addrs}
 	textID := peer.AddrInfo{ID: peer.ID(somePeer("1").ID.String()), Addrs: somePeer("1").Addrs}
 	noAddr := peer.AddrInfo{ID: somePeer("1").ID}
+	roots := x509.NewCertPool()
+	mismatched := tlsPair(t, "one.test")
+	mismatched.PrivateKey = tlsPair(t, "two.test").PrivateKey
 	return []optionRow{
 		{name: "WithNetwork", opt: WithNetwork("acme/chat-1.0_x"), check: func(c *config) bool { return c.network == "acme/chat-1.0_x" }},
 		{name: "WithNetwork", opt: WithNetwork("")},
@@ -112,6 +117,13 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr + "/p2p-circuit")},
 		{name: "WithoutListening", opt: WithoutListening(), check: func(c *config) bool { return c.noListen }},
 		{name: "WithPartialListen", opt: WithPartialListen(), check: func(c *config) bool { return c.partialListen }},
+		{name: "WithTLSFiles", opt: WithTLSFiles("cert.pem", "key.pem"), check: func(c *config) bool { return c.tlsCert == "cert.pem" && c.tlsKey == "key.pem" }},
+		{name: "WithTLSFiles", opt: WithTLSFiles("", "key.pem")},
+		{name: "WithTLSFiles", opt: WithTLSFiles("cert.pem", "")},
+		{name: "WithTLSConfig", opt: WithTLSConfig(&tls.Config{RootCAs: roots}), check: func(c *config) bool { return c.tls.RootCAs == roots && !c.hasCertificate() }},
+		{name: "WithTLSConfig", opt: WithTLSConfig(nil)},
+		{name: "WithTLSConfig", opt: WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{{}}})},
+		{name: "WithTLSConfig", opt: WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{mismatched}})},
 		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs("/dns4/example.com/tcp/1"), check: func(c *config) bool { return len(c.announce) == 1 }},
 		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs()},
 		{name: "WithAnnounceAddrs", opt: WithAnnounceAddrs(someAddr)},

@@ -50,6 +50,11 @@ type Settings struct {
 	Transports []Transport `json:"transports"`
 	// Security are the protocols for TCP and WebSocket, the preferred one first.
 	Security []Security `json:"security"`
+	// TLSCertFile and TLSKeyFile are the paths of [WithTLSFiles].
+	TLSCertFile string `json:"tlsCertFile,omitempty"`
+	TLSKeyFile  string `json:"tlsKeyFile,omitempty"`
+	// TLSConfig is true with [WithTLSConfig].
+	TLSConfig bool `json:"tlsConfig,omitempty"`
 	// UserAgent is the name that the node gives its peers.
 	UserAgent string `json:"userAgent"`
 
@@ -179,6 +184,9 @@ func (c *config) settings() Settings {
 		AnnounceAddrs:  slices.Clone(c.announce),
 		Transports:     slices.Clone(c.enabledTransports()),
 		Security:       slices.Clone(c.security),
+		TLSCertFile:    c.tlsCert,
+		TLSKeyFile:     c.tlsKey,
+		TLSConfig:      c.tls != nil,
 		UserAgent:      c.userAgent,
 		ConnsLow:       c.connLow,
 		ConnsHigh:      c.connHigh,

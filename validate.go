@@ -102,6 +102,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutListening", "leaves no port to map", "WithPortMapping"),
 	pointless("WithoutListening", "leaves no address that others could dial; name relays with WithAutoRelay instead", "WithNATTraversal"),
 	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching", "WithNATTraversal"),
+	pointless("WithoutListening", "leaves nothing that a certificate is for", "WithTLSFiles"),
 	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
 	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits", "WithRelayPeers", "WithRelayAccess"),
 	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithAcceleratedDHT", "WithRendezvous", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
@@ -315,6 +316,53 @@ var relations = slices.Concat(
 			},
 		},
 		{
+			with: []string{"WithListenAddrs", "WithTLSFiles", "WithTLSConfig"},
+			text: "%s needs a certificate; name one with WithTLSFiles or WithTLSConfig, or listen without /tls behind a proxy that has one",
+			find: func(c *config, found func(...any)) {
+				for _, a := range c.listen {
+					if addrs.IsWSS(a) && !c.hasCertificate() && !c.bringsTransports() {
+						found(a)
+					}
+				}
+			},
+		},
+		{
+			with: []string{"WithTLSFiles", "WithTLSConfig"},
+			text: "WithTLSConfig has a certificate too; drop it from one of the two",
+			find: func(c *config, found func(...any)) {
+				if c.tlsCert != "" && givesCertificate(c.tls) {
+					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithTLSFiles", "WithListenAddrs"},
+			text: "no address of WithListenAddrs is for WebSocket with TLS; add one, such as /ip4/0.0.0.0/tcp/443/tls/ws",
+			find: func(c *config, found func(...any)) {
+				if c.tlsCert != "" && c.listen != nil && !slices.ContainsFunc(c.listen, addrs.IsWSS) {
+					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithTLSFiles", "WithTransports"},
+			text: webSocketOff,
+			find: func(c *config, found func(...any)) {
+				if c.tlsCert != "" && !slices.Contains(c.enabledTransports(), TransportWebSocket) {
+					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithTLSConfig", "WithTransports"},
+			text: webSocketOff,
+			find: func(c *config, found func(...any)) {
+				if c.tls != nil && !slices.Contains(c.enabledTransports(), TransportWebSocket) {
+					found()
+				}
+			},
+		},
+		{
 			with: []string{"WithPartialListen", "WithListenAddrs"},
 			text: "it applies to the addresses of WithListenAddrs, which is not given; add it, or drop WithPartialListen",
 			find: func(c *config, found func(...any)) {
@@ -482,6 +530,9 @@ func replaced(option, part string, is func(*libp2p.Config) bool) []relation {
 		},
 	}}
 }
+
+// webSocketOff is what is wrong with a certificate for nothing.
+const webSocketOff = "it is for WebSocket, which WithTransports leaves out; add TransportWebSocket, or drop one of the two"
 
 // What is wrong with the addresses of a peer that this node cannot dial.
 const (

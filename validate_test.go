@@ -1,6 +1,8 @@
 package p2pnode
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,6 +46,8 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithListenAddrs":       WithListenAddrs("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"),
 		"WithoutListening":      WithoutListening(),
 		"WithPartialListen":     WithPartialListen(),
+		"WithTLSFiles":          WithTLSFiles("cert.pem", "key.pem"),
+		"WithTLSConfig":         WithTLSConfig(&tls.Config{RootCAs: x509.NewCertPool()}),
 		"WithAnnounceAddrs":     WithAnnounceAddrs("/ip4/192.0.2.9/tcp/1"),
 		"WithTransports":        WithTransports(TransportTCP, TransportWebSocket),
 		"WithSecurity":          WithSecurity(c.security...),
@@ -112,6 +116,7 @@ func TestEveryPairOfOptions(t *testing.T) {
 		{"WithoutListening", "WithAnnounceAddrs"}: "WithAnnounceAddrs",
 		{"WithIPFS", "WithTicket"}:                "WithTicket",
 		{"WithPrivateNetwork", "WithTicket"}:      "WithTicket",
+		{"WithListenAddrs", "WithTLSFiles"}:       "WithTLSFiles",
 	}
 	for _, c := range conflicts {
 		refused[[2]string{c.option, c.with}] = c.option
@@ -124,7 +129,11 @@ func TestEveryPairOfOptions(t *testing.T) {
 				if a == "WithPartialListen" || b == "WithPartialListen" {
 					// By itself it has nothing to say, and with WithoutListening neither.
 					if a != "WithListenAddrs" && a != "WithoutListening" && b != "WithoutListening" {
-						opts = append(opts, options["WithListenAddrs"])
+						listen := options["WithListenAddrs"]
+						if a == "WithTLSFiles" || b == "WithTLSFiles" {
+							listen = WithListenAddrs("/ip4/0.0.0.0/tcp/443/tls/ws")
+						}
+						opts = append(opts, listen)
 					}
 				}
 				if other := a + b; a == "WithAcceleratedDHT" || b == "WithAcceleratedDHT" {
@@ -249,6 +258,11 @@ func relationRows(t *testing.T) []relationRow {
 		{"a key and QUIC enabled", "WithPrivateNetwork", []Option{psk, WithTransports(TransportTCP, TransportQUIC)}},
 		{"a transport that is not enabled", "WithListenAddrs", []Option{tcp, WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1")}},
 		{"WebTransport, which is off", "WithListenAddrs", []Option{WithListenAddrs("/ip4/0.0.0.0/udp/1/quic-v1/webtransport")}},
+		{"a certificate for WebSocket, which is off", "WithTLSConfig", []Option{tcp, WithTLSConfig(&tls.Config{})}},
+		{"certificate files for WebSocket, which is off", "WithTLSFiles", []Option{quic, WithTLSFiles("cert.pem", "key.pem")}},
+		{"a certificate that nobody gets", "WithTLSFiles", []Option{WithTLSFiles("cert.pem", "key.pem"), WithListenAddrs("/ip4/0.0.0.0/tcp/1/ws")}},
+		{"two certificates", "WithTLSFiles", []Option{WithTLSFiles("cert.pem", "key.pem"), WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{tlsPair(t, "one.test")}})}},
+		{"WebSocket with TLS and no certificate", "WithListenAddrs", []Option{WithTLSConfig(&tls.Config{RootCAs: x509.NewCertPool()}), WithListenAddrs("/ip4/0.0.0.0/tcp/443/wss")}},
 		{"security for nothing", "WithSecurity", []Option{quic, WithSecurity(SecurityTLS)}},
 		{"a part of nothing", "WithPartialListen", []Option{WithPartialListen()}},
 		{"announced and not listened on", "WithAnnounceAddrs", []Option{WithoutListening(), WithAnnounceAddrs("/ip4/192.0.2.1/tcp/1")}},
@@ -373,6 +387,7 @@ func TestRelationsThatHold(t *testing.T) {
 		"a validator on another network":          {WithNetwork("x"), WithValidator("app", record.PublicKeyValidator{})},
 		"a key, TCP and WebSocket":                {psk, WithListenAddrs("/ip4/0.0.0.0/tcp/1", "/ip4/0.0.0.0/tcp/2/ws")},
 		"a key alone":                             {psk},
+		"roots beside certificate files":          {WithTLSConfig(&tls.Config{RootCAs: x509.NewCertPool()}), WithTLSFiles("cert.pem", "key.pem"), WithListenAddrs("/ip4/0.0.0.0/tcp/443/tls/sni/node.test/ws")},
 		"WebSocket without TCP":                   {WithTransports(TransportWebSocket), WithListenAddrs("/ip4/0.0.0.0/tcp/1/ws")},
 		"a bootstrap peer by a relay":             {WithBootstrapPeers(byRelay)},
 		"a bootstrap peer with both":              {psk, WithBootstrapPeers(overQUIC, one)},

@@ -161,6 +161,22 @@ func KindOf(a ma.Multiaddr) Kind {
 	return kind
 }
 
+// IsWSS reports whether an address is for WebSocket with TLS.
+func IsWSS(a ma.Multiaddr) bool {
+	tls := false
+	for _, c := range a {
+		switch c.Protocol().Code {
+		case ma.P_TLS:
+			tls = true
+		case ma.P_WS:
+			return tls
+		case ma.P_WSS:
+			return true
+		}
+	}
+	return false
+}
+
 // IsDNSAddr reports whether an address is a name that stands for others.
 func IsDNSAddr(a ma.Multiaddr) bool { return len(a) > 0 && a[0].Protocol().Code == ma.P_DNSADDR }
 

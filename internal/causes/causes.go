@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -56,7 +57,16 @@ func Dial(err error, private bool) string {
 		return "its certificate holds from " + from + " on: the clock of this machine is behind, or the peer's is ahead"
 	}
 	if cert, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "its certificate is signed by an authority that this machine does not know (" + Line(cert) + ")"
+		return "its certificate is signed by an authority that this machine does not know; name the authority in the RootCAs of WithTLSConfig (" + Line(cert) + ")"
+	}
+	if cert, ok := errors.AsType[x509.CertificateInvalidError](err); ok && cert.Reason == x509.Expired && cert.Cert != nil {
+		return "its certificate has expired, at " + cert.Cert.NotAfter.UTC().Format(time.RFC3339) + ": it has to be renewed there, or the clock of this machine is ahead"
+	}
+	if cert, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "its certificate is for another name: dial it by a name that the certificate has (" + Line(cert) + ")"
+	}
+	if says(err, "cert hash not found") {
+		return "its certificate is not the one that the address names, in /certhash: the address is old, or of another peer"
 	}
 	garbled, cut := Handshake(err)
 	raw := " (" + Line(err) + ")"

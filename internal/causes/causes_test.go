@@ -2,6 +2,7 @@ package causes_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
@@ -60,6 +62,10 @@ func TestGoldenCauses(t *testing.T) {
 		"dial: no transport":       causes.Dial(swarm.ErrNoTransport, false),
 		"dial: no reservation":     causes.Dial(errors.New("error opening relay circuit: NO_RESERVATION (204)"), false),
 		"dial: clock":              causes.Dial(errors.New("x509: certificate has expired or is not yet valid: current time 2020-01-01T00:00:00Z is before 2026-01-01T00:00:00Z"), false),
+		"dial: expired":            causes.Dial(x509.CertificateInvalidError{Cert: &x509.Certificate{NotAfter: time.Unix(1e9, 0)}, Reason: x509.Expired}, false),
+		"dial: unknown authority":  causes.Dial(x509.UnknownAuthorityError{}, false),
+		"dial: another name":       causes.Dial(x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"node.test"}}, Host: "192.0.2.1"}, false),
+		"dial: old certhash":       causes.Dial(errors.New("CRYPTO_ERROR 0x12a: cert hash not found: 01 (expected: 02)"), false),
 		"listen: itself":           causes.Listen(a, own),
 		"listen: without IPv6":     causes.Listen(a, syscall.EAFNOSUPPORT),
 		"listen: no such name":     causes.Listen(a, name(net.DNSError{IsNotFound: true})),

@@ -48,7 +48,7 @@ func Listen(a ma.Multiaddr, err error) string {
 	case isDNS:
 		return name(dns)
 	case says(err, "without a tls.Config"):
-		return "WebSocket with TLS needs a certificate: give WithLibp2pOptions a libp2p.Transport(websocket.New, websocket.WithTLSConfig(…))" + raw
+		return "WebSocket with TLS needs a certificate: name one with WithTLSFiles or WithTLSConfig" + raw
 	default:
 		return Line(err)
 	}

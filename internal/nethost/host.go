@@ -3,9 +3,11 @@
 package nethost
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -28,6 +30,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/fx"
 
@@ -57,6 +60,12 @@ type Config struct {
 	Transports []addrs.Kind
 	Security   []Security // in order of preference
 	PSK        pnet.PSK
+	// TLS is for WebSocket listeners, nil without a certificate, and DialTLS for
+	// dialing them, nil for the system's roots.
+	TLS, DialTLS *tls.Config
+	// ServerName returns the name that the certificate of TLS has instead of an IP
+	// address; "" for none. Nil is "" always.
+	ServerName func(net.IP) string
 	ConnLow    int // of the connection manager
 	ConnHigh   int
 	Listen     []ma.Multiaddr // what Listen is to bind
@@ -206,7 +215,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if len(theirs.Transports)+len(cfg.Transports) == 0 {
 		opts = append(opts, libp2p.NoTransports)
 	}
-	made := transports{streams: cfg.PeerStreams}
+	made := transports{streams: cfg.PeerStreams, tls: cfg.TLS, dialTLS: cfg.DialTLS}
 	for _, kind := range cfg.Transports {
 		opts = append(opts, made.option(kind))
 	}
@@ -253,12 +262,35 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 				// Do not announce addresses that cannot be dialed.
 				list = slices.DeleteFunc(slices.Clone(own(list)), func(a ma.Multiaddr) bool { return addrs.Undialable(a) != nil })
 			}
-			return cfg.AddrsFactory(list)
+			return cfg.AddrsFactory(cfg.named(list))
 		}
 		c.MultiaddrResolver = h.names
 		c.SwarmOpts = append([]swarm.Option{swarm.WithMetricsTracer(tracer{&h.failures})}, theirs.SwarmOpts...)
 		return nil
 	}
+}
+
+// named returns addresses for WebSocket with TLS with the name that a peer has to ask
+// for, where the certificate is not for the IP address: nobody could dial them without.
+func (cfg Config) named(list []ma.Multiaddr) []ma.Multiaddr {
+	if cfg.ServerName == nil {
+		return list
+	}
+	list = slices.Clone(list)
+	for i, a := range list {
+		at := slices.IndexFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_TLS })
+		if at < 0 || at+1 >= len(a) || a[at+1].Protocol().Code != ma.P_WS {
+			continue
+		}
+		ip, err := manet.ToIP(a)
+		if err != nil {
+			continue // it begins with a name
+		}
+		if sni, err := ma.NewComponent("sni", cfg.ServerName(ip)); err == nil && sni.Value() != "" {
+			list[i] = slices.Insert(slices.Clone(a), at+1, *sni)
+		}
+	}
+	return list
 }
 
 // keepTrack notes what libp2p.New makes that runs goroutines, in order of

@@ -1,6 +1,8 @@
 package nethost
 
 import (
+	"crypto/tls"
+	"errors"
 	"slices"
 
 	"github.com/libp2p/go-libp2p"
@@ -15,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
 	webrtc "github.com/libp2p/go-libp2p/p2p/transport/webrtc"
 	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/fx"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
@@ -25,6 +28,8 @@ import (
 type transports struct {
 	ours    []transport.Transport
 	streams int // that a peer may open; 0 for libp2p's default
+
+	tls, dialTLS *tls.Config // of WebSocket; nil for none, and for the system's roots
 }
 
 // option returns the libp2p option for one of the node's transports.
@@ -41,7 +46,14 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 		})
 	case addrs.WebSocket:
 		return libp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
-			return t.keep(websocket.New(u, rm, share))
+			var opts []websocket.Option
+			if t.tls != nil {
+				opts = append(opts, websocket.WithTLSConfig(t.tls))
+			}
+			if t.dialTLS != nil {
+				opts = append(opts, websocket.WithTLSClientConfig(t.dialTLS))
+			}
+			return t.keep(websocket.New(u, rm, share, opts...))
 		})
 	case addrs.WebTransport:
 		return libp2p.Transport(func(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnManager, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
@@ -63,10 +75,14 @@ func (t *transports) keep(made transport.Transport, err error) (transport.Transp
 	return made, nil
 }
 
+// ErrWebSocketReplaced is returned if another transport for WebSocket takes the place
+// of the one that the certificates were for.
+var ErrWebSocketReplaced = errors.New("a transport of WithLibp2pOptions replaces WebSocket, which this option configures; drop one of the two")
+
 // yield removes the node's transports whose protocols another transport serves.
 func (t *transports) yield() libp2p.Option {
 	return libp2p.WithFxOption(fx.Decorate(fx.Annotate(
-		func(all []transport.Transport) []transport.Transport {
+		func(all []transport.Transport) ([]transport.Transport, error) {
 			taken := make(map[int]bool)
 			for _, other := range all {
 				if !slices.Contains(t.ours, other) {
@@ -75,9 +91,12 @@ func (t *transports) yield() libp2p.Option {
 					}
 				}
 			}
+			if taken[ma.P_WS] && (t.tls != nil || t.dialTLS != nil) {
+				return nil, ErrWebSocketReplaced
+			}
 			return slices.DeleteFunc(slices.Clone(all), func(one transport.Transport) bool {
 				return slices.Contains(t.ours, one) && slices.ContainsFunc(one.Protocols(), func(p int) bool { return taken[p] })
-			})
+			}), nil
 		},
 		fx.ParamTags(`group:"transport"`), fx.ResultTags(`group:"transport"`),
 	)))
