@@ -379,8 +379,14 @@ func (a *adverts) some(list []*advert) {
 	}
 }
 
-// refill sends a peer the announcements that it should hold, if it has lost one.
-func (a *adverts) refill(ctx context.Context, id peer.ID) {
+// refill sends a peer the announcements that it should hold, if it has lost one. It
+// is never called again later.
+func (a *adverts) refill(ctx context.Context, id peer.ID) bool {
+	a.refillPeer(ctx, id)
+	return true
+}
+
+func (a *adverts) refillPeer(ctx context.Context, id peer.ID) {
 	table := a.d.tableOf(id)
 	if table == nil || !a.d.cfg.Host.Connected(id) {
 		return

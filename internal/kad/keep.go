@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/namespace"
 	dssync "github.com/ipfs/go-datastore/sync"
+	"github.com/ipfs/go-libdht/kad/key/bitstr"
 	sweep "github.com/libp2p/go-libp2p-kad-dht/provider"
 	"github.com/libp2p/go-libp2p-kad-dht/provider/keystore"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -65,12 +66,14 @@ type keeper struct {
 	dropped map[string]bool            // no longer provided, since the keys that are announced were read
 	refused uint64                     // announcements in bulk that no peer has taken
 	waits   map[*wait]bool             // calls of ProvideMany that wait
+	sent    map[peer.ID]sent           // when peers are sent records in bulk
+	entered map[bitstr.Key]time.Time   // when regions were entered in the history, lately
 }
 
 func newKeeper(d *DHT) *keeper {
 	return &keeper{
 		d: d, changing: make(chan struct{}, 1), proved: make(map[peer.ID]time.Time),
-		calls: make(map[string][]*announcement), waits: make(map[*wait]bool),
+		calls: make(map[string][]*announcement), waits: make(map[*wait]bool), sent: make(map[peer.ID]sent), entered: make(map[bitstr.Key]time.Time),
 	}
 }
 
@@ -126,7 +129,7 @@ func (k *keeper) close() error {
 	var all []error
 	k.hurry()
 	for _, s := range sweeps {
-		all = append(all, s.Close())
+		all = append(all, end(s))
 	}
 	for _, ks := range []keystore.Keystore{keys, pending} {
 		if ks != nil {

@@ -139,7 +139,12 @@ func (k *keeper) announcePending(ctx context.Context) (left []multihash.Multihas
 		k.mu.Lock()
 		k.dropped = make(map[string]bool)
 		k.mu.Unlock()
-		keys, err := k.pending.Get(ctx, prefix)
+		var keys []multihash.Multihash
+		err := k.change(ctx, func(ctx context.Context) (err error) {
+			keys, err = k.pending.Get(ctx, prefix)
+			k.enter(ctx, keys...)
+			return err
+		})
 		if err != nil {
 			return left, false, err
 		}

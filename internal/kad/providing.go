@@ -57,7 +57,11 @@ func (d *DHT) Provide(ctx context.Context, c cid.Cid) error {
 	defer func() { end() }()
 	err := k.change(ctx, func(long context.Context) error {
 		announcing, end = k.begin(ctx, c.Hash())
-		return k.put(long, c.Hash())
+		if err := k.put(long, c.Hash()); err != nil {
+			return err
+		}
+		k.enter(long, c.Hash())
+		return nil
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,10 @@ const (
 	// refillRest is how many times as long as sending records to a peer took it is
 	// not asked again: a peer that always claims to have lost them gets little.
 	refillRest = 10
+	// refillLater is how long a peer is left alone that is being sent records, and
+	// refillLatest when it is asked nevertheless, after the first of these.
+	refillLater  = 10 * time.Second
+	refillLatest = 5 * time.Minute
 	// maxReturned bounds how many peers are about to be asked. Others that come
 	// back meanwhile are left to the visits.
 	maxReturned = 1 << 10
@@ -118,6 +123,16 @@ func (r *returned) rest(id peer.ID, took time.Duration) {
 	r.rests[id] = now.Add(max(refillPause, refillRest*took))
 }
 
+// later puts a peer off that could not be asked.
+func (r *returned) later(id peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.due) < maxReturned {
+		r.due[id] = time.Now().Add(refillLater)
+		r.wake()
+	}
+}
+
 // refill sends peers the records that they have lost, until ctx ends.
 func (k *keeper) refill(ctx context.Context) {
 	var wg sync.WaitGroup
@@ -127,8 +142,8 @@ func (k *keeper) refill(ctx context.Context) {
 }
 
 // eachReturned calls f for servers of the DHTs that come back, a few at a time,
-// until ctx ends.
-func (d *DHT) eachReturned(ctx context.Context, name string, f func(context.Context, peer.ID)) {
+// until ctx ends. When f returns false, it is called again later.
+func (d *DHT) eachReturned(ctx context.Context, name string, f func(context.Context, peer.ID) bool) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	sub, err := d.cfg.Host.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted), eventbus.BufSize(256), eventbus.Name(name))
@@ -146,8 +161,11 @@ func (d *DHT) eachReturned(ctx context.Context, name string, f func(context.Cont
 					return
 				}
 				begun := time.Now()
-				f(ctx, id)
-				r.rest(id, time.Since(begun))
+				if f(ctx, id) {
+					r.rest(id, time.Since(begun))
+				} else {
+					r.later(id)
+				}
 			}
 		})
 	}
@@ -179,25 +197,92 @@ func (d *DHT) tableOf(id peer.ID) *dht.IpfsDHT {
 }
 
 // refillPeer sends a peer the records that it should hold, if it does not hold
-// one of them.
-func (k *keeper) refillPeer(ctx context.Context, id peer.ID) {
+// one of them. It reports false when the peer is to be asked later.
+func (k *keeper) refillPeer(ctx context.Context, id peer.ID) bool {
 	table := k.d.tableOf(id)
 	length, known := k.regionBits(ctx)
 	if table == nil || !known || !k.d.cfg.Host.Connected(id) {
-		return // without the length every peer would get everything
+		return true // without the length every peer would get everything
+	}
+	if k.sending(id) {
+		return false // it will have the records that it does not hold yet
 	}
 	region := prefixOf(kb.ConvertPeerID(id), length)
-	key, err := k.pick(ctx, region)
+	key, err := k.pick(ctx, region, k.near(table, id))
 	if err != nil || key == nil {
-		return
+		return true
 	}
 	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
 	if err != nil {
-		return
+		return true
 	}
 	if k.d.holds(ctx, messenger, id, key) != nil {
 		k.resend(ctx, table, messenger, id, region, key)
 	}
+	return true
+}
+
+// sent is when a sweeping provider has sent records to a peer, without a pause of
+// refillLater.
+type sent struct{ first, last time.Time }
+
+// sends notes that a record is sent to a peer.
+func (k *keeper) sends(id peer.ID) {
+	now := time.Now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s, ok := k.sent[id]
+	if ok && now.Sub(s.last) < refillLater {
+		s.last = now
+		k.sent[id] = s
+		return
+	}
+	for other, s := range k.sent {
+		if now.Sub(s.last) >= refillLater {
+			delete(k.sent, other)
+		}
+	}
+	k.sent[id] = sent{now, now}
+}
+
+// sending reports whether a peer is being sent records, unless that lasts long.
+func (k *keeper) sending(id peer.ID) bool {
+	now := time.Now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s, ok := k.sent[id]
+	return ok && now.Sub(s.last) < refillLater && now.Sub(s.first) < refillLatest
+}
+
+// near returns a function that reports whether a peer may be among the closest to a
+// key: fewer servers than hold a record are connected that are closer.
+func (k *keeper) near(table *dht.IpfsDHT, id peer.ID) func(multihash.Multihash) bool {
+	self := kb.ConvertPeerID(id)
+	var others []kb.ID
+	for _, other := range table.RoutingTable().ListPeers() {
+		if other != id && k.d.cfg.Host.Connected(other) {
+			others = append(others, kb.ConvertPeerID(other))
+		}
+	}
+	return func(key multihash.Multihash) bool {
+		closer, to := 0, kb.ConvertKey(string(key))
+		for _, other := range others {
+			if closerTo(to, other, self) {
+				closer++
+			}
+		}
+		return closer < table.BucketSize()
+	}
+}
+
+// closerTo reports whether a is closer to an ID than b.
+func closerTo(to, a, b kb.ID) bool {
+	for i := range to {
+		if x, y := to[i]^a[i], to[i]^b[i]; x != y {
+			return x < y
+		}
+	}
+	return false
 }
 
 // resend sends a peer a record, and if it then holds that, all of a region. It
@@ -207,13 +292,13 @@ func (k *keeper) resend(ctx context.Context, table *dht.IpfsDHT, messenger *pb.P
 	if len(self.Addrs) == 0 {
 		return
 	}
-	sent := 0
+	near, count := k.near(table, id), 0
 	send := func(key multihash.Multihash) error {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		err := messenger.PutProviderAddrs(ctx, id, key, self)
 		if err == nil {
-			sent++
+			count++
 		}
 		return err
 	}
@@ -224,6 +309,9 @@ func (k *keeper) resend(ctx context.Context, table *dht.IpfsDHT, messenger *pb.P
 	if err == nil {
 		err = k.each(ctx, region, func(keys []multihash.Multihash) error {
 			for _, key := range keys {
+				if !near(key) || slices.Equal(key, first) {
+					continue
+				}
 				if err := send(key); err != nil {
 					return err
 				}
@@ -231,17 +319,18 @@ func (k *keeper) resend(ctx context.Context, table *dht.IpfsDHT, messenger *pb.P
 			return nil
 		})
 	}
-	k.d.cfg.Log.Debug("sent lost provider records", "peer", id, "records", sent, "err", err)
+	k.d.cfg.Log.Debug("sent lost provider records", "peer", id, "records", count, "err", err)
 }
 
-// each calls f with the keys of a region, some at a time, until it fails.
+// each calls f with the keys of a region that peers hold, some at a time, until it
+// fails.
 func (k *keeper) each(ctx context.Context, region bitstr.Key, f func([]multihash.Multihash) error) error {
 	n, err := k.keys.Size(ctx)
 	if err != nil {
 		return err
 	}
 	for _, rest := range prefixes(max(0, split(n, listKeys)-len(region))) {
-		keys, err := k.keys.Get(ctx, region+rest)
+		keys, err := k.announced(ctx, region+rest)
 		if err == nil {
 			err = f(keys)
 		}
@@ -252,8 +341,15 @@ func (k *keeper) each(ctx context.Context, region bitstr.Key, f func([]multihash
 	return nil
 }
 
-// pick returns a random key of a region, or nil if there is none.
-func (k *keeper) pick(ctx context.Context, region bitstr.Key) (multihash.Multihash, error) {
+// announced returns the keys with a prefix that are not pending: these are about to
+// be announced.
+func (k *keeper) announced(ctx context.Context, prefix bitstr.Key) ([]multihash.Multihash, error) {
+	return k.passOver(ctx, k.keys, prefix, nil)
+}
+
+// pick returns a random key of a region that peers hold and near is true of, or nil
+// if there is none.
+func (k *keeper) pick(ctx context.Context, region bitstr.Key, near func(multihash.Multihash) bool) (multihash.Multihash, error) {
 	n, err := k.keys.Size(ctx)
 	if err != nil {
 		return nil, err
@@ -261,12 +357,14 @@ func (k *keeper) pick(ctx context.Context, region bitstr.Key) (multihash.Multiha
 	parts := prefixes(max(0, split(n, listKeys)-len(region)))
 	start := rand.IntN(len(parts))
 	for i := range parts {
-		keys, err := k.keys.Get(ctx, region+parts[(start+i)%len(parts)])
+		keys, err := k.announced(ctx, region+parts[(start+i)%len(parts)])
 		if err != nil {
 			return nil, err
 		}
-		if len(keys) > 0 {
-			return keys[rand.IntN(len(keys))], nil
+		for _, j := range rand.Perm(len(keys)) {
+			if near == nil || near(keys[j]) {
+				return keys[j], nil
+			}
 		}
 	}
 	return nil, nil
@@ -311,7 +409,7 @@ func (k *keeper) visit(ctx context.Context) {
 }
 
 func (k *keeper) visitRegion(ctx context.Context, prefix bitstr.Key) error {
-	key, err := k.pick(ctx, prefix)
+	key, err := k.pick(ctx, prefix, nil)
 	length, known := k.regionBits(ctx)
 	if err != nil || key == nil || !known {
 		return err

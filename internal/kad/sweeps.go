@@ -11,7 +11,6 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	sweep "github.com/libp2p/go-libp2p-kad-dht/provider"
-	"github.com/libp2p/go-libp2p-kad-dht/provider/keystore"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 )
@@ -44,7 +43,7 @@ func (k *keeper) sweepOf(i int) (*sweep.SweepingProvider, error) {
 		sweep.WithMessageSender(proving{table.MessageSender(), k}),
 		sweep.WithSelfAddrs(table.FilteredAddrs),
 		sweep.WithReplicationFactor(table.BucketSize()),
-		sweep.WithKeystore(readOnly{k.keys}),
+		sweep.WithKeystore(cycleKeys{k.keys, k}),
 		sweep.WithDatastore(enduring{namespace.Wrap(k.store, datastore.NewKey(fmt.Sprint(i)))}),
 		sweep.WithReprovideInterval(k.d.cfg.interval()),
 		sweep.WithMaxReprovideDelay(min(sweep.DefaultMaxReprovideDelay, k.d.cfg.interval()/8)),
@@ -67,16 +66,6 @@ const (
 // neverOffline keeps upstream from dropping its queue when the node has been
 // without peers for two hours.
 const neverOffline = 10 * 365 * 24 * time.Hour
-
-// readOnly is the keystore of what is provided, for the sweeping providers. Only
-// the keeper changes it: upstream would not heed the caller's context.
-type readOnly struct{ keystore.Keystore }
-
-func (readOnly) Put(context.Context, ...multihash.Multihash) ([]multihash.Multihash, error) {
-	return nil, nil
-}
-func (readOnly) Delete(context.Context, ...multihash.Multihash) error { return nil }
-func (readOnly) Empty(context.Context) error                          { return nil }
 
 // While it looks around in the network, a sweeping provider (v0.42) sleeps for a
 // second after each lookup that fails, and its Close waits for that with a lock. A
@@ -116,12 +105,19 @@ func (k *keeper) hurry() {
 	}
 }
 
+// end closes a sweeping provider. What it has not announced is pending: it is not
+// to keep it too.
+func end(s *sweep.SweepingProvider) error {
+	s.Clear()
+	return s.Close()
+}
+
 // restart replaces a sweeping provider that looks for peers with delays of up
 // to a minute, and cannot be told that there are some.
 func (k *keeper) restart(ctx context.Context, i int, old *sweep.SweepingProvider) {
 	lost := failures(ctx, old)
 	k.hurry()
-	err := old.Close()
+	err := end(old)
 	k.mu.Lock()
 	k.hurried = false
 	k.earlier += lost
@@ -152,6 +148,9 @@ type proving struct {
 }
 
 func (s proving) SendMessage(ctx context.Context, id peer.ID, m *pb.Message) error {
+	if m.Type == pb.Message_ADD_PROVIDER {
+		s.k.sends(id)
+	}
 	if err := s.MessageSender.SendMessage(ctx, id, m); err != nil || m.Type != pb.Message_ADD_PROVIDER {
 		return err
 	}
