@@ -99,6 +99,10 @@ func (n *Node) bind(ctx context.Context) (context.Context, context.CancelFunc) {
 // ID returns the node's peer ID. It also works after Close.
 func (n *Node) ID() peer.ID { return n.id }
 
+// String returns the node's peer ID, so that printing a node shows no key. It also
+// works after Close.
+func (n *Node) String() string { return n.id.String() }
+
 // Addrs returns the addresses that the node announces, each ending in
 // /p2p/<id>, ready to be given to another peer. After Close it returns nil.
 func (n *Node) Addrs() []ma.Multiaddr {

@@ -203,6 +203,7 @@ func TestTicketKeysDoNotShow(t *testing.T) {
 	mustNot(t, err)
 	findings, err := other.Diagnose(testContext(t))
 	mustNot(t, err)
+	fmt.Fprintf(&said, "%v %+v %s %q %x\n", n, n, n, n, n)
 	for _, v := range []any{made, nested, settings, n.Status(), other.Status(), findings} {
 		encode(v)
 	}

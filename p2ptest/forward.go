@@ -83,9 +83,10 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-// ofNode reports whether a function is a method of *Node.
+// ofNode reports whether a function is a method of *Node to forward. A handle has a
+// String of its own.
 func ofNode(f *ast.FuncDecl) bool {
-	if f.Recv == nil {
+	if f.Recv == nil || f.Name.Name == "String" {
 		return false
 	}
 	star, ok := f.Recv.List[0].Type.(*ast.StarExpr)
