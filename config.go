@@ -10,6 +10,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -77,13 +78,17 @@ type config struct {
 	noListen      bool
 	partialListen bool
 	announce      []ma.Multiaddr
+	announceExtra []ma.Multiaddr
+	noAnnounce    []netip.Prefix
 	transports    []Transport // nil: the defaults, fewer with a private network
+	browsers      bool
 	security      []Security
 	tls           *tls.Config // nil: none given
 	tlsCert       string      // "": no files
 	tlsKey        string
 	connLow       int
 	connHigh      int
+	dialTimeout   time.Duration // 0: libp2p's
 	userAgent     string
 	limits        Limits
 
@@ -242,8 +247,24 @@ func (c *config) effectiveDHTMode() DHTMode {
 	}
 }
 
-// enabledTransports are those of [WithTransports], or the network's defaults.
+// browserTransports are those of [WithBrowserTransports].
+var browserTransports = []Transport{TransportWebTransport, TransportWebRTCDirect}
+
+// enabledTransports are those of [WithTransports], or the network's defaults, and
+// those of [WithBrowserTransports].
 func (c *config) enabledTransports() []Transport {
+	list := c.chosenTransports()
+	if c.browsers && c.psk == nil {
+		for _, t := range browserTransports {
+			if !slices.Contains(list, t) {
+				list = append(slices.Clip(list), t)
+			}
+		}
+	}
+	return list
+}
+
+func (c *config) chosenTransports() []Transport {
 	switch {
 	case c.transports != nil:
 		return c.transports
@@ -261,7 +282,7 @@ func (c *config) listenAddrs() (list []ma.Multiaddr, defaults bool) {
 		return nil, false
 	}
 	if c.listen != nil {
-		return c.listen, false
+		return slices.Concat(c.listen, c.browserAddrs()), false
 	}
 	for _, ip := range []string{"/ip4/0.0.0.0", "/ip6/::"} {
 		for _, t := range c.enabledTransports() {
@@ -272,6 +293,27 @@ func (c *config) listenAddrs() (list []ma.Multiaddr, defaults bool) {
 		}
 	}
 	return list, true
+}
+
+// browserAddrs are the addresses that WithBrowserTransports adds to those of
+// WithListenAddrs: on the ports of QUIC, for each transport that has none there.
+func (c *config) browserAddrs() []ma.Multiaddr {
+	if !c.browsers {
+		return nil
+	}
+	var list []ma.Multiaddr
+	for _, t := range browserTransports {
+		if slices.ContainsFunc(c.listen, func(a ma.Multiaddr) bool { return addrs.KindOf(a) == addrs.Kind(t) }) {
+			continue
+		}
+		for _, a := range c.listen {
+			if addrs.KindOf(a) == addrs.QUIC {
+				port := a[: len(a)-1 : len(a)-1] // without /quic-v1
+				list = append(list, port.Encapsulate(ma.StringCast(t.onUDP())))
+			}
+		}
+	}
+	return list
 }
 
 // transportKinds are the enabled transports as the host names them.

@@ -47,6 +47,14 @@
 //     costs half the CPU ([WithSecurity])
 //   - listen addresses: all interfaces, any free port; IPv4 and IPv6, one
 //     per transport: reachable without configuration ([WithListenAddrs])
+//   - transports for browsers: off; WebRTC costs memory, and other nodes have
+//     no use for it ([WithBrowserTransports])
+//   - announced besides: none; a node announces what it finds out
+//     ([WithExtraAnnounceAddrs])
+//   - not announced: none; a prefix does not tell a bridge of containers from
+//     a LAN; IPv6 link-local addresses never are ([WithNoAnnounce])
+//   - dial timeout: 15s, or 5s for private addresses; as in libp2p: enough
+//     where a round trip takes less than a second ([WithDialTimeout])
 //   - certificate for WebSocket: none; it belongs to a name that somebody owns,
 //     and browsers ask for one ([WithTLSFiles])
 //   - connection limits: 160, 192; above the second, trimmed to the first,

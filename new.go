@@ -173,7 +173,7 @@ func startHost(n *Node) (err error) {
 		Allowed: cfg.allowed, Banned: cfg.banned, Store: n.data.store(), Now: time.Now, Log: n.log,
 	})
 	n.relay = relays.New(relays.Config{
-		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce,
+		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce, Extra: cfg.announceExtra, Hidden: cfg.noAnnounce,
 		Discover: cfg.findRelays, Reachability: cfg.effectiveReachability(), AutoNAT: cfg.autoNAT,
 		HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
 		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{ID: id}) },
@@ -191,7 +191,7 @@ func startHost(n *Node) (err error) {
 	host := nethost.Config{
 		Key: n.key, UserAgent: cfg.userAgent, Public: cfg.ipfs,
 		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
-		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh, Listen: cfg.listen,
+		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh, Listen: cfg.listen, DialTimeout: cfg.dialTimeout,
 		PeerStreams: limits.Limits(cfg.limits).PeerStreams(cfg.ipfs),
 		NewLimits: func() (network.ResourceManager, error) {
 			n.limits, err = limits.New(limits.Config{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -308,6 +309,68 @@ func WithAnnounceAddrs(addresses ...string) Option {
 	}}
 }
 
+// WithExtraAnnounceAddrs adds addresses that the node announces alongside those that it
+// finds out, for instance the public address of a router whose port is forwarded, next
+// to the addresses in the LAN. There are none by default. [WithAnnounceAddrs], which
+// replaces all, conflicts with it. The addresses are checked as those are.
+func WithExtraAnnounceAddrs(addresses ...string) Option {
+	addresses = slices.Clone(addresses)
+	return option{"WithExtraAnnounceAddrs", func(c *config) error {
+		list, err := parseAddrs(addresses, "leave the option out to announce the listening addresses", checkAnnounceAddr)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			c.announceExtra = addrs.Add(c.announceExtra, a)
+		}
+		return nil
+	}}
+}
+
+// WithNoAnnounce adds IP prefixes in which the node has addresses that it does not
+// announce, such as 172.17.0.0/16, the bridge of containers, or the prefix of a tunnel:
+// peers elsewhere could not dial them, and would try. The node listens there
+// nevertheless. There are none by default, because a prefix does not tell whether it is
+// a bridge of this machine or the LAN; only IPv6 link-local addresses are never announced.
+//
+// It applies to addresses of interfaces and those that peers have observed, also with
+// port mapping, not to addresses at relays, and not to mDNS, which stays in the
+// LAN. [WithAnnounceAddrs], which replaces all addresses, conflicts with it.
+func WithNoAnnounce(prefixes ...netip.Prefix) Option {
+	prefixes = slices.Clone(prefixes)
+	return option{"WithNoAnnounce", func(c *config) error {
+		if len(prefixes) == 0 {
+			return errors.New("no prefix given")
+		}
+		for _, p := range prefixes {
+			if !p.IsValid() {
+				return fmt.Errorf("%v is not a prefix; netip.MustParsePrefix(\"172.17.0.0/16\") makes one", p)
+			}
+			c.noAnnounce = append(slices.Clip(c.noAnnounce), p.Masked())
+		}
+		return nil
+	}}
+}
+
+// WithBrowserTransports adds the transports that browsers speak without a certificate
+// of an authority, [TransportWebTransport] and [TransportWebRTCDirect], to those of
+// [WithTransports] or the default ones, and listens with them: by default on free
+// ports, with [WithListenAddrs] on the UDP ports of its QUIC addresses, unless it has an
+// address for that transport. It is off by default, because WebRTC costs memory, and
+// other nodes have no use for it. A private network's key cannot be carried: it
+// conflicts with [WithPrivateNetwork].
+//
+// The addresses have hashes of certificates in them (/certhash). Those are derived from
+// the identity, so that they are the same after a restart with [WithDataDir],
+// [WithIdentityFile] or another fixed identity. That of WebRTC never changes. Of WebTransport there
+// are two, the current one and the next, each for almost two weeks, which browsers insist on: an
+// address that is older than that is to be asked for again.
+// Specifications: github.com/libp2p/specs/tree/master/webtransport and
+// github.com/libp2p/specs/blob/master/webrtc/webrtc-direct.md.
+func WithBrowserTransports() Option {
+	return toggle("WithBrowserTransports", func(c *config) { c.browsers = true })
+}
+
 // WithTransports sets the transports, overriding the default of [TransportTCP],
 // [TransportQUIC] and [TransportWebSocket]. With [WithPrivateNetwork] the
 // default lacks [TransportQUIC], which cannot carry the key.
@@ -448,6 +511,21 @@ func WithConnLimits(low, high int) Option {
 			return fmt.Errorf("low %d and high %d: they must satisfy 0 < low < high <= %d", low, high, limits.Max)
 		}
 		c.connLow, c.connHigh = low, high
+		return nil
+	}}
+}
+
+// WithDialTimeout sets how long the dial of one address may take, with its handshakes,
+// and how long identify may take, overriding libp2p's default of 15 seconds, or 5 for
+// private addresses and for identify: from 1 second to 5 minutes. Raise it where a
+// round trip takes seconds, as over satellites or radio, on both sides of the link. Calls that dial have
+// a deadline of their own, that of their context.
+func WithDialTimeout(d time.Duration) Option {
+	return option{"WithDialTimeout", func(c *config) error {
+		if d < time.Second || d > 5*time.Minute {
+			return fmt.Errorf("%v: it must be 1 second to 5 minutes", d)
+		}
+		c.dialTimeout = d
 		return nil
 	}}
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -117,6 +118,18 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithListenAddrs", opt: WithListenAddrs(someAddr + "/p2p-circuit")},
 		{name: "WithoutListening", opt: WithoutListening(), check: func(c *config) bool { return c.noListen }},
 		{name: "WithPartialListen", opt: WithPartialListen(), check: func(c *config) bool { return c.partialListen }},
+		{name: "WithBrowserTransports", opt: WithBrowserTransports(), check: func(c *config) bool { return c.browsers && len(c.enabledTransports()) == 5 }},
+		{name: "WithDialTimeout", opt: WithDialTimeout(time.Minute), check: func(c *config) bool { return c.dialTimeout == time.Minute }},
+		{name: "WithDialTimeout", opt: WithDialTimeout(time.Millisecond)},
+		{name: "WithDialTimeout", opt: WithDialTimeout(time.Hour)},
+		{name: "WithNoAnnounce", opt: WithNoAnnounce(netip.MustParsePrefix("172.17.0.1/16")), check: func(c *config) bool {
+			return slices.Equal(c.noAnnounce, []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")})
+		}},
+		{name: "WithNoAnnounce", opt: WithNoAnnounce()},
+		{name: "WithNoAnnounce", opt: WithNoAnnounce(netip.Prefix{})},
+		{name: "WithExtraAnnounceAddrs", opt: WithExtraAnnounceAddrs("/ip4/192.0.2.9/tcp/1"), check: func(c *config) bool { return len(c.announceExtra) == 1 }},
+		{name: "WithExtraAnnounceAddrs", opt: WithExtraAnnounceAddrs()},
+		{name: "WithExtraAnnounceAddrs", opt: WithExtraAnnounceAddrs("/ip4/0.0.0.0/tcp/1")},
 		{name: "WithTLSFiles", opt: WithTLSFiles("cert.pem", "key.pem"), check: func(c *config) bool { return c.tlsCert == "cert.pem" && c.tlsKey == "key.pem" }},
 		{name: "WithTLSFiles", opt: WithTLSFiles("", "key.pem")},
 		{name: "WithTLSFiles", opt: WithTLSFiles("cert.pem", "")},

@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -46,6 +47,10 @@ type Settings struct {
 	// AnnounceAddrs are those of [WithAnnounceAddrs]; nil means the addresses
 	// that the node listens on.
 	AnnounceAddrs []ma.Multiaddr `json:"announceAddrs,omitempty"`
+	// ExtraAnnounceAddrs are those of [WithExtraAnnounceAddrs].
+	ExtraAnnounceAddrs []ma.Multiaddr `json:"extraAnnounceAddrs,omitempty"`
+	// NoAnnounce are the prefixes of [WithNoAnnounce].
+	NoAnnounce []netip.Prefix `json:"noAnnounce,omitempty"`
 	// Transports are the enabled ones.
 	Transports []Transport `json:"transports"`
 	// Security are the protocols for TCP and WebSocket, the preferred one first.
@@ -61,6 +66,9 @@ type Settings struct {
 	// ConnsLow and ConnsHigh are the watermarks of [WithConnLimits].
 	ConnsLow  int `json:"connsLow"`
 	ConnsHigh int `json:"connsHigh"`
+	// DialTimeout is that of [WithDialTimeout], in nanoseconds in JSON; 0 for
+	// libp2p's.
+	DialTimeout time.Duration `json:"dialTimeout,omitempty"`
 	// Limits are those of [WithLimits], all calls merged. A zero field stands
 	// for its default, which for some depends on the machine.
 	Limits Limits `json:"limits"`
@@ -188,36 +196,40 @@ func (c *config) settings() Settings {
 		TLSKeyFile:     c.tlsKey,
 		TLSConfig:      c.tls != nil,
 		UserAgent:      c.userAgent,
-		ConnsLow:       c.connLow,
-		ConnsHigh:      c.connHigh,
-		Limits:         c.limits,
-		DHT:            !c.noDHT,
-		DHTProtocols:   c.dhtProtocols(),
-		Validators:     slices.Sorted(c.namespaces),
-		Datastore:      c.datastore != nil,
-		MinPeers:       c.effectiveMinPeers(),
-		KeepAlive:      c.keepAlive,
-		Bootstrap:      addrs.Merge(c.bootstrapPeers()...),
-		BootstrapDNS:   slices.Clone(c.bootstrapDNS),
-		Persistent:     addrs.Merge(c.persistent...),
-		Allowed:        slices.Clone(c.allowed),
-		Banned:         slices.Clone(c.banned),
-		MDNS:           c.mdns,
-		Rendezvous:     slices.Clone(c.rendezvous),
-		Relay:          !c.noRelay,
-		AutoRelays:     addrs.Merge(c.autoRelays...),
-		RelayService:   c.relayService,
-		RelayLimits:    c.relayLimits,
-		RelayPeers:     slices.Clone(c.relayPeers),
-		RelayAccess:    c.relayAccess != nil,
-		HolePunching:   c.holePunching,
-		PortMapping:    c.portMapping,
-		RelayDiscovery: c.findRelays,
-		AutoNAT:        c.autoNAT,
-		Reachability:   c.effectiveReachability(),
-		PubSub:         !c.noPubSub,
-		Logging:        c.has("WithLogger"),
-		Metrics:        c.metrics != nil,
+		DialTimeout:    c.dialTimeout,
+		NoAnnounce:     slices.Clone(c.noAnnounce),
+
+		ExtraAnnounceAddrs: slices.Clone(c.announceExtra),
+		ConnsLow:           c.connLow,
+		ConnsHigh:          c.connHigh,
+		Limits:             c.limits,
+		DHT:                !c.noDHT,
+		DHTProtocols:       c.dhtProtocols(),
+		Validators:         slices.Sorted(c.namespaces),
+		Datastore:          c.datastore != nil,
+		MinPeers:           c.effectiveMinPeers(),
+		KeepAlive:          c.keepAlive,
+		Bootstrap:          addrs.Merge(c.bootstrapPeers()...),
+		BootstrapDNS:       slices.Clone(c.bootstrapDNS),
+		Persistent:         addrs.Merge(c.persistent...),
+		Allowed:            slices.Clone(c.allowed),
+		Banned:             slices.Clone(c.banned),
+		MDNS:               c.mdns,
+		Rendezvous:         slices.Clone(c.rendezvous),
+		Relay:              !c.noRelay,
+		AutoRelays:         addrs.Merge(c.autoRelays...),
+		RelayService:       c.relayService,
+		RelayLimits:        c.relayLimits,
+		RelayPeers:         slices.Clone(c.relayPeers),
+		RelayAccess:        c.relayAccess != nil,
+		HolePunching:       c.holePunching,
+		PortMapping:        c.portMapping,
+		RelayDiscovery:     c.findRelays,
+		AutoNAT:            c.autoNAT,
+		Reachability:       c.effectiveReachability(),
+		PubSub:             !c.noPubSub,
+		Logging:            c.has("WithLogger"),
+		Metrics:            c.metrics != nil,
 	}
 	if c.key != nil {
 		s.ID, _ = PeerID(c.key) // the option has checked that it has one

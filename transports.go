@@ -2,6 +2,7 @@ package p2pnode
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
@@ -57,6 +58,9 @@ func (t Transport) anyPort() string {
 		TransportWebRTCDirect: "/udp/0/webrtc-direct",
 	}[t]
 }
+
+// onUDP is what follows the UDP port in an address of a transport for browsers.
+func (t Transport) onUDP() string { return strings.TrimPrefix(t.anyPort(), "/udp/0") }
 
 // constant is the name of the transport's constant, for error texts.
 func (t Transport) constant() string {

@@ -94,6 +94,9 @@ var conflicts = slices.Concat(
 		{"WithIPFS", "WithNetwork", `the public network has its own protocol names; drop WithIPFS or WithNetwork (WithNetwork("ipfs") lets kubo and js-libp2p peers join a network of your own)`},
 		{"WithIPFS", "WithPrivateNetwork", "no peer of the public network has your key of WithPrivateNetwork; drop one of the two"},
 		{"WithIPFS", "WithRecordLifetime", "all nodes of the public network keep records for 48 hours; drop WithIPFS or WithRecordLifetime"},
+		{"WithBrowserTransports", "WithPrivateNetwork", "WebTransport and WebRTC cannot carry the key of WithPrivateNetwork; drop one of the two, and use WebSocket for browsers"},
+		{"WithNoAnnounce", "WithAnnounceAddrs", "WithAnnounceAddrs replaces the addresses that this option leaves out; drop one of the two"},
+		{"WithExtraAnnounceAddrs", "WithAnnounceAddrs", "WithAnnounceAddrs replaces all addresses; name these there too, and drop WithExtraAnnounceAddrs"},
 		{"WithoutDHT", "WithIPFS", "the public network is its DHT; drop WithIPFS or WithoutDHT"},
 		{"WithoutListening", "WithListenAddrs", "WithListenAddrs names addresses to listen on; drop one of the two"},
 	},
@@ -323,6 +326,27 @@ var relations = slices.Concat(
 					if addrs.IsWSS(a) && !c.hasCertificate() && !c.bringsTransports() {
 						found(a)
 					}
+				}
+			},
+		},
+		{
+			with: []string{"WithBrowserTransports", "WithListenAddrs"},
+			text: "WithListenAddrs has no address for QUIC, whose port WebTransport and WebRTC would share; add one, such as /ip4/0.0.0.0/udp/4001/quic-v1",
+			find: func(c *config, found func(...any)) {
+				list, _ := c.listenAddrs()
+				if c.browsers && c.psk == nil && c.listen != nil && !slices.ContainsFunc(list, func(a ma.Multiaddr) bool {
+					return slices.Contains(browserTransports, Transport(addrs.KindOf(a)))
+				}) {
+					found()
+				}
+			},
+		},
+		{
+			with: []string{"WithExtraAnnounceAddrs", "WithoutListening", "WithLibp2pOptions"},
+			text: "with WithoutListening nobody can dial the announced addresses; drop one of the two (a transport of WithLibp2pOptions that listens by itself is fine)",
+			find: func(c *config, found func(...any)) {
+				if c.announceExtra != nil && c.noListen && len(c.libp2pOptions) == 0 {
+					found()
 				}
 			},
 		},

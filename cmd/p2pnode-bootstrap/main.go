@@ -36,6 +36,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	key := fs.String("swarm-key", "", "file with the key of a private network, created if missing; only peers with the key can connect, and only over TCP and WebSocket")
 	listen := fs.String("listen", "", "addresses to listen on, separated by commas (default port 4001 on all IPv4 interfaces)")
 	announce := fs.String("announce", "", "addresses to announce instead, separated by commas: those of the host if in a container, or a name such as /dns4/boot.example.com/tcp/4001")
+	cert := fs.String("tls-cert", "", "file with a certificate for WebSocket with TLS, which may be replaced while the server runs; adds it to the default port")
+	certKey := fs.String("tls-key", "", "file with the key of -tls-cert")
+	browsers := fs.Bool("browsers", false, "also listen for browsers, over WebTransport and WebRTC, on the UDP ports of QUIC")
 	bootstrap := fs.String("bootstrap", "", "addresses of the network's other bootstrap servers, separated by commas")
 	relay := fs.Bool("relay", false, "also be a relay, for peers that cannot be dialed")
 	admin := fs.String("admin", "", "address for /health, /status and /metrics over HTTP, such as 127.0.0.1:4080; without access control, and without secrets; requests must be for an IP address, localhost, or the name given here")
@@ -69,6 +72,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		if *key != "" {
 			*listen = "/ip4/0.0.0.0/tcp/4001"
 		}
+		switch {
+		case *cert != "" && *key != "": // with a key they do not share a port
+			*listen += ",/ip4/0.0.0.0/tcp/4002/tls/ws"
+		case *cert != "":
+			*listen += ",/ip4/0.0.0.0/tcp/4001/tls/ws"
+		}
+	}
+	if *cert != "" || *certKey != "" {
+		opts = append(opts, p2pnode.WithTLSFiles(*cert, *certKey))
+	}
+	if *browsers {
+		opts = append(opts, p2pnode.WithBrowserTransports())
 	}
 	opts = append(opts, cli.Listen(*listen))
 	if *announce != "" {

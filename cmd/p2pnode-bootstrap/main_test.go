@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"io"
@@ -282,5 +284,37 @@ func TestBootstrapServiceFilesNameFlagsThatExist(t *testing.T) {
 		if flags < 2 {
 			t.Errorf("%s has %d flags", file, flags)
 		}
+	}
+}
+
+// With a certificate, the server listens for WebSocket with TLS too, and with
+// -browsers for browsers.
+func TestBootstrapServesBrowsers(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	web := httptest.NewTLSServer(nil) // it has a certificate for 127.0.0.1
+	defer web.Close()
+	pair := web.TLS.Certificates[0]
+	secret, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: secret}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := clitest.Start(t, run, "-identity", filepath.Join(dir, "boot.key"), "-network", "test", "-browsers", "-tls-cert", cert, "-tls-key", key,
+		"-listen", "/ip4/127.0.0.1/tcp/0/tls/ws,/ip4/127.0.0.1/udp/0/quic-v1")
+	for _, want := range []string{"/tls/ws/p2p/", "/quic-v1/p2p/", "/webtransport/certhash/", "/webrtc-direct/certhash/"} {
+		server.Line("WithBootstrapAddrs", want)
+	}
+	if err := server.Stop(); err != nil {
+		t.Error(err)
+	}
+	// A certificate without its key is a mistake in the command.
+	err = run(t.Context(), []string{"-identity", filepath.Join(dir, "boot.key"), "-tls-cert", cert}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "-tls-cert") {
+		t.Errorf("without -tls-key: %v", err)
 	}
 }

@@ -84,6 +84,10 @@ func flagNames(option string) []string {
 		return []string{"network"}
 	case "WithMDNS":
 		return []string{"mdns"}
+	case "WithTLSFiles":
+		return []string{"tls-cert"}
+	case "WithBrowserTransports":
+		return []string{"browsers"}
 	case "WithDataDir":
 		return []string{"data"}
 	case "WithAnnounceAddrs":

@@ -23,6 +23,9 @@ const (
 	longestDial = 15 * time.Second
 )
 
+// fasterText is the swarm's cause for ending dials of a peer that is connected.
+const fasterText = "concurrent dial successful"
+
 // failures remembers for a while why dials of addresses and lookups of DNS names
 // failed. The swarm does not return the failures if a deadline ends a dial, and
 // never those of lookups; but it reports to its metrics and calls its resolver.
@@ -38,7 +41,7 @@ type failure struct {
 
 // note records a failure.
 func (f *failures) note(a ma.Multiaddr, err error) {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || err != nil && err.Error() == fasterText {
 		return // canceled, or another address was faster
 	}
 	f.mu.Lock()

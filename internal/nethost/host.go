@@ -69,6 +69,8 @@ type Config struct {
 	ConnLow    int // of the connection manager
 	ConnHigh   int
 	Listen     []ma.Multiaddr // what Listen is to bind
+	// DialTimeout bounds the dial of an address, and identify; 0 for libp2p's limits.
+	DialTimeout time.Duration
 	// PeerStreams is how many streams a peer may open over QUIC, if that is
 	// more than libp2p's 256.
 	PeerStreams int
@@ -158,6 +160,9 @@ func New(cfg Config) (_ *Host, err error) {
 		return nil, errors.Join(fmt.Errorf("the network is a %T, not a swarm: an option of WithLibp2pOptions replaced it", h.Network()), h.Close())
 	}
 	part.Host, part.swarm = h, sw
+	if cfg.DialTimeout > 0 {
+		identifyWithin(h, cfg.DialTimeout)
+	}
 	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		part.gate.reached(c.RemotePeer())
 		if overUDP(c) {
@@ -215,7 +220,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if len(theirs.Transports)+len(cfg.Transports) == 0 {
 		opts = append(opts, libp2p.NoTransports)
 	}
-	made := transports{streams: cfg.PeerStreams, tls: cfg.TLS, dialTLS: cfg.DialTLS}
+	made := transports{streams: cfg.PeerStreams, dial: cfg.DialTimeout, tls: cfg.TLS, dialTLS: cfg.DialTLS}
 	for _, kind := range cfg.Transports {
 		opts = append(opts, made.option(kind))
 	}
@@ -265,7 +270,11 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 			return cfg.AddrsFactory(cfg.named(list))
 		}
 		c.MultiaddrResolver = h.names
-		c.SwarmOpts = append([]swarm.Option{swarm.WithMetricsTracer(tracer{&h.failures})}, theirs.SwarmOpts...)
+		ours := []swarm.Option{swarm.WithMetricsTracer(tracer{&h.failures})}
+		if d := cfg.DialTimeout; d > 0 {
+			ours = append(ours, swarm.WithDialTimeout(d), swarm.WithDialTimeoutLocal(d))
+		}
+		c.SwarmOpts = append(ours, theirs.SwarmOpts...)
 		return nil
 	}
 }

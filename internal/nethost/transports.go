@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
@@ -29,6 +30,8 @@ type transports struct {
 	ours    []transport.Transport
 	streams int // that a peer may open; 0 for libp2p's default
 
+	dial time.Duration // how long a dial may take; 0 for libp2p's defaults
+
 	tls, dialTLS *tls.Config // of WebSocket; nil for none, and for the system's roots
 }
 
@@ -37,16 +40,23 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 	switch kind {
 	case addrs.TCP:
 		return libp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
-			return t.keep(tcp.NewTCPTransport(u, rm, share))
+			var opts []tcp.Option
+			if t.dial > 0 {
+				opts = append(opts, tcp.WithConnectionTimeout(t.dial))
+			}
+			return t.keep(tcp.NewTCPTransport(u, rm, share, opts...))
 		})
 	case addrs.QUIC:
 		return libp2p.Transport(func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
-			allowStreams(conns, t.streams)
+			tune(conns, t.streams, t.dial)
 			return t.keep(quic.NewTransport(key, conns, psk, gater, rm))
 		})
 	case addrs.WebSocket:
 		return libp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {
 			var opts []websocket.Option
+			if t.dial > 0 {
+				opts = append(opts, websocket.WithHandshakeTimeout(t.dial))
+			}
 			if t.tls != nil {
 				opts = append(opts, websocket.WithTLSConfig(t.tls))
 			}
@@ -57,7 +67,7 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 		})
 	case addrs.WebTransport:
 		return libp2p.Transport(func(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnManager, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
-			allowStreams(conns, t.streams)
+			tune(conns, t.streams, t.dial)
 			return t.keep(newWebTransport(key, psk, conns, gater, rm))
 		})
 	default: // addrs.WebRTCDirect; there are no others

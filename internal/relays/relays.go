@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/causes"
@@ -49,6 +51,8 @@ type Config struct {
 	Relays       []peer.AddrInfo
 	Discover     bool                 // strangers' relays are found and used too
 	Announce     []ma.Multiaddr       // replaces the listen addresses; nil: those
+	Extra        []ma.Multiaddr       // announced too
+	Hidden       []netip.Prefix       // where no address is announced, if it is not in Announce or Extra
 	Reachability network.Reachability // unknown: to be found out
 	AutoNAT      bool                 // version 2, asked and served
 	HolePunching bool
@@ -304,7 +308,10 @@ func (c *Client) Announce(list []ma.Multiaddr) []ma.Multiaddr {
 			}
 		}
 	} else {
-		out = slices.Clone(list)
+		out = slices.DeleteFunc(slices.Clone(list), c.hides)
+	}
+	for _, a := range c.cfg.Extra {
+		out = addrs.Add(out, a)
 	}
 	h := c.host.Load()
 	if h == nil {
@@ -316,6 +323,20 @@ func (c *Client) Announce(list []ma.Multiaddr) []ma.Multiaddr {
 		}
 	}
 	return out
+}
+
+// hides reports whether an address is not to be announced.
+func (c *Client) hides(a ma.Multiaddr) bool {
+	if len(c.cfg.Hidden) == 0 || addrs.IsCircuit(a) {
+		return false
+	}
+	ip, err := manet.ToIP(a)
+	if err != nil {
+		return false
+	}
+	n, _ := netip.AddrFromSlice(ip)
+	n = n.Unmap().WithZone("")
+	return slices.ContainsFunc(c.cfg.Hidden, func(p netip.Prefix) bool { return p.Contains(n) })
 }
 
 // circuitAddrs returns this node's circuit addresses at the relays that it has

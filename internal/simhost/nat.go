@@ -31,7 +31,8 @@ const (
 // outgoing packet: the value that RFC 4787 (REQ-5) recommends.
 const natLifetime = 5 * time.Minute
 
-// lanLatency is how long a packet takes between two machines behind one NAT.
+// lanLatency is how long a packet takes between two machines behind one NAT, at least:
+// SetPath adds to it.
 const lanLatency = 200 * time.Microsecond
 
 // NAT is a network address translator, or a firewall, with machines behind it.
@@ -99,8 +100,11 @@ func (t *NAT) outbound(from *endpoint, b []byte, to netip.AddrPort) bool {
 		if local.owner.nat != t {
 			return false
 		}
+		if n.drops(t.site, t.site) { // if SetPath says so
+			return false
+		}
 		data := slices.Clone(b)
-		time.AfterFunc(lanLatency, func() { local.arrive(data, from.addr) })
+		time.AfterFunc(lanLatency+n.sample(t.site, t.site), func() { local.arrive(data, from.addr) })
 		return true
 	}
 	if dst == nil || dst == t.site || len(b)+headers > dst.link.Load().mtu() {
