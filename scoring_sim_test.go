@@ -7,11 +7,13 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pubsub_pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
@@ -61,6 +63,73 @@ func watchScores(t *testing.T, nodes []*p2ptest.Node) (w *scoreWatch, stop func(
 		}
 	})
 	return w, func() { cancel(); wg.Wait() }
+}
+
+// handedBack counts the messages of an author that others send to it.
+type handedBack struct {
+	author peer.ID // set before anything is published
+	n      atomic.Int64
+}
+
+// Trace counts messages whose ID begins with "author".
+func (h *handedBack) Trace(e *pubsub_pb.TraceEvent) {
+	if e.GetType() != pubsub_pb.TraceEvent_SEND_RPC || string(e.GetSendRPC().GetSendTo()) != string(h.author) {
+		return
+	}
+	for _, m := range e.GetSendRPC().GetMeta().GetMessages() {
+		if strings.HasPrefix(string(m.GetMessageID()), "author") {
+			h.n.Add(1)
+		}
+	}
+}
+
+// An author that restarts asks for its own messages where the IDs of a topic do not
+// tell whose they are. Those who send them keep their scores, and it does not
+// receive them.
+func TestHonestPeersHandMessagesBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		back := &handedBack{}
+		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(),
+			p2ptest.WithNodeOptions(p2pnode.WithPeerScoring(p2pnode.ScoringSmall()), p2pnode.WithPubSubOptions(pubsub.WithEventTracer(back))))
+		nodes := sim.Nodes(t, 16) // more than a mesh has: those outside are told what there is
+		sim.Ready()
+		back.author = nodes[4].ID()
+		byData := p2pnode.TopicMessageID(func(m *p2pnode.Message) string { return string(m.Data) })
+		var author *p2pnode.Topic
+		for i, n := range nodes {
+			if topic, _ := topicOf(t, n, byData); i == 4 {
+				author = topic
+			}
+		}
+		sim.Subscribed("news", nodes)
+		sim.Meshed("news")
+		w, stop := watchScores(t, nodes)
+		for round := range 2 {
+			for i := range 20 {
+				publishTo(t, author, fmt.Sprint("author ", round, i))
+			}
+			time.Sleep(500 * time.Millisecond) // they are still news after the restart
+			sim.Restart(nodes[4])
+			var sub *p2pnode.Subscription
+			author, sub = topicOf(t, nodes[4], byData)
+			time.Sleep(15 * time.Second) // longer than a promise to send a message lasts
+			if list := p2ptest.Take(sub); len(list) > 0 {
+				t.Errorf("the author has received %d of its messages", len(list))
+			}
+		}
+		stop()
+		t.Logf("lowest score %.2f (%s), %d messages handed back", w.lowest, w.whose, back.n.Load())
+		if back.n.Load() == 0 {
+			t.Error("nobody has sent the author a message of its own: the test shows nothing")
+		}
+		if w.looks == 0 || w.gray > 0 || w.lowest < 0 {
+			t.Errorf("%d scores, the lowest is %.2f (%s); %d are graylisted", w.looks, w.lowest, w.whose, w.gray)
+		}
+	})
 }
 
 // What honest nodes go through costs none of them a score below 0, under which a
