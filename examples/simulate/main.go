@@ -37,6 +37,7 @@ type settings struct {
 	Alpha     int     `json:"lookupConcurrency"`
 	Messages  int     `json:"messages"`
 	Lookups   int     `json:"lookups"`
+	Scores    string  `json:"scores"`
 
 	latency p2ptest.Latency
 }
@@ -56,6 +57,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&s.Alpha, "alpha", 3, "concurrency of DHT lookups")
 	fs.IntVar(&s.Messages, "messages", 20, "messages published in each network")
 	fs.IntVar(&s.Lookups, "lookups", 20, "CIDs provided and found in each network")
+	fs.StringVar(&s.Scores, "scores", "off", "peer scores of pubsub: off, small or large, the presets of WithPeerScoring")
 	jsonFile := fs.String("json", "", "file to write the report to")
 	svgFile := fs.String("svg", "", "file to write the plot to")
 	quiet := fs.Bool("q", false, "print no progress on standard error")
@@ -123,6 +125,8 @@ func (s *settings) check(nodes string) error {
 		return fmt.Errorf("-k %d -alpha %d: both must be at least 1", s.Bucket, s.Alpha)
 	case s.Messages < 1 || s.Lookups < 1:
 		return fmt.Errorf("-messages %d -lookups %d: both must be at least 1", s.Messages, s.Lookups)
+	case s.Scores != "off" && s.Scores != "small" && s.Scores != "large":
+		return fmt.Errorf("-scores %q: use off, small or large", s.Scores)
 	}
 	var err error
 	s.latency, err = parseLatency(s.Latency)
@@ -231,23 +235,24 @@ func (r *report) write(out io.Writer, jsonFile, svgFile string) error {
 
 // table prints the results.
 func (r *report) table(out io.Writer) {
-	fmt.Fprintf(out, "latency %s, loss %v, %v crashes per minute, %s transport, %d to %d connections, k %d, alpha %d, seed %d\n\n",
-		r.Settings.Latency, r.Settings.Loss, r.Settings.Churn, r.Settings.Transport, r.Settings.Low, r.Settings.High, r.Settings.Bucket, r.Settings.Alpha, r.Settings.Seed)
-	fmt.Fprintln(out, "                 ------- find a provider -------  -------- one message to all --------  -- each node --")
-	fmt.Fprintln(out, " nodes  tables   found    time   (p95)  hops asked  reached    time   (max)  hops copies   conns  queries")
+	fmt.Fprintf(out, "latency %s, loss %v, %v crashes per minute, %s transport, %d to %d connections, k %d, alpha %d, scores %s, seed %d\n\n",
+		r.Settings.Latency, r.Settings.Loss, r.Settings.Churn, r.Settings.Transport, r.Settings.Low, r.Settings.High, r.Settings.Bucket, r.Settings.Alpha, r.Settings.Scores, r.Settings.Seed)
+	fmt.Fprintln(out, "                 ------- find a provider -------  ------------ one message to all ------------  -- each node --")
+	fmt.Fprintln(out, " nodes  tables   found    time   (p95)  hops asked  reached    time   (p99)   (max)  hops  dups   conns  queries")
 	for _, x := range r.Results {
-		fmt.Fprintf(out, "%6d %6.1fs  %5.1f%% %5.0fms %5.0fms  %4.1f %5.1f   %5.1f%% %5.0fms %5.0fms  %4.1f  %5.1f   %5.1f   %6.1f\n",
+		fmt.Fprintf(out, "%6d %6.1fs  %5.1f%% %5.0fms %5.0fms  %4.1f %5.1f   %5.1f%% %5.0fms %5.0fms %5.0fms  %4.1f  %4.1f   %5.1f   %6.1f\n",
 			x.Nodes, x.TablesFilled, 100*x.Found, x.FindTime.Median, x.FindTime.P95, x.LookupHops, x.LookupRequests,
-			100*x.Reached, x.DeliverTime.Median, x.DeliverTime.Max, x.GossipHops, x.Copies, x.Connections, x.Queries)
+			100*x.Reached, x.DeliverTime.Median, x.DeliverTime.P99, x.DeliverTime.Max, x.GossipHops, x.Duplicates, x.Connections, x.Queries)
 	}
 	fmt.Fprintln(out, "\nAll times are virtual. time: the median; hops: the mean length of the path; asked: peers queried for the record;")
-	fmt.Fprintln(out, "copies: how often a node received each message; queries: DHT requests that it answered while all nodes joined.")
+	fmt.Fprintln(out, "dups: how often a node received a message that it had; queries: DHT requests that it answered while all nodes joined.")
 }
 
 // spread summarizes durations, in milliseconds.
 type spread struct {
 	Median float64 `json:"median"`
 	P95    float64 `json:"p95"`
+	P99    float64 `json:"p99"`
 	Max    float64 `json:"max"`
 }
 
@@ -259,7 +264,7 @@ func spreadOf(list []time.Duration) spread {
 	at := func(share float64) float64 {
 		return float64(list[min(int(share*float64(len(list))), len(list)-1)].Microseconds()) / 1000
 	}
-	return spread{Median: at(0.5), P95: at(0.95), Max: at(1)}
+	return spread{Median: at(0.5), P95: at(0.95), P99: at(0.99), Max: at(1)}
 }
 
 func mean[T int | uint64](list []T) float64 {

@@ -13,7 +13,7 @@ const (
 	marginL        = 56.0
 	marginT        = 72.0
 	gap            = 80.0
-	legendH        = 70.0
+	legendH        = 86.0
 )
 
 type series struct {
@@ -28,19 +28,20 @@ func (r *report) plot() []byte {
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%.0f" height="%.0f" viewBox="0 0 %.0f %.0f" font-family="sans-serif" font-size="12">`+"\n", w, h, w, h)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
 	fmt.Fprintf(&b, `<text x="%.0f" y="24" font-size="16">How a network of p2pnode nodes scales</text>`+"\n", marginL)
-	fmt.Fprintf(&b, `<text x="%.0f" y="42" fill="#555">latency %s, loss %v, %v crashes per minute, %d to %d connections, k %d, alpha %d, %s transport</text>`+"\n",
-		marginL, r.Settings.Latency, r.Settings.Loss, r.Settings.Churn, r.Settings.Low, r.Settings.High, r.Settings.Bucket, r.Settings.Alpha, r.Settings.Transport)
+	fmt.Fprintf(&b, `<text x="%.0f" y="42" fill="#555">latency %s, loss %v, %v crashes per minute, %d to %d connections, k %d, alpha %d, %s transport, scores %s</text>`+"\n",
+		marginL, r.Settings.Latency, r.Settings.Loss, r.Settings.Churn, r.Settings.Low, r.Settings.High, r.Settings.Bucket, r.Settings.Alpha, r.Settings.Transport, r.Settings.Scores)
 	r.panel(&b, marginL, "milliseconds of virtual time", []series{
 		{"find a provider, median", "#1f77b4", func(x result) float64 { return x.FindTime.Median }},
 		{"find a provider, 95%", "#aec7e8", func(x result) float64 { return x.FindTime.P95 }},
 		{"message delivered, median", "#d62728", func(x result) float64 { return x.DeliverTime.Median }},
+		{"message delivered, 99%", "#ff7f0e", func(x result) float64 { return x.DeliverTime.P99 }},
 		{"message delivered, last", "#ff9896", func(x result) float64 { return x.DeliverTime.Max }},
 	})
 	r.panel(&b, marginL+panelW+gap, "count", []series{
 		{"lookup hops", "#1f77b4", func(x result) float64 { return x.LookupHops }},
 		{"peers queried in a lookup", "#aec7e8", func(x result) float64 { return x.LookupRequests }},
 		{"gossip hops", "#d62728", func(x result) float64 { return x.GossipHops }},
-		{"copies of a message per node", "#ff9896", func(x result) float64 { return x.Copies }},
+		{"duplicates of a message per node", "#ff9896", func(x result) float64 { return x.Duplicates }},
 	})
 	b.WriteString("</svg>\n")
 	return b.Bytes()

@@ -44,6 +44,7 @@ type result struct {
 	DeliverTime    spread  `json:"deliverMilliseconds"`
 	GossipHops     float64 `json:"gossipHops"`
 	Copies         float64 `json:"copiesPerMessage"`
+	Duplicates     float64 `json:"duplicatesPerMessage"`
 	Connections    float64 `json:"connections"`
 	Queries        float64 `json:"queriesWhileJoining"`
 	Crashes        int     `json:"crashes"`
@@ -63,6 +64,12 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 			p2pnode.WithDHTOptions(dht.BucketSize(s.Bucket), dht.Concurrency(s.Alpha),
 				dht.OnRequestHook(func(context.Context, network.Stream, *dhtpb.Message) { queries.Add(1) })),
 		),
+	}
+	switch s.Scores {
+	case "small":
+		opts = append(opts, p2ptest.WithNodeOptions(p2pnode.WithPeerScoring(p2pnode.ScoringSmall())))
+	case "large":
+		opts = append(opts, p2ptest.WithNodeOptions(p2pnode.WithPeerScoring(p2pnode.ScoringLarge())))
 	}
 	if s.Transport == "memory" {
 		opts = append(opts, p2ptest.WithMemoryTransport())
@@ -136,7 +143,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	r.FindTime, r.LookupHops, r.LookupRequests = spreadOf(findTimes), mean(hops), mean(requests)
 
 	// Publish messages from random nodes, and let each settle.
-	before := copies.load()
+	before, repeated := copies.received.Load(), copies.repeated.Load()
 	expected, reached := 0, 0
 	var deliveries []time.Duration
 	var gossipHops []int
@@ -172,7 +179,9 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	stopChurn()
 	r.Reached = float64(reached) / float64(max(expected, 1))
 	r.DeliverTime, r.GossipHops = spreadOf(deliveries), mean(gossipHops)
-	r.Copies = float64(copies.load()-before) / float64(s.Messages) / float64(n)
+	each := float64(s.Messages) * float64(n)
+	r.Copies = float64(copies.received.Load()-before) / each
+	r.Duplicates = float64(copies.repeated.Load()-repeated) / each
 	conns := 0
 	for _, node := range nodes {
 		conns += len(node.Peers())
@@ -310,18 +319,22 @@ func way(got map[peer.ID]delivery, publisher, to peer.ID) int {
 	return 0
 }
 
-// copyCounter counts the messages that routers received, with duplicates.
-type copyCounter struct{ n atomic.Int64 }
-
-func (c *copyCounter) load() int64 { return c.n.Load() }
+// copyCounter counts the messages that routers received.
+type copyCounter struct {
+	received atomic.Int64 // all of them
+	repeated atomic.Int64 // those that a router had already
+}
 
 func (c *copyCounter) DeliverMessage(m *pubsub.Message) {
 	if !m.Local {
-		c.n.Add(1)
+		c.received.Add(1)
 	}
 }
 
-func (c *copyCounter) DuplicateMessage(*pubsub.Message) { c.n.Add(1) }
+func (c *copyCounter) DuplicateMessage(*pubsub.Message) {
+	c.received.Add(1)
+	c.repeated.Add(1)
+}
 
 // The rest of pubsub.RawTracer.
 func (*copyCounter) OnNewOutboundStream(peer.ID, protocol.ID)             {}
