@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 	"time"
@@ -35,12 +36,23 @@ import (
 // rawNode is a node put together by hand.
 type rawNode struct {
 	host libp2pHost
-	dht  *dht.IpfsDHT
+	dht  *dht.IpfsDHT // nil without
 	ps   *pubsub.PubSub
 	end  context.CancelFunc
 }
 
-func newRaw() (_ *rawNode, err error) {
+func newRaw() (*rawNode, error) {
+	n, err := newRawRouter("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws")
+	if err != nil {
+		return nil, err
+	}
+	cfg := defaultConfig()
+	n.dht, err = dht.New(n.host, dht.Mode(dht.ModeAutoServer), dht.ProtocolPrefix("/p2pnode"), dht.Validator(kad.Validators(n.host, nil, cfg.logger)))
+	return n, err
+}
+
+// newRawRouter returns a node without a DHT.
+func newRawRouter(addrs ...string) (_ *rawNode, err error) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -66,16 +78,13 @@ func newRaw() (_ *rawNode, err error) {
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.EnableRelay(),
-		libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws"),
+		libp2p.ListenAddrStrings(addrs...),
 		nethost.NoMetrics,
 	)
 	if err != nil {
 		return nil, err
 	}
 	n := &rawNode{host: h}
-	if n.dht, err = dht.New(h, dht.Mode(dht.ModeAutoServer), dht.ProtocolPrefix("/p2pnode"), dht.Validator(kad.Validators(h, nil, cfg.logger))); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.end = cancel
 	n.ps, err = pubsub.NewGossipSub(ctx, h,
@@ -87,6 +96,9 @@ func newRaw() (_ *rawNode, err error) {
 
 func (n *rawNode) close() error {
 	n.end()
+	if n.dht == nil {
+		return n.host.Close()
+	}
 	return errors.Join(n.dht.Close(), n.host.Close())
 }
 
@@ -130,46 +142,59 @@ func BenchmarkNewClose(b *testing.B) {
 	})
 }
 
+// BenchmarkPublishNext publishes a message and reads it on all other nodes, each
+// connected with each.
 func BenchmarkPublishNext(b *testing.B) {
 	data := bytes.Repeat([]byte("x"), 1<<10)
-	b.Run("impl=p2pnode", func(b *testing.B) {
-		from, to := pair(b)
-		ctx := context.Background()
-		sub, err := to.Subscribe(ctx, "t")
-		mustNot(b, err)
-		mustNot(b, from.Publish(ctx, "t", data))
-		_, err = sub.Next(ctx)
-		mustNot(b, err)
+	ctx := context.Background()
+	run := func(b *testing.B, publish func() error, next []func() error) {
+		b.Helper()
+		both := func() {
+			mustNot(b, publish())
+			for _, next := range next {
+				mustNot(b, next())
+			}
+		}
+		both()
 		b.SetBytes(int64(len(data)))
 		b.ReportAllocs()
+		cpu := cpuTime()
 		for b.Loop() {
-			mustNot(b, from.Publish(ctx, "t", data))
-			_, err := sub.Next(ctx)
-			mustNot(b, err)
+			both()
 		}
-	})
-	b.Run("impl=raw", func(b *testing.B) {
-		nodes := rawNodes(b, 2)
-		ctx := context.Background()
-		mustNot(b, nodes[0].host.Connect(ctx, addrInfoOf(nodes[1].host)))
-		from, err := nodes[0].ps.Join("t")
-		mustNot(b, err)
-		to, err := nodes[1].ps.Join("t")
-		mustNot(b, err)
-		sub, err := to.Subscribe()
-		mustNot(b, err)
-		mustNot(b, waitFor(b, func() bool { return len(from.ListPeers()) == 1 }))
-		mustNot(b, from.Publish(ctx, data))
-		_, err = sub.Next(ctx)
-		mustNot(b, err)
-		b.SetBytes(int64(len(data)))
-		b.ReportAllocs()
-		for b.Loop() {
-			mustNot(b, from.Publish(ctx, data))
-			_, err := sub.Next(ctx)
+		b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/1000/float64(b.N), "cpu-us/op")
+	}
+	for _, count := range []int{2, 20} {
+		b.Run(fmt.Sprintf("nodes=%d/impl=p2pnode", count), func(b *testing.B) {
+			nodes := ourNetwork(b, count)
+			from := nodes[0]
+			var next []func() error
+			for _, n := range nodes[1:] {
+				sub, err := n.Subscribe(ctx, "t")
+				mustNot(b, err)
+				next = append(next, func() error { _, err := sub.Next(ctx); return err })
+			}
+			out, err := from.Topic("t")
 			mustNot(b, err)
-		}
-	})
+			mustNot(b, waitFor(b, func() bool { return len(out.Peers()) == count-1 }))
+			run(b, func() error { return from.Publish(ctx, "t", data) }, next)
+		})
+		b.Run(fmt.Sprintf("nodes=%d/impl=raw", count), func(b *testing.B) {
+			nodes := rawNetwork(b, count)
+			from, err := nodes[0].ps.Join("t")
+			mustNot(b, err)
+			var next []func() error
+			for _, n := range nodes[1:] {
+				to, err := n.ps.Join("t")
+				mustNot(b, err)
+				sub, err := to.Subscribe()
+				mustNot(b, err)
+				next = append(next, func() error { _, err := sub.Next(ctx); return err })
+			}
+			mustNot(b, waitFor(b, func() bool { return len(from.ListPeers()) == count-1 }))
+			run(b, func() error { return from.Publish(ctx, data) }, next)
+		})
+	}
 }
 
 // contentNodes is how many nodes the benchmarks of content run on.

@@ -638,8 +638,9 @@ type simulation struct {
 		Nodes, Crashes                   int
 		FoundShare, ReachedShare         float64
 		GossipHops, CopiesPerMessage     float64
+		DuplicatesPerMessage             float64
 		Connections, QueriesWhileJoining float64
-		DeliverMilliseconds              struct{ Median, Max float64 }
+		DeliverMilliseconds              struct{ Median, P99, Max float64 }
 	}
 }
 
@@ -676,9 +677,13 @@ func TestSimulateReportTableAndPlot(t *testing.T) {
 		if x.FoundShare != 1 || x.ReachedShare != 1 || x.CopiesPerMessage < 1 || x.GossipHops < 1 || x.Connections < 1 || x.QueriesWhileJoining < 1 {
 			t.Errorf("%+v", x)
 		}
+		// A node receives a message once, and then again.
+		if again := x.CopiesPerMessage - x.DuplicatesPerMessage; math.Abs(again-float64(x.Nodes-1)/float64(x.Nodes)) > 0.01 {
+			t.Errorf("%v copies, of which %v are duplicates", x.CopiesPerMessage, x.DuplicatesPerMessage)
+		}
 		// One hop takes 25 ms, and a message that gossip has to repeat a
 		// heartbeat or two.
-		if d := x.DeliverMilliseconds; d.Median < 25 || d.Max > 4000 || math.Mod(d.Median, 25) != 0 {
+		if d := x.DeliverMilliseconds; d.Median < 25 || d.P99 < d.Median || d.Max < d.P99 || d.Max > 4000 || math.Mod(d.Median, 25) != 0 {
 			t.Errorf("delivered in %+v", d)
 		}
 	}
@@ -703,8 +708,8 @@ func TestSimulateReportTableAndPlot(t *testing.T) {
 			lines++
 		}
 	}
-	if lines != 8 {
-		t.Errorf("the plot has %d lines, want 8", lines)
+	if lines != 9 {
+		t.Errorf("the plot has %d lines, want 9", lines)
 	}
 }
 
@@ -741,6 +746,16 @@ func TestSimulateQUIC(t *testing.T) {
 	}
 }
 
+func TestSimulateScoresAlone(t *testing.T) {
+	for _, scores := range []string{"small", "large"} {
+		text, r := simulated(t, "-n", "8", "-messages", "2", "-lookups", "0", "-scores", scores)
+		x := r.Results[0]
+		if x.ReachedShare != 1 || x.GossipHops < 1 || x.QueriesWhileJoining != 0 || !strings.Contains(text, "scores "+scores) || !strings.Contains(text, "no DHT") {
+			t.Errorf("%+v\n%s", x, text)
+		}
+	}
+}
+
 func TestSimulateInterrupted(t *testing.T) {
 	simulate := program(t, "simulate")
 	if raced.Detector {
@@ -770,6 +785,9 @@ func TestSimulateUsage(t *testing.T) {
 		{"-low 9 -high 3", "-low 9 -high 3"},
 		{"-k 0", "-k 0"},
 		{"-messages 0", "-messages 0"},
+		{"-lookups -1", "-lookups -1"},
+		{"-lookups 0 -low 5 -high 9", "-lookups 0 -low 5"},
+		{"-scores big", "-scores \"big\""},
 		{"-latency far", "-latency"},
 		{"-latency -5ms", "-latency"},
 		{"-latency uniform:5ms", "-latency"},

@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&s.Bucket, "k", 20, "bucket size of the DHT")
 	fs.IntVar(&s.Alpha, "alpha", 3, "concurrency of DHT lookups")
 	fs.IntVar(&s.Messages, "messages", 20, "messages published in each network")
-	fs.IntVar(&s.Lookups, "lookups", 20, "CIDs provided and found in each network")
+	fs.IntVar(&s.Lookups, "lookups", 20, "CIDs provided and found in each network; with 0 the nodes have no DHT, and each dials half of -low others at random")
 	fs.StringVar(&s.Scores, "scores", "off", "peer scores of pubsub: off, small or large, the presets of WithPeerScoring")
 	jsonFile := fs.String("json", "", "file to write the report to")
 	svgFile := fs.String("svg", "", "file to write the plot to")
@@ -123,8 +123,10 @@ func (s *settings) check(nodes string) error {
 		return fmt.Errorf("-low %d -high %d: -low must be at least 1, and -high at least -low", s.Low, s.High)
 	case s.Bucket < 1 || s.Alpha < 1:
 		return fmt.Errorf("-k %d -alpha %d: both must be at least 1", s.Bucket, s.Alpha)
-	case s.Messages < 1 || s.Lookups < 1:
-		return fmt.Errorf("-messages %d -lookups %d: both must be at least 1", s.Messages, s.Lookups)
+	case s.Messages < 1 || s.Lookups < 0:
+		return fmt.Errorf("-messages %d -lookups %d: -messages must be at least 1, and -lookups not negative", s.Messages, s.Lookups)
+	case s.Lookups == 0 && s.Low < 6:
+		return fmt.Errorf("-lookups 0 -low %d: without a DHT -low must be at least 6, or the network may fall apart", s.Low)
 	case s.Scores != "off" && s.Scores != "small" && s.Scores != "large":
 		return fmt.Errorf("-scores %q: use off, small or large", s.Scores)
 	}
@@ -240,9 +242,12 @@ func (r *report) table(out io.Writer) {
 	fmt.Fprintln(out, "                 ------- find a provider -------  ------------ one message to all ------------  -- each node --")
 	fmt.Fprintln(out, " nodes  tables   found    time   (p95)  hops asked  reached    time   (p99)   (max)  hops  dups   conns  queries")
 	for _, x := range r.Results {
-		fmt.Fprintf(out, "%6d %6.1fs  %5.1f%% %5.0fms %5.0fms  %4.1f %5.1f   %5.1f%% %5.0fms %5.0fms %5.0fms  %4.1f  %4.1f   %5.1f   %6.1f\n",
-			x.Nodes, x.TablesFilled, 100*x.Found, x.FindTime.Median, x.FindTime.P95, x.LookupHops, x.LookupRequests,
-			100*x.Reached, x.DeliverTime.Median, x.DeliverTime.P99, x.DeliverTime.Max, x.GossipHops, x.Duplicates, x.Connections, x.Queries)
+		found := fmt.Sprintf("%6.1fs  %5.1f%% %5.0fms %5.0fms  %4.1f %5.1f", x.TablesFilled, 100*x.Found, x.FindTime.Median, x.FindTime.P95, x.LookupHops, x.LookupRequests)
+		if r.Settings.Lookups == 0 {
+			found = fmt.Sprintf("%*s", len(found), "no DHT")
+		}
+		fmt.Fprintf(out, "%6d %s   %5.1f%% %5.0fms %5.0fms %5.0fms  %4.1f  %4.1f   %5.1f   %6.1f\n",
+			x.Nodes, found, 100*x.Reached, x.DeliverTime.Median, x.DeliverTime.P99, x.DeliverTime.Max, x.GossipHops, x.Duplicates, x.Connections, x.Queries)
 	}
 	fmt.Fprintln(out, "\nAll times are virtual. time: the median; hops: the mean length of the path; asked: peers queried for the record;")
 	fmt.Fprintln(out, "dups: how often a node received a message that it had; queries: DHT requests that it answered while all nodes joined.")

@@ -61,9 +61,15 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 		p2ptest.WithNodeOptions(
 			p2pnode.WithConnLimits(s.Low, s.High),
 			p2pnode.WithPubSubOptions(pubsub.WithRawTracer(copies)),
-			p2pnode.WithDHTOptions(dht.BucketSize(s.Bucket), dht.Concurrency(s.Alpha),
-				dht.OnRequestHook(func(context.Context, network.Stream, *dhtpb.Message) { queries.Add(1) })),
 		),
+	}
+	shape := p2ptest.Random(min(3, n-1))
+	if s.Lookups > 0 {
+		opts = append(opts, p2ptest.WithNodeOptions(p2pnode.WithDHTOptions(dht.BucketSize(s.Bucket), dht.Concurrency(s.Alpha),
+			dht.OnRequestHook(func(context.Context, network.Stream, *dhtpb.Message) { queries.Add(1) }))))
+	} else {
+		shape = p2ptest.Random(min(s.Low/2, n-1))
+		opts = append(opts, p2ptest.WithNodeOptions(p2pnode.WithoutDHT()))
 	}
 	switch s.Scores {
 	case "small":
@@ -79,13 +85,16 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 	r := result{Nodes: n}
 
 	begun := time.Now()
-	nodes := sim.Nodes(t, n, p2ptest.Random(min(3, n-1)), p2ptest.Stagger(stagger),
+	nodes := sim.Nodes(t, n, shape, p2ptest.Stagger(stagger),
 		p2ptest.Started(func(i int, _ *p2ptest.Node) {
 			goOn()
 			progress.set("%d nodes: starting, %d so far", n, i+1)
 		}))
 	sim.Ready()
 	for i, node := range nodes {
+		if s.Lookups == 0 {
+			break
+		}
 		goOn()
 		progress.set("%d nodes: filling routing tables, %v of virtual time, %d ready", n, time.Since(begun).Round(time.Second), i)
 		sim.RoutingTable(node, min(s.Bucket, n-1)*3/4)
@@ -139,7 +148,7 @@ func (s *settings) simulate(t *testing.T, n int, progress *status, goOn func()) 
 			hops, requests = append(hops, l.hops), append(requests, l.requests)
 		}
 	}
-	r.Found = float64(len(findTimes)) / float64(s.Lookups)
+	r.Found = float64(len(findTimes)) / float64(max(s.Lookups, 1))
 	r.FindTime, r.LookupHops, r.LookupRequests = spreadOf(findTimes), mean(hops), mean(requests)
 
 	// Publish messages from random nodes, and let each settle.

@@ -203,6 +203,7 @@ func New(ctx context.Context, cfg Config) (*Router, error) {
 	opts := slices.Concat([]pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(ownPolicy),
 		pubsub.WithMaxMessageSize(cfg.MaxMessageSize),
+		pubsub.WithMessageIdFn(defaultID),
 		// Send a node's own messages to every peer on the topic, not only to its
 		// mesh, which is empty until the next heartbeat: otherwise what is
 		// published in the first second after a peer came is lost.

@@ -586,3 +586,21 @@ func TestTraceDropsWhatItsWriterDoesNotTake(t *testing.T) {
 		t.Errorf("the trace ends with %v", failed)
 	}
 }
+
+// The IDs are upstream's, so that nodes of other libraries know a message again.
+func TestDefaultIDIsUpstreams(t *testing.T) {
+	t.Parallel()
+	m := &pubsub_pb.Message{From: bytes.Repeat([]byte{7}, 38), Seqno: []byte("12345678")}
+	for _, m := range []*pubsub_pb.Message{m, {From: []byte("x")}, {Seqno: []byte("x")}, {}} {
+		if got, want := defaultID(m), pubsub.DefaultMsgIdFn(m); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestDefaultIDAllocatesOnce(t *testing.T) {
+	m := &pubsub_pb.Message{From: bytes.Repeat([]byte{7}, 38), Seqno: []byte("12345678")}
+	if n := testing.AllocsPerRun(100, func() { _ = defaultID(m) }); n > 1 {
+		t.Errorf("%v allocations", n)
+	}
+}
