@@ -204,6 +204,7 @@ type siege struct {
 	lowest        float64       // score of an honest peer
 	wrote, heard  int64         // bytes that attackers got rid of, and that nodes sent them
 	share         float64       // the largest of attackers among the peers of the first node
+	mesh, honest  int           // the most attackers in its mesh, and the fewest honest nodes then
 	heap          uint64        // per honest node, all included
 }
 
@@ -297,6 +298,15 @@ func besiege(t *testing.T, what assault, honest, hostile int, opts ...p2pnode.Op
 		drain()
 		hostiles, of := 0, 0
 		for _, topic := range nodes[0].Status().Topics {
+			bad := 0
+			for _, id := range topic.Mesh {
+				if evil[id] {
+					bad++
+				}
+			}
+			if good := len(topic.Mesh) - bad; bad > r.mesh || bad == r.mesh && good < r.honest {
+				r.mesh, r.honest = bad, good
+			}
 			for _, id := range topic.Peers {
 				of++
 				if evil[id] {
@@ -398,8 +408,8 @@ func TestAttackPubSubUnderSiege(t *testing.T) {
 						opts = append(opts, p2pnode.WithPeerScoring(p2pnode.ScoringSmall()))
 					}
 					r := besiege(t, what, honest, hostile, opts...)
-					t.Logf("arrived %d of %d, graylisted after %v, lowest honest score %.1f, attackers wrote %d KiB and were sent %d KiB, heap %d KiB a node, %.2f of the peers hostile",
-						r.arrived, r.sent*honest, r.gray, r.lowest, r.wrote>>10, r.heard>>10, r.heap>>10, r.share)
+					t.Logf("arrived %d of %d, graylisted after %v, lowest honest score %.1f, attackers wrote %d KiB and were sent %d KiB, heap %d KiB a node, %.2f of the peers hostile, the mesh at worst %d to %d",
+						r.arrived, r.sent*honest, r.gray, r.lowest, r.wrote>>10, r.heard>>10, r.heap>>10, r.share, r.mesh, r.honest)
 					if r.arrived != r.sent*honest {
 						t.Errorf("%d of %d messages arrived", r.arrived, r.sent*honest)
 					}
@@ -408,6 +418,9 @@ func TestAttackPubSubUnderSiege(t *testing.T) {
 					}
 					if what.eclipse && r.share < 0.6 {
 						t.Errorf("of the peers of the victim %v were attackers: that is no eclipse", r.share)
+					}
+					if what.eclipse && r.honest < 2 {
+						t.Errorf("%d of the victim's mesh were attackers, %d were not: gossipsub keeps two that the node has dialed", r.mesh, r.honest)
 					}
 					if scoring && (r.lowest < 0 || math.IsInf(r.lowest, 1)) {
 						t.Errorf("the lowest score of an honest peer was %v", r.lowest)

@@ -231,8 +231,16 @@ func (r *Router) send(ctx context.Context, t *topic, data []byte, value any) err
 		return t.up.Publish(ctx, data, opts...)
 	}
 	own := &own{value: value}
-	err := t.up.Publish(ctx, data, append(opts, pubsub.WithValidatorData(own))...)
-	if refused := (pubsub.ValidationError{}); errors.As(err, &refused) && own.err != nil {
+	var err error
+	if opts == nil {
+		err = t.up.Publish(ctx, data, pubsub.WithValidatorData(own))
+	} else {
+		err = t.up.Publish(ctx, data, append(opts, pubsub.WithValidatorData(own))...)
+	}
+	if err == nil || own.err == nil {
+		return err
+	}
+	if refused := (pubsub.ValidationError{}); errors.As(err, &refused) { // which allocates
 		return fmt.Errorf("%w: %w", errs.ErrRejected, own.err)
 	}
 	return err
