@@ -126,6 +126,7 @@ var rooms = map[string]map[string]string{
 	"internal/golden":           {},
 	"internal/leaktest":         {},
 	"internal/natlab":           {},
+	"internal/natlab/labpeer":   {"": "a node in the laboratory"},
 	"internal/needs":            {},
 	"internal/raced":            {},
 	"internal/simhost":          {},

@@ -192,7 +192,7 @@ func startHost(n *Node) (err error) {
 		Key: n.key, UserAgent: cfg.userAgent, Public: cfg.ipfs,
 		Transports: cfg.transportKinds(), Security: cfg.securityProtocols(), PSK: cfg.psk,
 		ConnLow: cfg.connLow, ConnHigh: cfg.connHigh, Listen: cfg.listen, DialTimeout: cfg.dialTimeout,
-		PeerStreams: limits.Limits(cfg.limits).PeerStreams(cfg.ipfs),
+		PeerStreams: limits.Limits(cfg.limits).PeerStreams(cfg.ipfs), AlsoTCP: cfg.holePunching,
 		NewLimits: func() (network.ResourceManager, error) {
 			n.limits, err = limits.New(limits.Config{
 				Limits: limits.Limits(cfg.limits), ConnHigh: cfg.connHigh, Public: cfg.ipfs, Log: n.log,

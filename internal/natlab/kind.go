@@ -82,7 +82,8 @@ func (k Kind) rules(outer string, hairpin bool) string {
 		if k == Symmetric {
 			add("%s masquerade fully-random", out)
 		} else {
-			// The port is a function of the inner address and port, so that the mapping
+			// The port is a function of the inner address and port (a hash, whose bytes the
+			// kernel takes in the order of the network), so that the mapping
 			// does not depend on the destination.
 			for i, l4 := range []string{"udp", "tcp"} {
 				add("%[1]s meta l4proto %[2]s snat ip to %[3]s : jhash ip saddr . %[2]s sport mod 40000 seed 0x%[4]d offset 20000", out, l4, outer, i+1)

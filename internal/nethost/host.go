@@ -76,6 +76,9 @@ type Config struct {
 	PeerStreams int
 	// Public is for the public network, where nobody is led into private ones.
 	Public bool
+	// AlsoTCP makes sure that one of several peers is dialed over TCP, which leaves
+	// some connection for learning the address that TCP has behind a NAT.
+	AlsoTCP bool
 	// NewLimits makes the resource manager. It is not called if Options set one.
 	NewLimits func() (network.ResourceManager, error)
 	// AddrsFactory turns the listening addresses into those announced. One of
@@ -98,6 +101,7 @@ type Host struct {
 	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
 	gate       *gate
 	failures   failures // of dials, and of names
+	ranker     ranker   // with AlsoTCP
 	names      resolver
 	private    bool        // it has the key of a private network
 	sharesTCP  bool        // TCP and WebSocket share ports
@@ -273,6 +277,10 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 		ours := []swarm.Option{swarm.WithMetricsTracer(tracer{&h.failures})}
 		if d := cfg.DialTimeout; d > 0 {
 			ours = append(ours, swarm.WithDialTimeout(d), swarm.WithDialTimeoutLocal(d))
+		}
+		if cfg.AlsoTCP {
+			h.ranker.conns = func() []network.Conn { return h.swarm.Conns() } // nothing dials before there is one
+			ours = append(ours, swarm.WithDialRanker(h.ranker.rank))
 		}
 		c.SwarmOpts = append(ours, theirs.SwarmOpts...)
 		return nil

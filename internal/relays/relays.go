@@ -38,6 +38,10 @@ const (
 	// hour are meant for choosing among strangers; here the relays are named.
 	retry   = 2 * time.Second
 	backoff = 10 * time.Second
+	// punching is how long an attempt to punch a hole may take, and how long the
+	// dial before it: in a third attempt the sides change roles, which some NATs
+	// need. Upstream has 10 seconds.
+	punching = 5 * time.Second
 	// Max bounds how many relays a node keeps reservations at.
 	Max = 16
 
@@ -109,7 +113,7 @@ func (c *Client) Options() []libp2p.Option {
 	}
 	opts = append(opts, c.reachabilityOptions()...)
 	if c.cfg.HolePunching {
-		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c})))
+		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c}), holepunch.DirectDialTimeout(punching)))
 	}
 	if c.cfg.PortMapping {
 		opts = append(opts, libp2p.NATPortMap())

@@ -1,0 +1,91 @@
+package nethost
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
+)
+
+const (
+	// tcpFirst is how far behind TCP the other transports begin, when TCP is to win.
+	tcpFirst = time.Second
+	// tcpAgain is how long a dial that preferred TCP may take, or have failed, before
+	// another one does.
+	tcpAgain = 30 * time.Second
+	// together is within what time dials of several peers are simultaneous.
+	together = 5 * time.Second
+)
+
+// ranker orders the addresses of a peer that is dialed as the swarm does, QUIC
+// before TCP, but makes sure that one of several peers is connected over TCP.
+//
+// A node behind a NAT knows its outer addresses from what its peers see. With
+// connections only over QUIC it does not know where it can be reached over TCP, and
+// no hole can be punched for a peer behind a firewall that drops UDP.
+type ranker struct {
+	conns func() []network.Conn // of the swarm; nil before there is one
+
+	mu    sync.Mutex
+	last  ma.Multiaddr // an address of the last peer dialed; guarded by mu
+	at    time.Time    // when; guarded by mu
+	tried time.Time    // when TCP was last preferred; guarded by mu
+}
+
+// rank implements network.DialRanker.
+func (r *ranker) rank(list []ma.Multiaddr) []network.AddrDelay {
+	ranked := swarm.DefaultDialRanker(list)
+	if !r.prefersTCP(list) {
+		return ranked
+	}
+	for i, a := range ranked {
+		if onGlobal(a.Addr, addrs.TCP) {
+			ranked[i].Delay = 0
+		} else {
+			ranked[i].Delay += tcpFirst
+		}
+	}
+	slices.SortStableFunc(ranked, func(a, b network.AddrDelay) int { return int(a.Delay - b.Delay) })
+	return ranked
+}
+
+// prefersTCP reports whether the peer with these addresses is to be dialed over TCP
+// first: it has both, and others are connected over QUIC, or being dialed.
+func (r *ranker) prefersTCP(list []ma.Multiaddr) bool {
+	tcp := slices.IndexFunc(list, func(a ma.Multiaddr) bool { return onGlobal(a, addrs.TCP) })
+	if tcp < 0 || !slices.ContainsFunc(list, func(a ma.Multiaddr) bool { return onGlobal(a, addrs.QUIC) }) {
+		return false
+	}
+	now := time.Now()
+	r.mu.Lock()
+	others := r.last != nil && !r.last.Equal(list[tcp]) && now.Sub(r.at) < together
+	r.last, r.at = list[tcp], now
+	waits := !r.tried.IsZero() && now.Sub(r.tried) < tcpAgain
+	r.mu.Unlock()
+	if waits {
+		return false
+	}
+	for _, c := range r.conns() {
+		out := c.Stat().Direction == network.DirOutbound
+		if out && onGlobal(c.RemoteMultiaddr(), addrs.TCP) {
+			return false
+		}
+		others = others || out && onGlobal(c.RemoteMultiaddr(), addrs.QUIC)
+	}
+	if others {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.tried = now
+	}
+	return others
+}
+
+// onGlobal reports whether an address is of a kind, and of the public network.
+func onGlobal(a ma.Multiaddr, kind addrs.Kind) bool {
+	return addrs.KindOf(a) == kind && addrs.ReachOf(a) == addrs.Global
+}
