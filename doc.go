@@ -90,6 +90,8 @@
 //   - relay client: on; peers behind relays can be dialed ([WithoutRelay])
 //   - relay reservations: none; a relay sees who talks to whom: choose it
 //     ([WithAutoRelay])
+//   - relay discovery: off; a stranger's relay sees who talks to the node, and when
+//     ([WithRelayDiscovery])
 //   - relay service: off; it spends bandwidth on others ([WithRelayService])
 //   - AutoNAT: off; it dials addresses that strangers name, and tells peers all of
 //     its own ([WithAutoNAT])

@@ -73,6 +73,7 @@ func codeDefaults() map[string]string {
 		"bootstrap by name":              noneIf(len(c.bootstrapDNS) == 0),
 		"ticket":                         noneIf(len(c.tickets) == 0),
 		"relay reservations":             noneIf(len(c.autoRelays) == 0),
+		"relay discovery":                onOff(c.findRelays),
 		"relay service":                  onOff(c.relayService),
 		"AutoNAT":                        onOff(c.autoNAT),
 		"NAT traversal":                  onOff(c.autoNAT && c.findRelays && c.holePunching && c.portMapping),

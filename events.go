@@ -90,17 +90,21 @@ type EventBootstrapRound struct {
 }
 
 // EventRelayReserved reports that the node has a reservation at a relay of
-// [WithAutoRelay]: others can reach it through that relay.
+// [WithAutoRelay] or [WithRelayDiscovery]: others can reach it through that relay.
 type EventRelayReserved struct {
 	EventTime
 	ID peer.ID `json:"id"`
+	// Source is how the node came to know the relay.
+	Source RelaySource `json:"source"`
 }
 
 // EventRelayLost reports that a reservation ended. The node keeps trying to get
-// it back.
+// it back, or replaces a relay that it had found.
 type EventRelayLost struct {
 	EventTime
 	ID peer.ID `json:"id"`
+	// Source is how the node came to know the relay.
+	Source RelaySource `json:"source"`
 }
 
 // EventHolePunched reports the result of an attempt to connect directly to a

@@ -66,6 +66,7 @@ var rooms = map[string]map[string]string{
 		"internal/signal":    "a reservation that comes or goes is told",
 		"internal/addrs":     "addresses through relays are told apart",
 		"internal/causes":    "a relay's text is cleaned",
+		"internal/backoff":   "searches for relays grow apart",
 		"internal/lifecycle": "following the relays is awaited",
 	},
 	"internal/lan": {

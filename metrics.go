@@ -46,8 +46,8 @@ var nodeMetrics = []metric{
 	{"bootstrap_rounds_total", "Rounds of dialing bootstrap and saved peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
 	{"relay_reservations", "Reservations held at relays.", prometheus.GaugeValue, func(n *Node) float64 {
 		held := 0
-		for _, r := range n.relay.Relays() {
-			if n.relay.Reserved(r.ID) {
+		for _, r := range n.relay.States() {
+			if r.Reserved {
 				held++
 			}
 		}

@@ -176,12 +176,24 @@ func startHost(n *Node) (err error) {
 		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce, Extra: cfg.announceExtra, Hidden: cfg.noAnnounce,
 		Discover: cfg.findRelays, Reachability: cfg.effectiveReachability(), AutoNAT: cfg.autoNAT,
 		HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
-		Reserved: func(id peer.ID) { n.watch.emit(EventRelayReserved{ID: id}) },
-		Lost:     func(id peer.ID) { n.watch.emit(EventRelayLost{ID: id}) },
+		Reserved: func(id peer.ID, from relays.Source) {
+			n.watch.emit(EventRelayReserved{ID: id, Source: RelaySource(from)})
+			n.watch.change.Notify()
+		},
+		Lost: func(id peer.ID, from relays.Source) {
+			n.watch.emit(EventRelayLost{ID: id, Source: RelaySource(from)})
+			n.watch.change.Notify()
+		},
 		Punched: func(id peer.ID, took time.Duration, err error) {
 			n.watch.emit(EventHolePunched{ID: id, Took: took, Err: causes.Cleaned(err)})
 		},
-		Log: n.log,
+		Log: n.log, Self: n.id, Change: &n.watch.change,
+		Dial:    func(ctx context.Context, ai peer.AddrInfo) error { return n.dialer.Connect(ctx, ai) },
+		Welcome: func(id peer.ID) bool { return n.access.Allows(id) && !n.keeper.Released(id) },
+		Reach:   n.watch.reachability,
+		Search: func(ctx context.Context) iter.Seq2[peer.AddrInfo, error] {
+			return findRelays(ctx, n)
+		},
 	})
 	services := n.relay.Options()
 	if cfg.metrics != nil {
@@ -209,10 +221,7 @@ func startHost(n *Node) (err error) {
 	if n.base, err = nethost.New(host); err != nil {
 		return tlsError(cfg, err)
 	}
-	n.stack.Push("host", closeBudget, func() error {
-		n.relay.Settle()
-		return n.base.Close()
-	})
+	n.stack.Push("host", closeBudget, n.base.Close)
 	n.base.Given(cfg.autoRelays...)
 	n.host = nethost.Facing(n.base, n.base)
 	n.dialer = nethost.Dialer{Host: n.base, Via: n.base, Refusal: n.access.Refusal}
@@ -414,11 +423,48 @@ func startRelay(n *Node) error {
 		}
 		n.relayService = service
 		n.stack.Push("relay service", closeBudget, service.Close)
+		if n.dht != nil {
+			n.group.Go(func(ctx context.Context) { advertiseRelay(ctx, n) })
+		}
 	}
 	if n.relay.Enabled() {
+		n.stack.Push("relays", closeBudget, n.relay.Close)
 		return n.relay.Follow(n.group, n.base)
 	}
 	return nil
+}
+
+// findRelays searches the DHT for relays that advertise themselves.
+func findRelays(ctx context.Context, n *Node) iter.Seq2[peer.AddrInfo, error] {
+	if n.dht == nil {
+		return func(func(peer.AddrInfo, error) bool) {}
+	}
+	return n.dht.FindProviders(ctx, kad.NamespaceCID(relays.Namespace), kad.Search{})
+}
+
+// advertiseRelay advertises the relay service in the DHT until ctx ends, unless
+// nobody can dial the node.
+func advertiseRelay(ctx context.Context, n *Node) {
+	stop := func() {}
+	defer func() { stop() }()
+	advertised := false
+	for {
+		change := n.watch.change.Wait()
+		if wanted := n.watch.reachability() != network.ReachabilityPrivate; wanted != advertised {
+			advertised = wanted
+			stop()
+			if wanted {
+				bound, cancel := context.WithCancel(ctx)
+				stop = cancel
+				n.group.Go(func(context.Context) { n.dht.AdvertiseWhile(bound, relays.Namespace, false) })
+			}
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func startMetrics(n *Node) error {

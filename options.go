@@ -756,6 +756,22 @@ func WithAutoRelay(relays ...peer.AddrInfo) Option {
 	return addPeers("WithAutoRelay", relays, func(c *config) *[]peer.AddrInfo { return &c.autoRelays })
 }
 
+// WithRelayDiscovery makes the node use relays that nobody has named, while others
+// cannot dial it: connected peers that offer to relay, and relays that advertise
+// themselves in the DHT, as nodes with [WithRelayService] do. With those of
+// [WithAutoRelay], which come first, it keeps reservations at two. It uses none once
+// it is known to be public, and when its reachability stays unknown, it takes that
+// for private after 3 seconds with peers. Off by default, because strangers then see
+// who talks to the node, and when.
+//
+// Before a relay that was found is announced, and every 10 minutes, the node dials
+// itself through it: one that takes reservations and does not relay is replaced.
+// Relays are pinged every 4 seconds, so that one that crashes is replaced within 15.
+// It conflicts with [WithoutRelay].
+func WithRelayDiscovery() Option {
+	return toggle("WithRelayDiscovery", func(c *config) { c.findRelays = true })
+}
+
 // WithRelayService lets others make reservations at this node and be reached
 // through it, immediately and whatever its own reachability. Off by default,
 // because it spends the node's bandwidth on others; [WithRelayLimits] bounds

@@ -246,6 +246,7 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithAutoRelay", opt: WithAutoRelay(somePeer("1")), check: func(c *config) bool { return len(c.autoRelays) == 1 }},
 		{name: "WithAutoRelay", opt: WithAutoRelay()},
 		{name: "WithAutoRelay", opt: WithAutoRelay(noAddr)},
+		{name: "WithRelayDiscovery", opt: WithRelayDiscovery(), check: func(c *config) bool { return c.findRelays }},
 		{name: "WithRelayService", opt: WithRelayService(), check: func(c *config) bool { return c.relayService }},
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Circuits: 3}), check: func(c *config) bool { return c.relayService && c.relayLimits.Circuits == 3 }},
 		{name: "WithRelayLimits", opt: WithRelayLimits(RelayLimits{Data: -1})},

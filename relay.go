@@ -136,9 +136,25 @@ func reachabilityOf(r network.Reachability) Reachability {
 	return Reachability(strings.ToLower(r.String()))
 }
 
-// RelayStatus describes a relay of [WithAutoRelay] or [Node.AddRelays].
+// RelaySource says how a node came to know a relay.
+type RelaySource string
+
+// The sources.
+const (
+	// RelayNamed ("named"): [WithAutoRelay] or [Node.AddRelays] named it.
+	RelayNamed RelaySource = "named"
+	// RelayConnected ("connected"): it was connected, and offered to relay.
+	RelayConnected RelaySource = "connected"
+	// RelayFound ("found"): the DHT had it.
+	RelayFound RelaySource = "found"
+)
+
+// RelayStatus describes a relay of [WithAutoRelay] or [Node.AddRelays], or one that
+// [WithRelayDiscovery] has found and at which the node has a reservation.
 type RelayStatus struct {
 	ID peer.ID `json:"id"`
+	// Source is how the node came to know it.
+	Source RelaySource `json:"source"`
 	// Reserved is true while the node holds a reservation: others can reach it
 	// through the relay.
 	Reserved bool `json:"reserved"`
@@ -148,8 +164,8 @@ type RelayStatus struct {
 
 func relayStatus(c *relays.Client) []RelayStatus {
 	var list []RelayStatus
-	for _, r := range c.Relays() {
-		s := RelayStatus{ID: r.ID, Reserved: c.Reserved(r.ID)}
+	for _, r := range c.States() {
+		s := RelayStatus{ID: r.ID, Source: RelaySource(r.Source), Reserved: r.Reserved}
 		if !s.Reserved {
 			s.Missing = c.Missing(r.ID)
 		}

@@ -29,7 +29,7 @@ func TestStatusRoundTripsThroughJSON(t *testing.T) {
 		DHT: &DHTStatus{Mode: DHTModeAuto, Server: true, Peers: 7, Provides: 5, Pending: 2, NextReprovide: at, ProvideFailures: 3, Accelerated: &AcceleratedStatus{Ready: true, Peers: 9}}, Topics: []TopicStatus{{Name: "t", Peers: []peer.ID{p.ID}, Subscriptions: 2, Overrun: 3}},
 		Bootstrap:      &BootstrapRound{At: at, Took: time.Second, Connected: []peer.ID{p.ID}, Failed: []DialFailure{{p.ID, failed}}, Peers: 1},
 		Scores:         []PeerScore{{ID: p.ID, Score: -101, Graylisted: true}},
-		Relays:         []RelayStatus{{ID: p.ID, Reserved: true, Missing: "why"}},
+		Relays:         []RelayStatus{{ID: p.ID, Source: RelayFound, Reserved: true, Missing: "why"}},
 		RelayService:   &RelayServiceStatus{Reservations: 1, Circuits: 2, Bytes: 3, Refused: map[RelayRefusal]uint64{RelayRefusedCircuits: 4}},
 		Persistent:     []PersistentStatus{{ID: p.ID, Connected: true, Failures: 3, LastError: "why", NextDial: at}},
 		PrivateNetwork: "fingerprint",

@@ -106,7 +106,7 @@ var conflicts = slices.Concat(
 	pointless("WithoutListening", "leaves no address that others could dial; name relays with WithAutoRelay instead", "WithNATTraversal"),
 	pointless("WithoutRelay", "rules out the relayed connections that hole punching starts from", "WithHolePunching", "WithNATTraversal"),
 	pointless("WithoutListening", "leaves nothing that a certificate is for", "WithTLSFiles"),
-	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay"),
+	pointless("WithoutRelay", "switches off the relay client, which a reservation needs", "WithAutoRelay", "WithRelayDiscovery"),
 	pointless("WithoutRelay", "switches relaying off altogether", "WithRelayService", "WithRelayLimits", "WithRelayPeers", "WithRelayAccess"),
 	pointless("WithoutDHT", "switches off the DHT, which this option configures", "WithDHTMode", "WithAcceleratedDHT", "WithRendezvous", "WithValidator", "WithSignedRecords", "WithDatastore", "WithReprovideInterval", "WithRecordLifetime", "WithDHTOptions"),
 	pointless("WithoutPubSub", "switches off pubsub, which this option configures", "WithMaxMessageSize", "WithRelayedPubSub", "WithPubSubTrace", "WithPubSubOptions", "WithPeerScoring"),

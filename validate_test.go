@@ -74,6 +74,7 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithMDNSService":        WithMDNSService(c.mdnsServiceName()),
 		"WithoutRelay":           WithoutRelay(),
 		"WithAutoRelay":          WithAutoRelay(somePeer("1")),
+		"WithRelayDiscovery":     WithRelayDiscovery(),
 		"WithRelayService":       WithRelayService(),
 		"WithRelayLimits":        WithRelayLimits(RelayLimits{}),
 		"WithRelayPeers":         WithRelayPeers(somePeer("1").ID),

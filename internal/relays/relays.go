@@ -1,4 +1,4 @@
-// Package relays keeps reservations at named relays, and runs the relay
+// Package relays keeps reservations at relays, named or found, and runs the relay
 // service.
 package relays
 
@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -33,17 +34,20 @@ import (
 )
 
 const (
-	// retry is how often AutoRelay tries relays without a reservation, and backoff
+	// retry is how often AutoRelay tries relays without a reservation, and backoffFor
 	// how long it leaves a relay alone that refused it. Its own 30 seconds and 1
 	// hour are meant for choosing among strangers; here the relays are named.
-	retry   = 2 * time.Second
-	backoff = 10 * time.Second
+	retry      = 2 * time.Second
+	backoffFor = 10 * time.Second
 	// punching is how long an attempt to punch a hole may take, and how long the
 	// dial before it: in a third attempt the sides change roles, which some NATs
 	// need. Upstream has 10 seconds.
 	punching = 5 * time.Second
-	// Max bounds how many relays a node keeps reservations at.
+	// Max bounds how many relays may be named.
 	Max = 16
+	// unbounded is how many reservations AutoRelay wants: as many as it gets
+	// candidates.
+	unbounded = 1 << 10
 
 	// tag is the tag under which AutoRelay protects its relays from trimming.
 	tag = "autorelay"
@@ -62,37 +66,55 @@ type Config struct {
 	HolePunching bool
 	PortMapping  bool
 	// Reserved, Lost and Punched are called on events; they must not block.
-	Reserved, Lost func(peer.ID)
+	Reserved, Lost func(peer.ID, Source)
 	Punched        func(id peer.ID, took time.Duration, err error)
 	Log            *slog.Logger
+
+	// The rest is for finding relays.
+
+	Self peer.ID
+	// Search searches for relays in the DHT once; nil without a DHT.
+	Search func(context.Context) iter.Seq2[peer.AddrInfo, error]
+	Dial   func(context.Context, peer.AddrInfo) error
+	// Welcome reports whether a peer may be used.
+	Welcome func(peer.ID) bool
+	Reach   func() network.Reachability
+	// Change is notified when peers, or what Reach returns, may have changed.
+	Change *signal.Signal
 }
 
 // Client keeps the reservations. It is safe for concurrent use.
 type Client struct {
 	cfg     Config
-	enabled bool // relays were named at the start
+	enabled bool // it keeps reservations
+	ctx     context.Context
+	cancel  context.CancelFunc
+	group   *lifecycle.Group     // set by Follow
+	auto    *autorelay.AutoRelay // set by Follow; nil if not enabled
 
-	// host is set once, by Open, when the node is complete: libp2p needs
-	// AutoRelay's peers and the address factory before it makes the host. This is
-	// the only place that cuts that circle.
+	// host is set once, by Open, when the node is complete: the host needs the
+	// address factory before it is made.
 	host   atomic.Pointer[nethost.Host]
 	opened chan struct{}
-	asked  chan struct{} // AutoRelay runs: it has asked for candidates
-	ask    sync.Once
 
-	changed signal.Signal         // the relays, or a reservation
-	failed  atomic.Pointer[error] // why the last request was refused; nil after one that was not
+	changed signal.Signal // the relays, or a reservation
 
-	mu     sync.Mutex
-	relays []peer.AddrInfo // replaced, never changed; guarded by mu
+	mu       sync.Mutex
+	relays   []peer.AddrInfo   // replaced, never changed; guarded by mu
+	held     map[peer.ID]bool  // relays that AutoRelay has a reservation at; guarded by mu
+	asking   peer.ID           // the relay that AutoRelay asks; guarded by mu
+	failures map[peer.ID]error // why the last request was refused, or nil; guarded by mu
+	find     finder            // guarded by mu
 }
 
 // New returns a client for the host to be made with its Options.
 func New(cfg Config) *Client {
-	return &Client{
-		cfg: cfg, enabled: len(cfg.Relays) > 0, relays: cfg.Relays,
-		opened: make(chan struct{}), asked: make(chan struct{}),
+	c := &Client{
+		cfg: cfg, enabled: !cfg.Disabled && (len(cfg.Relays) > 0 || cfg.Discover), relays: cfg.Relays, opened: make(chan struct{}),
+		held: make(map[peer.ID]bool), failures: make(map[peer.ID]error), find: finder{pool: make(map[peer.ID]*candidate)},
 	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
 }
 
 // Options returns the host's options for relays and NATs.
@@ -103,14 +125,6 @@ func (c *Client) Options() []libp2p.Option {
 	// NoListenAddrs would switch the relay client off unless it is enabled
 	// explicitly.
 	opts := []libp2p.Option{libp2p.EnableRelay()}
-	if c.enabled {
-		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(c.candidates,
-			autorelay.WithNumRelays(Max), autorelay.WithMinCandidates(1), autorelay.WithMaxCandidates(Max),
-			autorelay.WithBootDelay(0), autorelay.WithMinInterval(retry), autorelay.WithBackoff(backoff),
-			autorelay.WithMetricsTracer(relayTracer{
-				autorelay.NewMetricsTracer(autorelay.WithRegisterer(nethost.NopRegisterer{})), c,
-			})))
-	}
 	opts = append(opts, c.reachabilityOptions()...)
 	if c.cfg.HolePunching {
 		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c}), holepunch.DirectDialTimeout(punching)))
@@ -152,22 +166,8 @@ func (c *Client) Open(h *nethost.Host) {
 	close(c.opened)
 }
 
-// Settle waits until AutoRelay runs, before the host is closed: if its close
-// (v0.51) overtakes its start, what it then starts is never stopped.
-func (c *Client) Settle() {
-	if !c.enabled {
-		return
-	}
-	timer := time.NewTimer(time.Second)
-	defer timer.Stop()
-	select {
-	case <-c.asked:
-	case <-timer.C:
-	}
-}
-
 // Enabled reports whether the client keeps reservations: relays were named
-// before the host was made.
+// before the host was made, or are found.
 func (c *Client) Enabled() bool { return c.enabled }
 
 // Relays returns the named relays.
@@ -210,11 +210,10 @@ func (c *Client) Remove(id peer.ID) bool {
 	return known
 }
 
-// candidates feeds AutoRelay the relays without a reservation, once the host is
-// complete and there are any.
+// candidates feeds AutoRelay the named relays without a reservation, and those
+// found that it is to try, once the host is complete and there are any.
 func (c *Client) candidates(ctx context.Context, _ int) <-chan peer.AddrInfo {
-	c.ask.Do(func() { close(c.asked) })
-	ch := make(chan peer.AddrInfo, Max)
+	ch := make(chan peer.AddrInfo, 2*Max)
 	go func() { // ends with ctx, which AutoRelay's close ends
 		defer close(ch)
 		select {
@@ -226,8 +225,9 @@ func (c *Client) candidates(ctx context.Context, _ int) <-chan peer.AddrInfo {
 		for {
 			changed := c.changed.Wait()
 			missing := slices.DeleteFunc(slices.Clone(c.Relays()), func(p peer.AddrInfo) bool { return c.reserved(h, p.ID) })
+			missing = append(missing, c.offers()...)
 			if len(missing) > 0 {
-				for _, p := range missing {
+				for _, p := range missing[:min(len(missing), cap(ch))] {
 					if !h.Direct(p.ID) {
 						h.ClearBackoff(p.ID)
 					}
@@ -245,28 +245,89 @@ func (c *Client) candidates(ctx context.Context, _ int) <-chan peer.AddrInfo {
 	return ch
 }
 
-// Reserved reports whether there is a reservation at a relay.
+// Reserved reports whether there is a reservation at a relay, through which others
+// can reach the node. At a relay that was found, it counts once the relay has
+// proven to relay.
 func (c *Client) Reserved(id peer.ID) bool {
 	h := c.host.Load()
 	return h != nil && c.reserved(h, id)
 }
 
 func (c *Client) reserved(h *nethost.Host, id peer.ID) bool {
-	return h.Direct(id) && h.ConnManager().IsProtected(id, tag)
+	c.mu.Lock()
+	p := c.find.pool[id]
+	held := c.held[id] && (c.namedLocked(id) || p != nil && p.proven && !c.find.resting)
+	c.mu.Unlock()
+	return held && h.Direct(id)
+}
+
+// holds reports whether AutoRelay has a reservation at a relay.
+func (c *Client) holds(id peer.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held[id]
+}
+
+// hold notes that AutoRelay has a reservation at a relay, or no longer.
+func (c *Client) hold(id peer.ID, on bool) {
+	c.mu.Lock()
+	if on {
+		c.held[id] = true
+		delete(c.failures, id)
+	} else {
+		delete(c.held, id)
+		if p := c.find.pool[id]; p != nil {
+			p.proven = false
+		}
+	}
+	c.mu.Unlock()
+	c.changed.Notify()
+}
+
+// asks notes which relay AutoRelay asks for a reservation. It reports whether the
+// request is one for a renewal that is not wanted: the relay was found, and others
+// can dial the node, or it does not relay.
+func (c *Client) asks(id peer.ID) (unwanted bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.held[id] {
+		c.asking = id
+		return false
+	}
+	p := c.find.pool[id]
+	return !c.namedLocked(id) && (p == nil || c.find.resting || !p.proven && !p.trying)
+}
+
+// answered notes how AutoRelay's last request for a reservation, not a renewal,
+// ended.
+func (c *Client) answered(err error) {
+	c.mu.Lock()
+	if err != nil && c.asking != "" {
+		c.failures[c.asking] = err
+	}
+	c.asking = ""
+	c.mu.Unlock()
+	c.changed.Notify()
 }
 
 // Disconnected unprotects a relay whose connection closed, which AutoRelay
 // (v0.51) does not do: the reservation ended with the connection.
 func (c *Client) Disconnected(id peer.ID) {
 	h := c.host.Load()
-	if h != nil && c.names(id) {
+	if h != nil && (c.holds(id) || c.names(id)) {
 		h.Protect(id, tag, false)
-		c.changed.Notify()
+		c.hold(id, false)
 	}
 }
 
 func (c *Client) names(id peer.ID) bool {
-	return slices.ContainsFunc(c.Relays(), func(p peer.AddrInfo) bool { return p.ID == id })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.namedLocked(id)
+}
+
+func (c *Client) namedLocked(id peer.ID) bool {
+	return slices.ContainsFunc(c.relays, func(p peer.AddrInfo) bool { return p.ID == id })
 }
 
 // Missing returns why there is no reservation at a relay.
@@ -290,10 +351,13 @@ func (c *Client) Missing(id peer.ID) string {
 	case len(protos) == 0:
 		return "it is not identified yet"
 	case !slices.Contains(protos, proto.ProtoIDv2Hop):
-		return fmt.Sprintf("it is not a relay: it does not offer %s", proto.ProtoIDv2Hop)
+		return errNoRelay.Error()
 	}
-	if err := c.failed.Load(); err != nil {
-		return "the last request failed: " + causes.Line(*err) // at this relay, or at another
+	c.mu.Lock()
+	err := c.failures[id]
+	c.mu.Unlock()
+	if err != nil {
+		return "the last request failed: " + causes.Line(err)
 	}
 	return "it has not answered yet"
 }
@@ -347,8 +411,8 @@ func (c *Client) hides(a ma.Multiaddr) bool {
 // a reservation with.
 func (c *Client) circuitAddrs(h *nethost.Host) []ma.Multiaddr {
 	var out []ma.Multiaddr
-	for _, p := range c.Relays() {
-		if !c.reserved(h, p.ID) {
+	for _, p := range c.States() {
+		if !p.Reserved {
 			continue
 		}
 		circuit := ma.StringCast(fmt.Sprintf("/p2p/%s/p2p-circuit", p.ID))
@@ -361,17 +425,30 @@ func (c *Client) circuitAddrs(h *nethost.Host) []ma.Multiaddr {
 	return out
 }
 
-// Follow makes the host update its addresses when a reservation changes,
-// instead of at its next 5-second tick. It emits the event by which AutoRelay
-// announces relays; Announce adds the addresses.
-func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) error {
+// Follow makes AutoRelay, which begins when the client is opened, and makes the
+// host update its addresses when a reservation changes, instead of at its next
+// 5-second tick. It emits the event by which AutoRelay announces relays; Announce
+// adds the addresses. With Discover it looks for relays. It is for a client that is
+// enabled.
+func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) (err error) {
+	c.group = group
 	emitter, err := h.EventBus().Emitter(new(event.EvtAutoRelayAddrsUpdated), eventbus.Stateful)
 	if err != nil {
 		return err
 	}
+	c.auto, err = autorelay.NewAutoRelay(view{h, c}, autorelay.WithPeerSource(c.candidates),
+		autorelay.WithNumRelays(unbounded), autorelay.WithMinCandidates(1), autorelay.WithMaxCandidates(2*Max),
+		autorelay.WithBootDelay(0), autorelay.WithMinInterval(retry), autorelay.WithBackoff(backoffFor),
+		autorelay.WithMetricsTracer(relayTracer{
+			autorelay.NewMetricsTracer(autorelay.WithRegisterer(nethost.NopRegisterer{})), c,
+		}))
+	if err != nil {
+		return errors.Join(err, emitter.Close())
+	}
+	c.auto.Start()
 	started := group.Go(func(ctx context.Context) {
 		defer emitter.Close() // it fails only when closed twice
-		held := make(map[peer.ID]bool)
+		held := make(map[peer.ID]Source)
 		var told []ma.Multiaddr
 		for {
 			changed := c.changed.Wait()
@@ -392,29 +469,56 @@ func (c *Client) Follow(group *lifecycle.Group, h *nethost.Host) error {
 	if !started {
 		return emitter.Close()
 	}
+	if c.Finds() {
+		group.Go(func(ctx context.Context) {
+			select {
+			case <-c.opened:
+				c.look(ctx, h)
+			case <-ctx.Done():
+			}
+		})
+	}
 	return nil
 }
 
+// Close stops AutoRelay, and ends its requests.
+func (c *Client) Close() error {
+	c.cancel()
+	if c.auto == nil {
+		return nil
+	}
+	err := c.auto.Close()
+	// A close (v0.51) that overtakes the start does not stop what is then started.
+	return errors.Join(err, c.auto.Close())
+}
+
 // compare reports reservations made and lost since the last call.
-func (c *Client) compare(h *nethost.Host, held map[peer.ID]bool) (news bool) {
-	relays := c.Relays()
-	for _, p := range relays {
-		if now := c.reserved(h, p.ID); now && !held[p.ID] {
-			held[p.ID] = true
-			news = true
-			c.cfg.Log.Info("relay reserved", "relay", p.ID)
-			c.cfg.Reserved(p.ID)
+func (c *Client) compare(h *nethost.Host, held map[peer.ID]Source) (news bool) {
+	now := make(map[peer.ID]bool)
+	for _, s := range c.States() {
+		if !s.Reserved {
+			continue
+		}
+		now[s.ID] = true
+		if _, before := held[s.ID]; before {
+			continue
+		}
+		held[s.ID] = s.Source
+		news = true
+		c.cfg.Log.Info("relay reserved", "relay", s.ID, "source", s.Source)
+		c.cfg.Reserved(s.ID, s.Source)
+		if s.Source == Named && c.Finds() {
+			c.group.Go(func(ctx context.Context) { c.tend(ctx, h, s.ID, false) })
 		}
 	}
-	for id := range held {
-		named := slices.ContainsFunc(relays, func(p peer.AddrInfo) bool { return p.ID == id })
-		if named && c.reserved(h, id) {
+	for id, source := range held {
+		if now[id] {
 			continue
 		}
 		delete(held, id)
 		news = true
-		c.cfg.Log.Info("relay reservation lost", "relay", id)
-		c.cfg.Lost(id)
+		c.cfg.Log.Info("relay reservation lost", "relay", id, "source", source)
+		c.cfg.Lost(id, source)
 	}
 	return news
 }
@@ -428,13 +532,10 @@ type relayTracer struct {
 }
 
 func (t relayTracer) ReservationEnded(int) { t.c.changed.Notify() }
-func (t relayTracer) ReservationRequestFinished(_ bool, err error) {
-	if err == nil {
-		t.c.failed.Store(nil)
-	} else {
-		t.c.failed.Store(&err)
+func (t relayTracer) ReservationRequestFinished(renewal bool, err error) {
+	if !renewal {
+		t.c.answered(err)
 	}
-	t.c.changed.Notify()
 }
 
 // punchTracer reports the end of a hole punching attempt.

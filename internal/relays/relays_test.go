@@ -33,7 +33,7 @@ func TestOptionsReachLibp2p(t *testing.T) {
 	if c := apply(Config{PortMapping: true, HolePunching: true, Reachability: public}); c.NATManager == nil || !c.EnableHolePunching || *c.ForceReachability != public {
 		t.Error("port mapping, hole punching or reachability do not arrive")
 	}
-	if c := apply(Config{Relays: []peer.AddrInfo{{ID: "relay"}}, Reachability: private}); !c.EnableAutoRelay || *c.ForceReachability != private {
+	if c := apply(Config{Relays: []peer.AddrInfo{{ID: "relay"}}, Reachability: private}); c.EnableAutoRelay || *c.ForceReachability != private { // Follow makes AutoRelay
 		t.Error("reservations do not arrive")
 	}
 	if c := apply(Config{Disabled: true}); c.Relay || !c.RelayCustom {
@@ -57,8 +57,7 @@ func TestGoldenMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	texts = append(texts, golden.Text{Name: "no answer yet", Text: c.Missing(id)})
-	full := errors.New("no room")
-	c.failed.Store(&full)
+	c.failures[id] = errors.New("no room")
 	texts = append(texts, golden.Text{Name: "it refused", Text: c.Missing(id)})
 	if err := h.Peerstore().SetProtocols(id); err != nil {
 		t.Fatal(err)
