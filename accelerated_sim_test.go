@@ -17,6 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -171,6 +172,7 @@ func TestAcceleratedNodeInASmallNetwork(t *testing.T) {
 
 // A crawl with nobody there waits for somebody, and does not keep Close waiting.
 func TestAcceleratedNodeWithNobodyThere(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)
@@ -197,6 +199,7 @@ func TestAcceleratedNodeWithNobodyThere(t *testing.T) {
 // Close during a crawl ends it at once, also while it waits for silent servers, and
 // leaves nothing: the test's bubble would not end.
 func TestAcceleratedNodeClosesDuringACrawl(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)

@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
@@ -66,6 +67,7 @@ func cannotMeet(t *testing.T, sim *p2ptest.Network, a, b *p2ptest.Node) {
 }
 
 func TestPitfall33BannedPeerIsCutOffUntilTheBanEnds(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -155,6 +157,7 @@ func TestBannedSubnet(t *testing.T) {
 }
 
 func TestAllowedPeersAlone(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

@@ -13,6 +13,7 @@ import (
 	dssync "github.com/ipfs/go-datastore/sync"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -29,6 +30,7 @@ func isFound(tb testing.TB, n, peer *p2ptest.Node, namespace string) bool {
 
 // The announcement outlives the records, until it is stopped.
 func TestAdvertiseLastsUntilItIsStopped(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t, p2pnode.WithReprovideInterval(time.Hour), p2pnode.WithRecordLifetime(2*time.Hour))
@@ -102,6 +104,7 @@ func TestAdvertiseGoesOnAfterARestart(t *testing.T) {
 // Holders that lose the announcement are sent it again: one that comes back while
 // the node has other peers, and all of them.
 func TestAdvertiseReachesHoldersThatRestart(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)
@@ -234,6 +237,7 @@ func expectFound(t *testing.T, ends <-chan error, want error, within time.Durati
 // within five seconds of another, and each once. It waits for peers to ask, and
 // ends with a limit.
 func TestFindFollowYieldsThoseWhoComeLater(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)
@@ -282,6 +286,7 @@ func TestFindFollowYieldsThoseWhoComeLater(t *testing.T) {
 // It searches again when the node has peers again, and ends with its context,
 // without an error.
 func TestFindFollowAfterAnOutage(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)

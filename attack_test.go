@@ -29,6 +29,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 // overTCP is a node's address over TCP.
@@ -46,6 +47,7 @@ func overTCP(t *testing.T, n *Node) (peer.AddrInfo, string) {
 // Connections on which nobody speaks, as many as a node takes and more, do not
 // keep others out, although they come from the same address.
 func TestAttackC4SilentConnectionsLockNobodyOut(t *testing.T) {
+	needs.Time(t)
 	n := newNode(t, WithListenAddrs("/ip4/127.0.0.1/tcp/0"))
 	at, hostport := overTCP(t, n)
 	silence := func() {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 func ma4(s string) ma.Multiaddr { return ma.StringCast(s) }
@@ -57,6 +59,7 @@ func TestBootstrapPeerThatComesUpLater(t *testing.T) {
 
 // Two nodes that bootstrap from each other at the same moment (pitfall 14).
 func TestPitfall14MutualBootstrapPeers(t *testing.T) {
+	needs.Time(t)
 	for range 5 {
 		a, b := newNode(t, WithListenAddrs("/ip4/127.0.0.1/tcp/0")), newNode(t, WithListenAddrs("/ip4/127.0.0.1/tcp/0"))
 		ka, kb := a.key, b.key

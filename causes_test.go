@@ -17,6 +17,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
+
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 // silent is a port that accepts connections and sends nothing, closed one that
@@ -267,6 +269,7 @@ func TestOwnListenerIsNamed(t *testing.T) {
 // TCP and WebSocket share a port if the options say so, in either order, and both
 // work; another node cannot bind it.
 func TestTCPAndWebSocketShareAPort(t *testing.T) {
+	needs.Time(t)
 	_, port := silentAndClosed(t)
 	tcp, ws := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/ws", port)
 	for _, list := range [][]string{{tcp, ws}, {ws, tcp}} {

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"golang.org/x/net/nettest"
 
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
@@ -93,6 +94,7 @@ func conns(tb testing.TB, a, b *Node) (dial func() (near, far net.Conn, err erro
 // A stream is a net.Conn by the test suite that Go's own packages have for it,
 // from either end.
 func TestConnsPassTheSuiteOfGo(t *testing.T) {
+	needs.Time(t)
 	overRoutes(t, func(t *testing.T, r route) {
 		a, b := r.pair(t)
 		dial := conns(t, a, b)

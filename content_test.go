@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/kad"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 func TestCIDOf(t *testing.T) {
@@ -186,6 +187,7 @@ func TestFindProviders(t *testing.T) {
 
 // Breaking out of the loop ends the search and leaves nothing (pitfall 42).
 func TestPitfall42BreakLeavesNothing(t *testing.T) {
+	needs.Time(t)
 	_, others := star(t, 3)
 	c := mustCID(t, "x")
 	mustNot(t, others[0].Provide(testContext(t), c))

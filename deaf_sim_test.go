@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -298,6 +299,7 @@ func TestTopicsOutliveStreamsThatOpenOnlyInAnswer(t *testing.T) {
 // Only a message above the other side's limit gets lost, as during a rollout of a
 // higher limit.
 func TestTopicsOutliveAMessageAboveTheOthersLimit(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -320,6 +322,7 @@ func TestTopicsOutliveAMessageAboveTheOthersLimit(t *testing.T) {
 // A subscriber that crashes and restarts before its old connection has timed out
 // gets the topics again, even the twentieth time.
 func TestTopicsOutliveCrashes(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -524,6 +527,7 @@ func TestTopicsOutliveTheRelayAfterADirectConnection(t *testing.T) {
 // The streams move from a relayed connection to a direct one without losing what is
 // on its way.
 func TestMessagesOnTheirWayOutliveTheMoveToADirectConnection(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithLatency(p2ptest.Fixed(30*time.Millisecond))) // less than flows waits for a message

@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
 
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
@@ -114,6 +115,7 @@ func TestFindPeer(t *testing.T) {
 
 // A peer that has just connected is never found without addresses (pitfall 5).
 func TestPitfall05FindPeerHasAddresses(t *testing.T) {
+	needs.Time(t)
 	a := newNode(t)
 	for range 20 {
 		b, err := New(testContext(t), loopback())

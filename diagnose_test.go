@@ -32,6 +32,7 @@ import (
 	"github.com/multiformats/go-multistream"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -172,6 +173,7 @@ func TestDiagnoseNoBootstrapPeerReached(t *testing.T) {
 
 // TestDiagnoseBootstrapPeerThatHangsUp: it has blocked this node.
 func TestDiagnoseBootstrapPeerThatHangsUp(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, opts := range [][]p2ptest.Option{nil, {p2ptest.WithMemoryTransport()}} {
@@ -447,6 +449,7 @@ func TestDiagnoseClockFarBehind(t *testing.T) {
 
 // Failed dials do not blame a firewall while a connection over UDP is open.
 func TestDiagnoseDeadPeersAreNoFirewall(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
@@ -469,6 +472,7 @@ func TestDiagnoseDeadPeersAreNoFirewall(t *testing.T) {
 // TestDiagnoseUDPBlockedWithNobodyConnected checks that the node resets the
 // swarm's judgment of UDP, so that it does not stay isolated.
 func TestDiagnoseUDPBlockedWithNobodyConnected(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/test"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -183,6 +184,7 @@ func TestDeadProvidersDelayNoLookup(t *testing.T) {
 
 // A limit is of providers that are yielded, not of records.
 func TestFindLimitCountsWhatIsYielded(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		_, servers, searchers := searching(t, 12, 1)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -123,6 +124,7 @@ func TestBootstrapPeersAddedAreWaitedFor(t *testing.T) {
 
 // EventPeerFound reports discovered peers with the source.
 func TestPeersFoundAreReported(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

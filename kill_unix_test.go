@@ -20,6 +20,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
 	"github.com/go-p2pnode/p2pnode/internal/keeper/peerfile"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 const killDirEnv = "P2PNODE_TEST_KILL_NODE"
@@ -94,6 +95,7 @@ func TestKilledNode(t *testing.T) {
 // A node that is killed while it saves its key, peers and blocks starts again with
 // the same identity, the last save, and no damaged file.
 func TestNodeStartsAgainAfterKills(t *testing.T) {
+	needs.Time(t)
 	dir := filepath.Join(t.TempDir(), "data")
 	identity := ""
 	for round := range killRounds() {

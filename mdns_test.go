@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
@@ -32,6 +33,7 @@ func TestMDNSFindsPeersOfTheNetworkAlone(t *testing.T) {
 
 // Both discover each other at the same moment, and connect (pitfall 13).
 func TestPitfall13SimultaneousDiscoveryConnects(t *testing.T) {
+	needs.Time(t)
 	needMulticast(t)
 	for range 10 {
 		nodes := make([]*Node, 2)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -20,6 +21,7 @@ func ipOf(sim *p2ptest.Network, n *p2ptest.Node) string { return sim.Addr(n).Str
 // One name has several, changing hosts: those that answer are bootstrap peers, the
 // node itself is left out, and hosts that have left are removed.
 func TestBootstrapDNSTakesWhoeverAnswers(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

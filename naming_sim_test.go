@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -71,6 +72,7 @@ func says(t *testing.T, n *p2ptest.Node, owner peer.ID, seq uint64, want string)
 // long again as they are valid they are found, with -long after three days. They are gone soon after it has stopped, also if the node has
 // ended them itself.
 func TestNamesLastAsLongAsTheNode(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	validity, opts := lasting()
 	synctest.Test(t, func(t *testing.T) {
@@ -143,6 +145,7 @@ func TestNamesAreRenewedAndReplaced(t *testing.T) {
 // A node with a data directory renews its own name after a restart, also if
 // everybody has forgotten it; that of another key it puts until it expires.
 func TestNamesSurviveARestart(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	dir := t.TempDir()
 	validity, opts := lasting()
@@ -203,6 +206,7 @@ func TestNamesSurviveARestart(t *testing.T) {
 // What is published without peers gets its number when there are some: above that
 // of the DHT, which the node had no way to know.
 func TestNamesWithNobodyThere(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	for name, restarted := range map[string]bool{"at once": false, "after a restart": true} {
 		t.Run(name, func(t *testing.T) {
@@ -256,6 +260,7 @@ func TestNamesWithNobodyThere(t *testing.T) {
 // A node that has the key of another one's name ends the renewals of that with a
 // newer record, and nothing older comes back after it.
 func TestANewerRecordEndsTheRenewals(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := naming(t)

@@ -317,7 +317,7 @@ func TestPitfall35FiftyNodesLeaveNothing(t *testing.T) {
 	others := 49
 	switch {
 	case testing.Short():
-		others = 9
+		others = 4
 	case raced.Detector:
 		others = 19
 	}

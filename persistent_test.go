@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -76,6 +77,7 @@ func TestPersistentPeerIsDialedWithGrowingDelays(t *testing.T) {
 // TestPersistentPeerOfOldIsDialedAtOnce: it was connected long before it was
 // made persistent, and nothing of that time ends a later wait.
 func TestPersistentPeerOfOldIsDialedAtOnce(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub()))
@@ -154,6 +156,7 @@ func TestPersistentPeerIsDialedWhenItsBlockEnds(t *testing.T) {
 // TestPersistentPeerThatHangsUpIsNotDialedWithoutEnd: it shuts this node out,
 // or closes each connection after a while.
 func TestPersistentPeerThatHangsUpIsNotDialedWithoutEnd(t *testing.T) {
+	needs.Time(t)
 	for name, hangUp := range map[string]func(friend, n *p2ptest.Node){
 		"blocked": func(friend, n *p2ptest.Node) {
 			if err := friend.BanPeer(n.ID(), time.Time{}, ""); err != nil {
@@ -192,6 +195,7 @@ func TestPersistentPeerThatHangsUpIsNotDialedWithoutEnd(t *testing.T) {
 }
 
 func TestPitfall15PersistentPeersAreNotTrimmed(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

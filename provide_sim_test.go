@@ -15,6 +15,7 @@ import (
 	dssync "github.com/ipfs/go-datastore/sync"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -93,7 +94,7 @@ func TestProvideManyReachesEveryNetworkSize(t *testing.T) {
 	t.Parallel()
 	sizes := []int{2, 3, 5, 19, 21}
 	if testing.Short() {
-		sizes = sizes[:3]
+		sizes = sizes[:2]
 	}
 	for _, size := range sizes {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -129,6 +130,7 @@ func TestProvideManyReachesEveryNetworkSize(t *testing.T) {
 // What is provided by a node without peers is kept, and announced when there are
 // some.
 func TestProvideManyWithNobodyThere(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -48,6 +49,7 @@ func privates(list []ma.Multiaddr) []ma.Multiaddr {
 // ones: not in provider records, not when it is asked for itself or for a peer of
 // its LAN, and not those of others.
 func TestPublicNetworkLearnsNoPrivateAddress(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -45,6 +46,7 @@ func TestPublishRightAfterConnectingReachesEverybody(t *testing.T) {
 // TestPitfall18BurstsArriveAtOnce: gossipsub's own queue for checking
 // signatures has 32 places too.
 func TestPitfall18BurstsArriveAtOnce(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())
@@ -232,6 +234,7 @@ func TestPublishedMessagesFitWhateverTheIdentity(t *testing.T) {
 // those after it arrive. With gossipsub alone, the subscriber would lose all
 // topics.
 func TestMessageTooLargeForTheLinkIsLostAlone(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
 // What is published right after a reconnect arrives, or Publish returns an error,
 // whichever side has closed the connection and which has opened the next.
 func TestAttackPublishRightAfterAReconnect(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	for _, memory := range []bool{true, false} {
 		t.Run("memory "+strconv.FormatBool(memory), func(t *testing.T) {

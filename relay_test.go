@@ -15,6 +15,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 // reachable waits until a node announces a relayed address, or none.
@@ -113,6 +114,7 @@ func TestTwoRelays(t *testing.T) {
 
 // The limits of a relay take effect (pitfall 29).
 func TestPitfall29RelayLimits(t *testing.T) {
+	needs.Time(t)
 	large := bytes.Repeat([]byte("x"), 1<<20)
 	dialer := newNode(t)
 	tight := hiddenNode(t, newNode(t, WithRelayService()))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
@@ -37,6 +38,7 @@ func among(nodes p2ptest.Nodes, n *p2ptest.Node) (count int) {
 }
 
 func TestRendezvousKeepsPeersConnected(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport())

@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -136,6 +137,7 @@ func TestHonestPeersHandMessagesBack(t *testing.T) {
 // peer leaves the mesh: restarts, a partition, a slow link, a burst, and a rolling
 // upgrade of a validator. Afterwards all messages arrive.
 func TestHonestPeersKeepTheirScores(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithNodeOptions(p2pnode.WithPeerScoring(p2pnode.ScoringSmall())))
@@ -219,6 +221,10 @@ func TestHonestPeersKeepTheirScores(t *testing.T) {
 // arrive everywhere.
 func TestValidatorsOfTwoVersionsGraylistNobody(t *testing.T) {
 	t.Parallel()
+	rounds := 60
+	if testing.Short() {
+		rounds = 10
+	}
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithMemoryTransport(), p2ptest.WithNodeOptions(p2pnode.WithPeerScoring(p2pnode.ScoringSmall())))
 		nodes := sim.Nodes(t, 8)
@@ -237,7 +243,7 @@ func TestValidatorsOfTwoVersionsGraylistNobody(t *testing.T) {
 		}
 		sim.Subscribed("news", nodes)
 		w, stop := watchScores(t, nodes)
-		for i := range 60 {
+		for i := range rounds {
 			for _, topic := range topics[4:] {
 				for j := range 5 {
 					publishTo(t, topic, fmt.Sprint("new ", i, j))

@@ -15,12 +15,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
 // Events tell of reservations, of hole punches, and of announcements.
 func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
+	needs.Time(t)
 	for _, kind := range []p2ptest.NATKind{p2ptest.PortRestricted, p2ptest.Symmetric} {
 		t.Run(kind.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -97,6 +99,7 @@ func TestEventsTellOfRelaysHolePunchesAndProvides(t *testing.T) {
 // TestNetworksOfTwoNamesNeverMix: on the same bootstrap peers, two applications
 // share neither routing tables nor records nor rendezvous.
 func TestNetworksOfTwoNamesNeverMix(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
@@ -14,6 +15,7 @@ import (
 // A stranger that connects during an outage does not keep a node from its bootstrap
 // peer, whether it speaks the DHT's protocol or not.
 func TestAttackAStrangerDoesNotKeepANodeFromItsBootstrapPeer(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	for _, c := range []struct {
 		stranger string

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -144,6 +145,7 @@ func TestLostConnectionsLeaveNoProtection(t *testing.T) {
 // The first stream to a peer that was restarted works, whether its end of the
 // old connection was closed or crashed.
 func TestFirstStreamAfterARestart(t *testing.T) {
+	needs.Time(t)
 	for name, opts := range map[string][]p2ptest.Option{"quic": nil, "memory": {p2ptest.WithMemoryTransport()}} {
 		for how, stop := range map[string]func(sim *p2ptest.Network, b *p2ptest.Node){
 			"crash":  func(sim *p2ptest.Network, b *p2ptest.Node) { sim.Crash(b) },
@@ -191,6 +193,7 @@ func TestFirstStreamAfterARestart(t *testing.T) {
 
 // The error of an OpenStream that waits until its ctx ends names the limit.
 func TestWaitForRoomEndsWithTheCtx(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithoutDHT(), p2pnode.WithoutPubSub(), p2pnode.WithMinPeers(0)))

@@ -228,7 +228,7 @@ func TestHandleVersions(t *testing.T) {
 func TestPitfall37OpenStreamRightAfterConnect(t *testing.T) {
 	times := 20
 	if testing.Short() {
-		times = 5
+		times = 2
 	}
 	for range times {
 		a, b := newNode(t), newNode(t)

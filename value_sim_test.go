@@ -11,6 +11,7 @@ import (
 	dssync "github.com/ipfs/go-datastore/sync"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -80,6 +81,7 @@ func TestPutValueLastsUntilItIsStopped(t *testing.T) {
 
 // The better record of somebody else is left alone.
 func TestPutValueLeavesBetterRecordsAlone(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := valued(t)

@@ -1,5 +1,5 @@
-// Package needs skips tests on machines that lack what they need. In CI, where
-// the check script provides it, that is a failure.
+// Package needs skips tests that lack what they need: on a machine without it,
+// which is a failure in CI, where the check script provides it, or under -short.
 package needs
 
 import (
@@ -9,6 +9,15 @@ import (
 	"path/filepath"
 	"testing"
 )
+
+// Time skips a test under -short because it takes more than 0.2 seconds of
+// processor time and a cheaper one of the same part runs instead.
+func Time(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes longer than -short allows")
+	}
+}
 
 // Multicast skips a test without multicast, and where multicast would leave
 // this machine: it needs a network namespace whose only interface is a
