@@ -20,6 +20,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/needs"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -101,8 +102,11 @@ func TestFirstProviderIsAsFastAsTheDHT(t *testing.T) {
 	}
 	t.Parallel()
 	size, rounds := 20, 3
-	if longRun() {
+	switch {
+	case longRun():
 		size = 200
+	case raced.Detector:
+		rounds = 1
 	}
 	for _, gone := range []int{0, 40} {
 		t.Run(fmt.Sprintf("%d gone", gone), func(t *testing.T) {

@@ -312,14 +312,14 @@ func blockedCallsClosed(t *testing.T, n *Node) map[string]func() error {
 }
 
 // Fifty nodes, opened and closed, leave no goroutine (pitfall 35). Under the
-// race detector, where the 1,225 connections of fifty cost a minute, twenty.
+// race detector, where the 1,225 connections of fifty cost a minute, ten.
 func TestPitfall35FiftyNodesLeaveNothing(t *testing.T) {
 	others := 49
 	switch {
 	case testing.Short():
 		others = 4
 	case raced.Detector:
-		others = 19
+		others = 9
 	}
 	leaks := goleak.IgnoreCurrent()
 	boot, err := New(testContext(t), loopback(), WithRelayService())

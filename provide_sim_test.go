@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/needs"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -93,8 +94,11 @@ func quiet(t *testing.T, opts ...p2pnode.Option) *p2ptest.Network {
 func TestProvideManyReachesEveryNetworkSize(t *testing.T) {
 	t.Parallel()
 	sizes := []int{2, 3, 5, 19, 21}
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		sizes = sizes[:2]
+	case raced.Detector:
+		sizes = sizes[:3]
 	}
 	for _, size := range sizes {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/needs"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -137,6 +138,7 @@ func TestHonestPeersHandMessagesBack(t *testing.T) {
 // peer leaves the mesh: restarts, a partition, a slow link, a burst, and a rolling
 // upgrade of a validator. Afterwards all messages arrive.
 func TestHonestPeersKeepTheirScores(t *testing.T) {
+	raced.Skip(t)
 	needs.Time(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -222,7 +224,7 @@ func TestHonestPeersKeepTheirScores(t *testing.T) {
 func TestValidatorsOfTwoVersionsGraylistNobody(t *testing.T) {
 	t.Parallel()
 	rounds := 60
-	if testing.Short() {
+	if testing.Short() || raced.Detector {
 		rounds = 10
 	}
 	synctest.Test(t, func(t *testing.T) {

@@ -1,7 +1,22 @@
-// Package raced works around a bug of the race detector, for tests only.
+// Package raced is for tests under the race detector: it works around a bug, and
+// skips what takes too long. Whatever a test leaves out because of [Detector] or
+// [Skip], .ci/run runs without the detector: it looks for these two in the bodies
+// of the tests.
 package raced
 
-import "runtime"
+import (
+	"runtime"
+	"testing"
+)
+
+// Skip skips a test under the race detector. It is for tests of sizes and of time
+// whose concurrency cheaper tests have, too.
+func Skip(t testing.TB) {
+	t.Helper()
+	if Detector {
+		t.Skip("takes too long under the race detector: run without -race")
+	}
+}
 
 // OneThread keeps the race detector, if it is on, from crashing the process.
 //
