@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/go-p2pnode/p2pnode/internal/hub"
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
@@ -253,11 +254,11 @@ const eventBuffer = 256
 type watcher struct {
 	change signal.Signal // something that WaitReady or the keeper looks at may have changed
 	moved  signal.Signal // the node's own addresses changed
-	hub    *watch.Hub[Event]
+	hub    *hub.Hub[Event]
 	bus    *watch.Bus
 }
 
-func newWatcher() *watcher { return &watcher{hub: watch.NewHub(eventBuffer, stateOf)} }
+func newWatcher() *watcher { return &watcher{hub: hub.New(eventBuffer, stateOf)} }
 
 // follow starts turning the host's bus events into this package's. gone is
 // called for each peer that disconnected.

@@ -40,6 +40,7 @@ var rooms = map[string]map[string]string{
 
 	"internal/ticket": {"internal/addrs": "which addresses are worth a place in a ticket"},
 
+	"internal/hub":             {"internal/ring": "a slow subscriber loses its oldest events"},
 	"internal/logguard":        {"internal/lifecycle": "the writing of lines is awaited"},
 	"internal/keyfile":         {"internal/atomicfile": "a key file is written so that a crash leaves none or a whole one"},
 	"internal/datadir":         {"internal/atomicfile": "a file is replaced so that a crash leaves the old or the new one"},
@@ -114,7 +115,6 @@ var rooms = map[string]map[string]string{
 		"internal/nethost":   "it drains the host's event bus",
 		"internal/signal":    "a change of the host is told",
 		"internal/lifecycle": "the draining is awaited",
-		"internal/ring":      "a slow subscriber loses its oldest events",
 	},
 	"internal/diag": {"internal/causes": "what the error of a dial means; it reads its argument and nothing else"},
 
@@ -157,6 +157,7 @@ var rooms = map[string]map[string]string{
 		"internal/signal":          "waits wake by events",
 		"internal/streams":         "Handle, Listen, Dial",
 		"internal/ticket":          "Ticket, WithTicket",
+		"internal/hub":             "the consumers of Events",
 		"internal/watch":           "Events",
 		"internal/backoff":         "the engines' delays are in the table of defaults",
 	},

@@ -1,3 +1,4 @@
+// Package watch drains the host's event bus.
 package watch
 
 import (

@@ -1,4 +1,4 @@
-package watch
+package hub
 
 import (
 	"slices"
@@ -12,8 +12,8 @@ type change struct {
 	here   bool
 }
 
-func newTestHub(capacity int) *Hub[change] {
-	return NewHub(capacity, func(c change) (any, bool) {
+func newHub(capacity int) *Hub[change] {
+	return New(capacity, func(c change) (any, bool) {
 		if c.number == 0 {
 			return nil, false // about no state
 		}
@@ -34,7 +34,7 @@ func read(s *Sub[change], n int) (list []change, lost uint64) {
 }
 
 func TestHubBeginsWithTheState(t *testing.T) {
-	h := newTestHub(8)
+	h := newHub(8)
 	for _, c := range []change{{1, true}, {0, true}, {2, true}, {3, true}, {2, false}, {4, true}, {1, true}} {
 		h.Emit(c)
 	}
@@ -55,7 +55,7 @@ func TestHubBeginsWithTheState(t *testing.T) {
 }
 
 func TestHubSlowSubscriber(t *testing.T) {
-	h := newTestHub(4)
+	h := newHub(4)
 	s := h.Subscribe(false)
 	for i := range 10 {
 		h.Emit(change{i, true})
@@ -67,7 +67,7 @@ func TestHubSlowSubscriber(t *testing.T) {
 
 // What a subscriber adds up is the state, whenever it begins.
 func TestHubMissesNothingAndDoublesNothing(t *testing.T) {
-	h := newTestHub(10_000)
+	h := newHub(10_000)
 	stop := make(chan struct{})
 	var writer, readers sync.WaitGroup
 	writer.Go(func() {

@@ -1,7 +1,6 @@
-// Package watch delivers events: a [Bus] drains the host's event bus, and a
-// [Hub] delivers events to any number of subscribers, none of which can hold up
-// the others.
-package watch
+// Package hub delivers events to any number of subscribers, none of which can
+// hold up the others.
+package hub
 
 import (
 	"cmp"
@@ -29,11 +28,11 @@ type kept[E any] struct {
 	ev  E
 }
 
-// NewHub returns a hub whose subscribers may fall capacity events behind. state
+// New returns a hub whose subscribers may fall capacity events behind. state
 // returns which part of the state an event is about, nil for none, and whether
 // that part is now present or gone. It is called with a lock held and must not
 // call back.
-func NewHub[E any](capacity int, state func(E) (key any, present bool)) *Hub[E] {
+func New[E any](capacity int, state func(E) (key any, present bool)) *Hub[E] {
 	return &Hub[E]{capacity: capacity, state: state, subs: make(map[*Sub[E]]struct{}), now: make(map[any]kept[E])}
 }
 
