@@ -54,6 +54,19 @@ func (r *requests) of(n *p2ptest.Node) map[pb.Message_MessageType]int {
 	return maps.Clone(r.count[n.ID()])
 }
 
+// sum returns what all nodes have asked.
+func (r *requests) sum() map[pb.Message_MessageType]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make(map[pb.Message_MessageType]int)
+	for _, count := range r.count {
+		for kind, n := range count {
+			all[kind] += n
+		}
+	}
+	return all
+}
+
 // publicServers returns servers of a simulated public network that has settled.
 func publicServers(tb testing.TB, sim *p2ptest.Network, n int, opts ...p2pnode.Option) p2ptest.Nodes {
 	tb.Helper()

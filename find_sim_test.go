@@ -135,6 +135,7 @@ func TestFirstProviderIsAsFastAsTheDHT(t *testing.T) {
 						}
 						break
 					}
+					t.Logf("of %d servers: the first provider after %v, with the DHT itself after %v; a round trip takes 80ms", size, time.Since(begun), raw)
 					if own := time.Since(begun); raw == 0 || own > raw*103/100 {
 						t.Errorf("the first provider came after %v, the DHT itself has it after %v", own, raw)
 					}

@@ -5,7 +5,6 @@ package p2pnode
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multihash"
 )
 
 const (
@@ -30,13 +28,6 @@ const (
 
 // killKeys is how many keys a process provides until it is killed.
 const killKeys = 10_000
-
-func killKey(tb testing.TB, i int) cid.Cid {
-	tb.Helper()
-	hash, err := multihash.Sum(binary.BigEndian.AppendUint64(nil, uint64(i)), multihash.SHA2_256, -1)
-	mustNot(tb, err)
-	return cid.NewCidV1(cid.Raw, hash)
-}
 
 // TestKilledProvider is the process that TestProvidedKeysSurviveKills kills.
 func TestKilledProvider(t *testing.T) {
@@ -60,7 +51,7 @@ func TestKilledProvider(t *testing.T) {
 		kept[c] = true
 	}
 	for i := range next {
-		if !kept[killKey(t, i)] {
+		if !kept[hashed(t, i)] {
 			fmt.Println("missing", i)
 			return
 		}
@@ -71,14 +62,14 @@ func TestKilledProvider(t *testing.T) {
 	}
 	fmt.Println("ready", len(kept))
 	if next < killKeys {
-		mustNot(t, n.Provide(ctx, killKey(t, next)))
+		mustNot(t, n.Provide(ctx, hashed(t, next)))
 		fmt.Println("acknowledged", next+1)
 	}
 	for i := next + 1; i < killKeys; {
 		end := min(i+1+rand.N(1000), killKeys)
 		var list []cid.Cid
 		for ; i < end; i++ {
-			list = append(list, killKey(t, i))
+			list = append(list, hashed(t, i))
 		}
 		mustNot(t, n.ProvideMany(ctx, slices.Values(list)))
 		fmt.Println("acknowledged", end)
@@ -147,7 +138,7 @@ func TestProvidedKeysSurviveKills(t *testing.T) {
 	mustNot(t, waitFor(t, func() bool { st := n.Status().DHT; return st.Provides >= next && st.Pending == 0 }))
 	for i := 0; i < next; i += 1 + next/50 {
 		found := false
-		for ai, err := range other.FindProviders(context.Background(), killKey(t, i)) {
+		for ai, err := range other.FindProviders(context.Background(), hashed(t, i)) {
 			mustNot(t, err)
 			found = found || ai.ID == n.ID()
 		}

@@ -115,6 +115,14 @@ func (cycleKeys) Put(context.Context, ...multihash.Multihash) ([]multihash.Multi
 func (cycleKeys) Delete(context.Context, ...multihash.Multihash) error { return nil }
 func (cycleKeys) Empty(context.Context) error                          { return nil }
 
+// ContainsPrefix reports whether there is a key with a prefix. When a sweeping
+// provider asks, it has found out how long the prefixes of regions are: until then
+// it drops what it is given.
+func (c cycleKeys) ContainsPrefix(ctx context.Context, prefix bitstr.Key) (bool, error) {
+	c.k.online.Notify()
+	return c.Keystore.ContainsPrefix(ctx, prefix)
+}
+
 // Get returns the keys with a prefix, without those that are pending, unless they
 // are given to the sweeping providers and no peer has taken them: upstream takes
 // what it announces in its cycle off its queue.
