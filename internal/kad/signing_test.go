@@ -9,14 +9,17 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ipfs/boxo/ipns"
 	"github.com/ipfs/boxo/ipns/pb"
 	"github.com/ipfs/boxo/path"
+	dhtpb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
@@ -277,4 +280,38 @@ func FuzzParseKept(f *testing.F) {
 			t.Errorf("%x: %+v, again %+v, %v", b, k, again, ok)
 		}
 	})
+}
+
+// A name is published in the Internet's and in the LAN's DHT, and whoever is only in
+// one of them reads it.
+func TestNamesGoToBothDHTs(t *testing.T) {
+	two := func(c *Config) { c.Layout = Two }
+	d := newDHT(t, two)
+	var holders []*nethost.Host
+	for _, p := range []protocol.ID{"/test/kad/1.0.0", "/test/lan/kad/1.0.0"} {
+		var held atomic.Pointer[dhtpb.Message]
+		holders = append(holders, scriptedAs(t, p, func(m *dhtpb.Message) *dhtpb.Message {
+			switch m.Type {
+			case dhtpb.Message_PUT_VALUE:
+				held.Store(m)
+				return m
+			case dhtpb.Message_GET_VALUE:
+				reply := dhtpb.NewMessage(m.Type, m.Key, 0)
+				if has := held.Load(); has != nil && bytes.Equal(has.Key, m.Key) {
+					reply.Record = has.Record
+				}
+				return reply
+			}
+			return dhtpb.NewMessage(m.Type, m.Key, 0)
+		}))
+		meet(t, d, holders[len(holders)-1])
+	}
+	must(t, d.PutSigned(testContext(t), Signed{Key: NameKey(d.self), Payload: []byte(content), TTL: time.Minute, Validity: time.Hour}))
+	for i, h := range holders {
+		reader := newDHT(t, two)
+		meet(t, reader, h)
+		if got, err := reader.Resolve(testContext(t), d.self); err != nil || got != content {
+			t.Errorf("in DHT %d the name points at %q, %v", i, got, err)
+		}
+	}
 }
