@@ -239,7 +239,7 @@ func messagingOf(n *Node) diag.Messaging {
 // reachOf returns how others can reach the node.
 func reachOf(n *Node) diag.Reach {
 	r := diag.Reach{
-		Reachability: n.watch.reachability().String(), Listening: len(n.base.ListenAddrs()) > 0,
+		Reachability: reachability(n).String(), Listening: len(n.base.ListenAddrs()) > 0,
 		Announced: addrsOf([]peer.AddrInfo{{Addrs: n.base.Addrs()}}),
 	}
 	for _, s := range relayStatus(n.relay) {

@@ -28,27 +28,29 @@ func UnmarshalEvent(data []byte) (Event, error) {
 
 // eventReaders holds the events by the "type" of their JSON form.
 var eventReaders = map[string]func([]byte) (Event, error){
-	"peer-connected":       readEvent[EventPeerConnected],
-	"peer-disconnected":    readEvent[EventPeerDisconnected],
-	"peer-found":           readEvent[EventPeerFound],
-	"addrs-changed":        readEvent[EventAddrsChanged],
-	"reachability-changed": readEvent[EventReachabilityChanged],
-	"bootstrap-round":      readEvent[EventBootstrapRound],
-	"relay-reserved":       readEvent[EventRelayReserved],
-	"relay-lost":           readEvent[EventRelayLost],
-	"hole-punched":         readEvent[EventHolePunched],
-	"provided":             readEvent[EventProvided],
-	"provide-progress":     readEvent[EventProvideProgress],
-	"topic-peer-joined":    readEvent[EventTopicPeerJoined],
-	"topic-peer-left":      readEvent[EventTopicPeerLeft],
-	"topic-health":         readEvent[EventTopicHealth],
-	"peer-deaf":            readEvent[EventPeerDeaf],
-	"peer-graylisted":      readEvent[EventPeerGraylisted],
-	"peer-forgiven":        readEvent[EventPeerForgiven],
-	"limit-reached":        readEvent[EventLimitReached],
-	"banned":               readEvent[EventBanned],
-	"unbanned":             readEvent[EventUnbanned],
-	"events-lost":          readEvent[EventsLost],
+	"peer-connected":            readEvent[EventPeerConnected],
+	"peer-disconnected":         readEvent[EventPeerDisconnected],
+	"peer-found":                readEvent[EventPeerFound],
+	"addrs-changed":             readEvent[EventAddrsChanged],
+	"reachability-changed":      readEvent[EventReachabilityChanged],
+	"addr-reachability-changed": readEvent[EventAddrReachabilityChanged],
+	"dht-mode-changed":          readEvent[EventDHTModeChanged],
+	"bootstrap-round":           readEvent[EventBootstrapRound],
+	"relay-reserved":            readEvent[EventRelayReserved],
+	"relay-lost":                readEvent[EventRelayLost],
+	"hole-punched":              readEvent[EventHolePunched],
+	"provided":                  readEvent[EventProvided],
+	"provide-progress":          readEvent[EventProvideProgress],
+	"topic-peer-joined":         readEvent[EventTopicPeerJoined],
+	"topic-peer-left":           readEvent[EventTopicPeerLeft],
+	"topic-health":              readEvent[EventTopicHealth],
+	"peer-deaf":                 readEvent[EventPeerDeaf],
+	"peer-graylisted":           readEvent[EventPeerGraylisted],
+	"peer-forgiven":             readEvent[EventPeerForgiven],
+	"limit-reached":             readEvent[EventLimitReached],
+	"banned":                    readEvent[EventBanned],
+	"unbanned":                  readEvent[EventUnbanned],
+	"events-lost":               readEvent[EventsLost],
 }
 
 func readEvent[E Event](data []byte) (Event, error) {
@@ -95,6 +97,18 @@ func (e EventAddrsChanged) MarshalJSON() ([]byte, error) {
 func (e EventReachabilityChanged) MarshalJSON() ([]byte, error) {
 	type plain EventReachabilityChanged
 	return typed("reachability-changed", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventAddrReachabilityChanged) MarshalJSON() ([]byte, error) {
+	type plain EventAddrReachabilityChanged
+	return typed("addr-reachability-changed", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventDHTModeChanged) MarshalJSON() ([]byte, error) {
+	type plain EventDHTModeChanged
+	return typed("dht-mode-changed", plain(e))
 }
 
 // MarshalJSON implements [json.Marshaler].
@@ -225,24 +239,26 @@ func (e *EventProvided) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-func (e EventPeerConnected) stamped(at time.Time) Event       { e.At = at; return e }
-func (e EventPeerDisconnected) stamped(at time.Time) Event    { e.At = at; return e }
-func (e EventPeerFound) stamped(at time.Time) Event           { e.At = at; return e }
-func (e EventAddrsChanged) stamped(at time.Time) Event        { e.At = at; return e }
-func (e EventReachabilityChanged) stamped(at time.Time) Event { e.At = at; return e }
-func (e EventBootstrapRound) stamped(at time.Time) Event      { e.At = at; return e }
-func (e EventRelayReserved) stamped(at time.Time) Event       { e.At = at; return e }
-func (e EventRelayLost) stamped(at time.Time) Event           { e.At = at; return e }
-func (e EventHolePunched) stamped(at time.Time) Event         { e.At = at; return e }
-func (e EventProvided) stamped(at time.Time) Event            { e.At = at; return e }
-func (e EventProvideProgress) stamped(at time.Time) Event     { e.At = at; return e }
-func (e EventTopicPeerJoined) stamped(at time.Time) Event     { e.At = at; return e }
-func (e EventTopicPeerLeft) stamped(at time.Time) Event       { e.At = at; return e }
-func (e EventTopicHealth) stamped(at time.Time) Event         { e.At = at; return e }
-func (e EventPeerDeaf) stamped(at time.Time) Event            { e.At = at; return e }
-func (e EventPeerGraylisted) stamped(at time.Time) Event      { e.At = at; return e }
-func (e EventPeerForgiven) stamped(at time.Time) Event        { e.At = at; return e }
-func (e EventLimitReached) stamped(at time.Time) Event        { e.At = at; return e }
-func (e EventBanned) stamped(at time.Time) Event              { e.At = at; return e }
-func (e EventUnbanned) stamped(at time.Time) Event            { e.At = at; return e }
-func (e EventsLost) stamped(at time.Time) Event               { e.At = at; return e }
+func (e EventPeerConnected) stamped(at time.Time) Event           { e.At = at; return e }
+func (e EventPeerDisconnected) stamped(at time.Time) Event        { e.At = at; return e }
+func (e EventPeerFound) stamped(at time.Time) Event               { e.At = at; return e }
+func (e EventAddrsChanged) stamped(at time.Time) Event            { e.At = at; return e }
+func (e EventReachabilityChanged) stamped(at time.Time) Event     { e.At = at; return e }
+func (e EventAddrReachabilityChanged) stamped(at time.Time) Event { e.At = at; return e }
+func (e EventDHTModeChanged) stamped(at time.Time) Event          { e.At = at; return e }
+func (e EventBootstrapRound) stamped(at time.Time) Event          { e.At = at; return e }
+func (e EventRelayReserved) stamped(at time.Time) Event           { e.At = at; return e }
+func (e EventRelayLost) stamped(at time.Time) Event               { e.At = at; return e }
+func (e EventHolePunched) stamped(at time.Time) Event             { e.At = at; return e }
+func (e EventProvided) stamped(at time.Time) Event                { e.At = at; return e }
+func (e EventProvideProgress) stamped(at time.Time) Event         { e.At = at; return e }
+func (e EventTopicPeerJoined) stamped(at time.Time) Event         { e.At = at; return e }
+func (e EventTopicPeerLeft) stamped(at time.Time) Event           { e.At = at; return e }
+func (e EventTopicHealth) stamped(at time.Time) Event             { e.At = at; return e }
+func (e EventPeerDeaf) stamped(at time.Time) Event                { e.At = at; return e }
+func (e EventPeerGraylisted) stamped(at time.Time) Event          { e.At = at; return e }
+func (e EventPeerForgiven) stamped(at time.Time) Event            { e.At = at; return e }
+func (e EventLimitReached) stamped(at time.Time) Event            { e.At = at; return e }
+func (e EventBanned) stamped(at time.Time) Event                  { e.At = at; return e }
+func (e EventUnbanned) stamped(at time.Time) Event                { e.At = at; return e }
+func (e EventsLost) stamped(at time.Time) Event                   { e.At = at; return e }

@@ -32,6 +32,8 @@ func someEvents(t testing.TB) []Event {
 		EventPeerFound{at, id, addrs, "mdns"},
 		EventAddrsChanged{at, addrs},
 		EventReachabilityChanged{at, ReachabilityPrivate},
+		EventAddrReachabilityChanged{at, ma.StringCast("/ip4/192.0.2.1/tcp/1"), ReachabilityPublic},
+		EventDHTModeChanged{at, true},
 		EventBootstrapRound{at, someRound(id)},
 		EventRelayReserved{at, id, RelayFound},
 		EventRelayLost{at, id, RelayNamed},

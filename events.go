@@ -83,6 +83,23 @@ type EventReachabilityChanged struct {
 	Reachability Reachability `json:"reachability"`
 }
 
+// EventAddrReachabilityChanged reports what peers found out about an address of the
+// node, see [WithAutoNAT]: whether they can dial it.
+type EventAddrReachabilityChanged struct {
+	EventTime
+	// Addr is the address, without /p2p/<id>.
+	Addr         ma.Multiaddr `json:"addr"`
+	Reachability Reachability `json:"reachability"`
+}
+
+// EventDHTModeChanged reports that the node begins to answer the DHT queries of other
+// nodes, or no longer does, see [WithDHTMode].
+type EventDHTModeChanged struct {
+	EventTime
+	// Server is true if it does.
+	Server bool `json:"server"`
+}
+
 // EventBootstrapRound reports the result of a round of dialing bootstrap and
 // saved peers.
 type EventBootstrapRound struct {
@@ -240,7 +257,8 @@ func (o eventsOption) applyEvents(c *eventsConfig) { o(c) }
 
 // EventsWithState makes the stream begin with the events that make up the
 // current state, with the times at which they happened: [EventPeerConnected],
-// [EventAddrsChanged], [EventReachabilityChanged], [EventRelayReserved] and
+// [EventAddrsChanged], [EventReachabilityChanged],
+// [EventAddrReachabilityChanged], [EventDHTModeChanged], [EventRelayReserved] and
 // [EventTopicPeerJoined]. Between them and the events that follow, nothing is
 // missing or repeated.
 func EventsWithState() EventsOption {
@@ -256,6 +274,7 @@ type watcher struct {
 	moved  signal.Signal // the node's own addresses changed
 	hub    *hub.Hub[Event]
 	bus    *watch.Bus
+	found  bool // reachability is found out by internal/reach, not told by the bus
 }
 
 func newWatcher() *watcher { return &watcher{hub: hub.New(eventBuffer, stateOf)} }
@@ -263,20 +282,22 @@ func newWatcher() *watcher { return &watcher{hub: hub.New(eventBuffer, stateOf)}
 // follow starts turning the host's bus events into this package's. gone is
 // called for each peer that disconnected.
 func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multiaddr, gone func(peer.ID), log *slog.Logger) (err error) {
+	reachable := func(r network.Reachability) { w.emit(EventReachabilityChanged{Reachability: reachabilityOf(r)}) }
+	if w.found {
+		reachable = nil
+	}
 	w.bus, err = watch.Follow(group, watch.Config{
 		Host: h, Change: &w.change, Moved: &w.moved, Gone: gone, Log: log,
 		Connected:    func(p nethost.Peer) { w.emit(EventPeerConnected{Peer: peerOf(p)}) },
 		Disconnected: func(id peer.ID) { w.emit(EventPeerDisconnected{ID: id}) },
 		Addrs:        func() { w.emit(EventAddrsChanged{Addrs: withID(self, h.Addrs())}) },
-		Reachability: func(r network.Reachability) { w.emit(EventReachabilityChanged{Reachability: reachabilityOf(r)}) },
+		Reachability: reachable,
 	})
 	return err
 }
 
 // emit sends an event, stamped with the current time, to all consumers.
 func (w *watcher) emit(ev Event) { w.hub.Emit(ev.stamped(time.Now())) }
-
-func (w *watcher) reachability() network.Reachability { return w.bus.Reachability() }
 
 // topicLeft drops what EventsWithState would report of a topic that the node
 // left.
@@ -300,6 +321,10 @@ func stateOf(ev Event) (key any, present bool) {
 		return part{what: "addrs"}, true
 	case EventReachabilityChanged:
 		return part{what: "reachability"}, true
+	case EventAddrReachabilityChanged:
+		return part{"addr", string(ev.Addr.Bytes())}, ev.Reachability != ReachabilityUnknown
+	case EventDHTModeChanged:
+		return part{what: "dht"}, true
 	case EventRelayReserved:
 		return part{"relay", string(ev.ID)}, true
 	case EventRelayLost:

@@ -70,6 +70,12 @@ var rooms = map[string]map[string]string{
 		"internal/backoff":   "searches for relays grow apart",
 		"internal/lifecycle": "following the relays is awaited",
 	},
+	"internal/reach": {
+		"internal/nethost":   "the host knows its addresses and its peers",
+		"internal/addrs":     "from where an address can be reached",
+		"internal/signal":    "peers that come and go are told",
+		"internal/lifecycle": "asking is awaited",
+	},
 	"internal/lan": {
 		"internal/nethost": "mDNS announces the addresses of the host's interfaces",
 		"internal/signal":  "it starts again when those change",
@@ -144,6 +150,7 @@ var rooms = map[string]map[string]string{
 		"internal/errs":            "the sentinels",
 		"internal/gossip":          "topics",
 		"internal/kad":             "the DHT",
+		"internal/reach":           "AutoNAT",
 		"internal/keeper":          "bootstrap, persistent and saved peers",
 		"internal/keyfile":         "identity and swarm key",
 		"internal/lan":             "WithMDNS",

@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
@@ -44,6 +45,8 @@ var nodeMetrics = []metric{
 		return float64(all)
 	}},
 	{"bootstrap_rounds_total", "Rounds of dialing bootstrap and saved peers.", prometheus.CounterValue, func(n *Node) float64 { return float64(n.rounds.Load()) }},
+	{"addresses_reachable", "Addresses that peers have dialed, as AutoNAT found out.", prometheus.GaugeValue, addressesThatAre(network.ReachabilityPublic)},
+	{"addresses_unreachable", "Addresses that peers could not dial, as AutoNAT found out.", prometheus.GaugeValue, addressesThatAre(network.ReachabilityPrivate)},
 	{"relay_reservations", "Reservations held at relays.", prometheus.GaugeValue, func(n *Node) float64 {
 		held := 0
 		for _, r := range n.relay.States() {
@@ -76,6 +79,19 @@ var nodeMetrics = []metric{
 		}
 		return float64(gray)
 	}},
+}
+
+// addressesThatAre counts the node's addresses of a reachability.
+func addressesThatAre(r network.Reachability) func(*Node) float64 {
+	return func(n *Node) float64 {
+		count := 0
+		for _, a := range addrReachability(n) {
+			if a.Reachability == reachabilityOf(r) {
+				count++
+			}
+		}
+		return float64(count)
+	}
 }
 
 func pubsubCount(of func(gossip.Counts) uint64) func(*Node) float64 {

@@ -40,6 +40,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/logguard"
 	"github.com/go-p2pnode/p2pnode/internal/meet"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/reach"
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 	"github.com/go-p2pnode/p2pnode/internal/streams"
 )
@@ -63,6 +64,7 @@ func phases() []phase {
 		{"pubsub", startPubSub},
 		{"streams", startStreams},
 		{"relay", startRelay},
+		{"reachability", startReachability},
 		{"keeper", startKeeper},
 		{"metrics", startMetrics},
 		{"listen", startListening},
@@ -174,8 +176,7 @@ func startHost(n *Node) (err error) {
 	})
 	n.relay = relays.New(relays.Config{
 		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce, Extra: cfg.announceExtra, Hidden: cfg.noAnnounce,
-		Discover: cfg.findRelays, Reachability: cfg.effectiveReachability(), AutoNAT: cfg.autoNAT,
-		HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
+		Discover: cfg.findRelays, HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
 		Reserved: func(id peer.ID, from relays.Source) {
 			n.watch.emit(EventRelayReserved{ID: id, Source: RelaySource(from)})
 			n.watch.change.Notify()
@@ -190,12 +191,12 @@ func startHost(n *Node) (err error) {
 		Log: n.log, Self: n.id, Change: &n.watch.change,
 		Dial:    func(ctx context.Context, ai peer.AddrInfo) error { return n.dialer.Connect(ctx, ai) },
 		Welcome: func(id peer.ID) bool { return n.access.Allows(id) && !n.keeper.Released(id) },
-		Reach:   n.watch.reachability,
+		Reach:   func() network.Reachability { return relayReachability(n) },
 		Search: func(ctx context.Context) iter.Seq2[peer.AddrInfo, error] {
 			return findRelays(ctx, n)
 		},
 	})
-	services := n.relay.Options()
+	services := append(n.relay.Options(), reach.Options(cfg.effectiveReachability(), cfg.autoNAT)...)
 	if cfg.metrics != nil {
 		n.bandwidth = metrics.NewBandwidthCounter()
 		services = append(services, libp2p.BandwidthReporter(n.bandwidth))
@@ -212,8 +213,13 @@ func startHost(n *Node) (err error) {
 			})
 			return n.limits, err
 		},
-		AddrsFactory: n.relay.Announce, Gater: gater(n),
-		Services: services, Options: cfg.libp2pOptions,
+		AddrsFactory: func(list []ma.Multiaddr) []ma.Multiaddr {
+			if t := n.reach.Load(); t != nil {
+				list = t.Announce(list)
+			}
+			return n.relay.Announce(list)
+		},
+		Gater: gater(n), AutoNAT: cfg.autoNAT, Services: services, Options: cfg.libp2pOptions,
 	}
 	if err := setTLS(&host, cfg, n.log); err != nil {
 		return err
@@ -286,6 +292,7 @@ func startEvents(n *Node) error {
 	// longer drains.
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
+	n.watch.found = n.cfg.autoNAT && n.cfg.reachability == network.ReachabilityUnknown
 	return n.watch.follow(group, n.base, n.self, n.relay.Disconnected, n.log)
 }
 
@@ -318,6 +325,12 @@ func startDHT(n *Node) (err error) {
 		return err
 	}
 	n.stack.Push("dht", closeBudget, n.dht.Close)
+	if err := n.dht.FollowMode(n.group, func(serves bool) {
+		n.log.Info("DHT mode", "server", serves)
+		n.watch.emit(EventDHTModeChanged{Server: serves})
+	}); err != nil {
+		return err
+	}
 	n.dialer.Via = routedhost.Wrap(n.base, n.dht)
 	n.host = nethost.Facing(n.dialer.Via, n.base)
 	return nil
@@ -450,7 +463,7 @@ func advertiseRelay(ctx context.Context, n *Node) {
 	advertised := false
 	for {
 		change := n.watch.change.Wait()
-		if wanted := n.watch.reachability() != network.ReachabilityPrivate; wanted != advertised {
+		if wanted := reachability(n) != network.ReachabilityPrivate; wanted != advertised {
 			advertised = wanted
 			stop()
 			if wanted {
@@ -465,6 +478,26 @@ func advertiseRelay(ctx context.Context, n *Node) {
 			return
 		}
 	}
+}
+
+// startReachability begins to find out whether others can dial the node.
+func startReachability(n *Node) error {
+	if !n.cfg.autoNAT {
+		return nil
+	}
+	t, stop, err := reach.Start(n.group, reach.Config{
+		Host: n.base, Known: n.cfg.reachability, Announce: n.cfg.announce, Extra: n.cfg.announceExtra, Private: !n.cfg.ipfs, Change: &n.watch.change, Log: n.log,
+		Addr: func(a reach.Addr) {
+			n.watch.emit(EventAddrReachabilityChanged{Addr: a.Addr, Reachability: reachabilityOf(a.Reachability)})
+		},
+		Overall: func(r network.Reachability) { n.watch.emit(EventReachabilityChanged{Reachability: reachabilityOf(r)}) },
+	})
+	if err != nil {
+		return err
+	}
+	n.reach.Store(t)
+	n.stack.Push("reachability", closeBudget, stop)
+	return nil
 }
 
 func startMetrics(n *Node) error {

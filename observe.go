@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -20,8 +21,8 @@ func (n *Node) Status() Status {
 		Network:      n.cfg.protocolPrefix(),
 		Addrs:        n.Addrs(),
 		ListenAddrs:  n.base.ListenAddrs(),
-		Reachability: reachabilityOf(n.watch.reachability()),
-		Peers:        peersOf(n.base),
+		Reachability: reachabilityOf(reachability(n)), AddrReachability: addrReachability(n),
+		Peers: peersOf(n.base),
 	}
 	s.PrivateNetwork = fingerprint(n.cfg.psk)
 	s.ListenErrors = slices.Clone(n.listenErrors)
@@ -43,6 +44,32 @@ func (n *Node) Status() Status {
 	s.HandlersFailed = n.streams.Failures()
 	s.Relays, s.RelayService = relayStatus(n.relay), relayServiceStatus(n.relayService)
 	return s
+}
+
+// reachability returns whether others can dial the node, as far as known.
+func reachability(n *Node) network.Reachability {
+	if t := n.reach.Load(); t != nil {
+		return t.Reachability()
+	}
+	return n.watch.bus.Reachability()
+}
+
+// relayReachability is what decides whether the node looks for relays: private too
+// while strangers may be unable to dial it.
+func relayReachability(n *Node) network.Reachability {
+	if t := n.reach.Load(); t != nil && t.NeedsRelay() && t.Reachability() == network.ReachabilityPublic {
+		return network.ReachabilityPrivate
+	}
+	return reachability(n)
+}
+
+func addrReachability(n *Node) (list []AddrReachability) {
+	if t := n.reach.Load(); t != nil {
+		for _, a := range t.Addrs() {
+			list = append(list, AddrReachability{a.Addr, reachabilityOf(a.Reachability)})
+		}
+	}
+	return list
 }
 
 // statusPatience is how long Status waits for a datastore.

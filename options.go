@@ -826,7 +826,14 @@ func WithRelayAccess(may func(id peer.ID, addr ma.Multiaddr) bool) Option {
 // WithAutoNAT makes the node ask its peers whether they can dial its addresses, and
 // dial theirs when they ask (AutoNAT version 2). Off by default, because it makes the
 // node dial addresses that strangers name, and tells its peers all of its own.
-// [Status] and [EventReachabilityChanged] tell the result. With [WithReachability] the
+//
+// An address is taken for reachable, or not, once two more peers say the one than the
+// other; a single peer is believed after 10 seconds. That takes seconds for a
+// reachable address and up to 20 seconds for others, and is checked every 5 to 10
+// minutes. Only peers of the widest reach count: those on the LAN do not while there are
+// others. See AddrReachability of [Status], [EventAddrReachabilityChanged] and
+// [EventReachabilityChanged]. A node that cannot be reached stops serving the DHT until
+// it can ([EventDHTModeChanged]), except in [DHTModeServer]. With [WithReachability] the
 // node believes that instead. Specification:
 // github.com/libp2p/specs/blob/master/autonat/autonat-v2.md.
 func WithAutoNAT() Option { return toggle("WithAutoNAT", func(c *config) { c.autoNAT = true }) }

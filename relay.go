@@ -8,6 +8,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 )
@@ -130,6 +131,16 @@ func (r *Reachability) UnmarshalText(text []byte) error {
 	default:
 		return fmt.Errorf("p2pnode: unknown reachability %q", text)
 	}
+}
+
+// AddrReachability is an address of the node, and whether others can dial it:
+// [ReachabilityPublic] if peers have (also on a network of private addresses),
+// [ReachabilityPrivate] if they have tried in vain, and [ReachabilityUnknown] before,
+// while they disagree, and if they cannot dial addresses of that kind.
+type AddrReachability struct {
+	// Addr is the address, without /p2p/<id>.
+	Addr         ma.Multiaddr `json:"addr"`
+	Reachability Reachability `json:"reachability"`
 }
 
 func reachabilityOf(r network.Reachability) Reachability {

@@ -37,6 +37,9 @@ type Status struct {
 	ListenErrors []*ListenError `json:"listenErrors,omitempty"`
 	// Reachability says whether others can dial the node, as far as it knows.
 	Reachability Reachability `json:"reachability,omitempty"`
+	// AddrReachability says it for each address that others may dial, sorted by
+	// address; nil without [WithAutoNAT], and until a peer is connected that can tell.
+	AddrReachability []AddrReachability `json:"addrReachability,omitempty"`
 	// Peers are the connected peers, sorted by ID.
 	Peers []Peer `json:"peers,omitempty"`
 	// DHT describes the DHT; nil without one.

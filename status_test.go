@@ -22,6 +22,7 @@ func TestStatusRoundTripsThroughJSON(t *testing.T) {
 	s := Status{
 		ID: p.ID, Network: "/acme", Addrs: p.Addrs, ListenAddrs: p.Addrs,
 		ListenErrors: []*ListenError{{Addr: p.Addrs[0], Err: failed}}, Reachability: ReachabilityPrivate,
+		AddrReachability: []AddrReachability{{Addr: p.Addrs[0], Reachability: ReachabilityPublic}},
 		Peers: []Peer{{
 			ID: p.ID, Addr: p.Addrs[0], Transport: "tcp", Relayed: true, Direction: "inbound", Latency: time.Second,
 			Since: at, LastSeen: at, Agent: "x", Protocols: []protocol.ID{"/x"},

@@ -326,7 +326,7 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 			"95 of 100 dials over UDP, which QUIC uses, have failed; the peers may also be gone")
 	}
 	if r.Reachability == "Private" && len(r.Relays) == 0 {
-		j.add(NATWithoutRelay, "name relays with WithAutoRelay, and add WithHolePunching, or forward a port and announce it with WithAnnounceAddrs",
+		j.add(NATWithoutRelay, "give WithNATTraversal, or name relays with WithAutoRelay and add WithHolePunching, or forward a port and announce it with WithAnnounceAddrs",
 			"others cannot dial this node, and it has no relay")
 	}
 	if missing := r.missing(); len(missing) > 0 && len(missing) == len(r.Relays) {

@@ -384,10 +384,15 @@ func (h *Host) MayDial(id peer.ID, a ma.Multiaddr) bool { return h.gate.leads(id
 // gated is a connection gater in front of which the gate stands.
 type gated struct {
 	connmgr.ConnectionGater
-	gate *gate
+	gate     *gate
+	contacts *contacts
 }
 
 // InterceptAddrDial decides about dialing an address.
 func (g gated) InterceptAddrDial(id peer.ID, a ma.Multiaddr) bool {
-	return g.ConnectionGater.InterceptAddrDial(id, a) && g.gate.mayDial(id, a)
+	if !g.ConnectionGater.InterceptAddrDial(id, a) || !g.gate.mayDial(id, a) {
+		return false
+	}
+	g.contacts.sent(a)
+	return true
 }

@@ -88,6 +88,8 @@ type Config struct {
 	Gater func(next connmgr.ConnectionGater) connmgr.ConnectionGater
 	// Services are options of the host for relays, reachability and metrics.
 	Services []libp2p.Option
+	// AutoNAT is for a host that asks and tells others which addresses can be reached.
+	AutoNAT bool
 	// Options are the application's. Their parts replace ours.
 	Options []libp2p.Option
 }
@@ -103,9 +105,14 @@ type Host struct {
 	failures   failures // of dials, and of names
 	ranker     ranker   // with AlsoTCP
 	names      resolver
-	private    bool        // it has the key of a private network
-	sharesTCP  bool        // TCP and WebSocket share ports
-	announces  atomic.Bool // Listen has come to its last address
+	transports *transports
+	made       *libp2p.Config // how the host was made; nil without AutoNAT
+	observed   observers
+	contacts   contacts
+	nat        atomic.Pointer[basichost.NATManager] // nil without port mapping
+	private    bool                                 // it has the key of a private network
+	sharesTCP  bool                                 // TCP and WebSocket share ports
+	announces  atomic.Bool                          // Listen has come to its last address
 }
 
 // New builds a host that does not listen yet: the parts on top of it register
@@ -127,11 +134,11 @@ func New(cfg Config) (_ *Host, err error) {
 			}
 		}
 	}()
-	opts, err := cfg.options(theirs, &made)
+	opts, ours, err := cfg.options(theirs, &made)
 	if err != nil {
 		return nil, err
 	}
-	part := &Host{private: cfg.PSK != nil}
+	part := &Host{private: cfg.PSK != nil, transports: ours}
 	part.gate = newGate(cfg.Public, part)
 	if !theirs.CustomUDPBlackHoleSuccessCounter {
 		part.blackHoles = append(part.blackHoles, &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: udpCounter})
@@ -152,6 +159,18 @@ func New(cfg Config) (_ *Host, err error) {
 	opts = append(opts, cfg.Services...)
 	opts = append(opts, cfg.Options...)
 	opts = append(opts, cfg.compose(theirs, part))
+	if cfg.AutoNAT {
+		opts = append(opts, part.observed.option(), func(c *libp2p.Config) error {
+			kept := *c
+			if kept.Muxers == nil {
+				if err := libp2p.DefaultMuxers(&kept); err != nil {
+					return err
+				}
+			}
+			part.made = &kept
+			return nil
+		})
+	}
 	if len(cfg.Options) > 0 { // without, nothing fails that late, and a host costs 5 % less
 		opts = append(opts, keepTrack(&made))
 	}
@@ -169,6 +188,7 @@ func New(cfg Config) (_ *Host, err error) {
 	}
 	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		part.gate.reached(c.RemotePeer())
+		part.contacts.connected(c)
 		if overUDP(c) {
 			part.udpWorks()
 		}
@@ -188,7 +208,7 @@ func Probe(opts []libp2p.Option) (*config.Config, error) {
 
 // options turns the configuration into libp2p options, leaving out what theirs
 // sets. It adds what must be closed if libp2p.New fails to closers.
-func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p.Option, error) {
+func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p.Option, *transports, error) {
 	opts := []libp2p.Option{
 		libp2p.Identity(cfg.Key),
 		libp2p.NoListenAddrs,
@@ -200,7 +220,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if theirs.ResourceManager == nil {
 		limits, err := cfg.NewLimits()
 		if err != nil {
-			return nil, fmt.Errorf("resource manager: %w", err)
+			return nil, nil, fmt.Errorf("resource manager: %w", err)
 		}
 		*closers = append(*closers, limits)
 		opts = append(opts, libp2p.ResourceManager(limits))
@@ -208,7 +228,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if theirs.ConnManager == nil {
 		conns, err := libp2pconnmgr.NewConnManager(cfg.ConnLow, cfg.ConnHigh, libp2pconnmgr.WithGracePeriod(connGrace))
 		if err != nil {
-			return nil, fmt.Errorf("connection manager: %w", err)
+			return nil, nil, fmt.Errorf("connection manager: %w", err)
 		}
 		*closers = append(*closers, conns)
 		opts = append(opts, libp2p.ConnectionManager(conns))
@@ -216,7 +236,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if theirs.Peerstore == nil {
 		peers, err := pstoremem.NewPeerstore()
 		if err != nil {
-			return nil, fmt.Errorf("peerstore: %w", err)
+			return nil, nil, fmt.Errorf("peerstore: %w", err)
 		}
 		*closers = append(*closers, peers)
 		opts = append(opts, libp2p.Peerstore(peers))
@@ -224,7 +244,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if len(theirs.Transports)+len(cfg.Transports) == 0 {
 		opts = append(opts, libp2p.NoTransports)
 	}
-	made := transports{streams: cfg.PeerStreams, dial: cfg.DialTimeout, tls: cfg.TLS, dialTLS: cfg.DialTLS}
+	made := &transports{streams: cfg.PeerStreams, dial: cfg.DialTimeout, tls: cfg.TLS, dialTLS: cfg.DialTLS}
 	for _, kind := range cfg.Transports {
 		opts = append(opts, made.option(kind))
 	}
@@ -244,7 +264,7 @@ func (cfg Config) options(theirs *config.Config, closers *[]io.Closer) ([]libp2p
 	if cfg.PSK != nil {
 		opts = append(opts, libp2p.PrivateNetwork(cfg.PSK))
 	}
-	return opts, nil
+	return opts, made, nil
 }
 
 // compose sets what wraps the application's own part.
@@ -262,7 +282,7 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 			}
 			next = all
 		}
-		c.ConnectionGater = gated{next, h.gate}
+		c.ConnectionGater = gated{next, h.gate, &h.contacts}
 		c.AddrsFactory = func(list []ma.Multiaddr) []ma.Multiaddr {
 			if !h.announces.Load() {
 				return nil // one change of the addresses, instead of one for each listener
@@ -274,6 +294,13 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 			return cfg.AddrsFactory(cfg.named(list))
 		}
 		c.MultiaddrResolver = h.names
+		if inner := c.NATManager; inner != nil {
+			c.NATManager = func(n network.Network) basichost.NATManager {
+				m := inner(n)
+				h.nat.Store(&m)
+				return m
+			}
+		}
 		ours := []swarm.Option{swarm.WithMetricsTracer(tracer{&h.failures})}
 		if d := cfg.DialTimeout; d > 0 {
 			ours = append(ours, swarm.WithDialTimeout(d), swarm.WithDialTimeoutLocal(d))

@@ -92,22 +92,24 @@ var ErrWebSocketReplaced = errors.New("a transport of WithLibp2pOptions replaces
 // yield removes the node's transports whose protocols another transport serves.
 func (t *transports) yield() libp2p.Option {
 	return libp2p.WithFxOption(fx.Decorate(fx.Annotate(
-		func(all []transport.Transport) ([]transport.Transport, error) {
-			taken := make(map[int]bool)
-			for _, other := range all {
-				if !slices.Contains(t.ours, other) {
-					for _, p := range other.Protocols() {
-						taken[p] = true
-					}
-				}
-			}
-			if taken[ma.P_WS] && (t.tls != nil || t.dialTLS != nil) {
-				return nil, ErrWebSocketReplaced
-			}
-			return slices.DeleteFunc(slices.Clone(all), func(one transport.Transport) bool {
-				return slices.Contains(t.ours, one) && slices.ContainsFunc(one.Protocols(), func(p int) bool { return taken[p] })
-			}), nil
-		},
-		fx.ParamTags(`group:"transport"`), fx.ResultTags(`group:"transport"`),
+		t.chosen, fx.ParamTags(`group:"transport"`), fx.ResultTags(`group:"transport"`),
 	)))
+}
+
+// chosen leaves out of all transports the node's own for which there is another.
+func (t *transports) chosen(all []transport.Transport) ([]transport.Transport, error) {
+	taken := make(map[int]bool)
+	for _, other := range all {
+		if !slices.Contains(t.ours, other) {
+			for _, p := range other.Protocols() {
+				taken[p] = true
+			}
+		}
+	}
+	if taken[ma.P_WS] && (t.tls != nil || t.dialTLS != nil) {
+		return nil, ErrWebSocketReplaced
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(one transport.Transport) bool {
+		return slices.Contains(t.ours, one) && slices.ContainsFunc(one.Protocols(), func(p int) bool { return taken[p] })
+	}), nil
 }

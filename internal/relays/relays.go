@@ -57,12 +57,10 @@ const (
 type Config struct {
 	Disabled     bool // no relay client at all
 	Relays       []peer.AddrInfo
-	Discover     bool                 // strangers' relays are found and used too
-	Announce     []ma.Multiaddr       // replaces the listen addresses; nil: those
-	Extra        []ma.Multiaddr       // announced too
-	Hidden       []netip.Prefix       // where no address is announced, if it is not in Announce or Extra
-	Reachability network.Reachability // unknown: to be found out
-	AutoNAT      bool                 // version 2, asked and served
+	Discover     bool           // strangers' relays are found and used too
+	Announce     []ma.Multiaddr // replaces the listen addresses; nil: those
+	Extra        []ma.Multiaddr // announced too
+	Hidden       []netip.Prefix // where no address is announced, if it is not in Announce or Extra
 	HolePunching bool
 	PortMapping  bool
 	// Reserved, Lost and Punched are called on events; they must not block.
@@ -120,42 +118,16 @@ func New(cfg Config) *Client {
 // Options returns the host's options for relays and NATs.
 func (c *Client) Options() []libp2p.Option {
 	if c.cfg.Disabled {
-		return append(c.reachabilityOptions(), libp2p.DisableRelay())
+		return []libp2p.Option{libp2p.DisableRelay()}
 	}
 	// NoListenAddrs would switch the relay client off unless it is enabled
 	// explicitly.
 	opts := []libp2p.Option{libp2p.EnableRelay()}
-	opts = append(opts, c.reachabilityOptions()...)
 	if c.cfg.HolePunching {
 		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c}), holepunch.DirectDialTimeout(punching)))
 	}
 	if c.cfg.PortMapping {
 		opts = append(opts, libp2p.NATPortMap())
-	}
-	return opts
-}
-
-// reachabilityOptions are the host's options that decide what the host takes its
-// reachability to be.
-func (c *Client) reachabilityOptions() (opts []libp2p.Option) {
-	if c.cfg.AutoNAT {
-		opts = append(opts, libp2p.EnableAutoNATv2())
-	}
-	switch c.cfg.Reachability {
-	case network.ReachabilityPublic:
-		opts = append(opts, libp2p.ForceReachabilityPublic())
-	case network.ReachabilityPrivate:
-		opts = append(opts, libp2p.ForceReachabilityPrivate())
-	default:
-		if c.cfg.AutoNAT {
-			// AutoRelay waits until something says what reachability is, if only that it
-			// is unknown. AutoNAT v1, which would say something else than v2, stays out.
-			opts = append(opts, func(cfg *libp2p.Config) error {
-				unknown := network.ReachabilityUnknown
-				cfg.ForceReachability = &unknown
-				return nil
-			})
-		}
 	}
 	return opts
 }

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/libp2p/go-libp2p"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	ma "github.com/multiformats/go-multiaddr"
@@ -26,14 +25,13 @@ func TestOptionsReachLibp2p(t *testing.T) {
 		}
 		return &lc
 	}
-	private, public := network.ReachabilityPrivate, network.ReachabilityPublic
-	if c := apply(Config{}); !c.Relay || c.EnableAutoRelay || c.EnableHolePunching || c.NATManager != nil || c.ForceReachability != nil || c.EnableRelayService {
+	if c := apply(Config{}); !c.Relay || c.EnableAutoRelay || c.EnableHolePunching || c.NATManager != nil || c.EnableRelayService {
 		t.Errorf("by default: %+v", c)
 	}
-	if c := apply(Config{PortMapping: true, HolePunching: true, Reachability: public}); c.NATManager == nil || !c.EnableHolePunching || *c.ForceReachability != public {
-		t.Error("port mapping, hole punching or reachability do not arrive")
+	if c := apply(Config{PortMapping: true, HolePunching: true}); c.NATManager == nil || !c.EnableHolePunching {
+		t.Error("port mapping or hole punching do not arrive")
 	}
-	if c := apply(Config{Relays: []peer.AddrInfo{{ID: "relay"}}, Reachability: private}); c.EnableAutoRelay || *c.ForceReachability != private { // Follow makes AutoRelay
+	if c := apply(Config{Relays: []peer.AddrInfo{{ID: "relay"}}}); c.EnableAutoRelay { // Follow makes AutoRelay
 		t.Error("reservations do not arrive")
 	}
 	if c := apply(Config{Disabled: true}); c.Relay || !c.RelayCustom {

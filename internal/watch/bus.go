@@ -27,6 +27,7 @@ type Config struct {
 	Disconnected func(peer.ID)      // a peer of Connected disconnected
 	Gone         func(peer.ID)      // a peer disconnected, identified or not
 	Addrs        func()             // the host's addresses changed
+	// Reachability is called with what the bus tells; nil where something else knows.
 	Reachability func(network.Reachability)
 	Log          *slog.Logger
 }
@@ -85,8 +86,10 @@ func (b *Bus) handle(ev any) {
 		b.cfg.Moved.Notify()
 	case event.EvtLocalReachabilityChanged:
 		b.reach.Store(int32(ev.Reachability))
-		b.cfg.Log.Info("reachability", "is", ev.Reachability)
-		b.cfg.Reachability(ev.Reachability)
+		if b.cfg.Reachability != nil {
+			b.cfg.Log.Info("reachability", "is", ev.Reachability)
+			b.cfg.Reachability(ev.Reachability)
+		}
 	}
 	b.cfg.Change.Notify()
 }
