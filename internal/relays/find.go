@@ -170,7 +170,7 @@ func (c *Client) look(ctx context.Context, h *nethost.Host) {
 		case reach == network.ReachabilityUnknown && now.Before(due):
 			wait = due.Sub(now)
 		default:
-			missing, busy := c.missing(h)
+			missing, busy := c.missing()
 			picked, soonest := c.pick(h, now, missing-busy)
 			for _, p := range picked {
 				c.group.Go(func(ctx context.Context) { c.try(ctx, h, p) })
@@ -217,7 +217,7 @@ func (c *Client) rest(on bool) {
 }
 
 // missing returns how many relays there are too few, and how many are being tried.
-func (c *Client) missing(h *nethost.Host) (missing, busy int) {
+func (c *Client) missing() (missing, busy int) {
 	missing = want
 	for _, s := range c.States() {
 		if s.Reserved {
@@ -471,7 +471,8 @@ func (c *Client) tend(ctx context.Context, h *nethost.Host, id peer.ID, found bo
 		case <-ctx.Done():
 			return
 		}
-		if !answers(ctx, h, id) && !answers(ctx, h, id) && ctx.Err() == nil {
+		alive := answers(ctx, h, id) || answers(ctx, h, id) // one ping may get lost
+		if !alive && ctx.Err() == nil {
 			c.cfg.Log.Info("closing connection to dead relay", "relay", id)
 			if err := h.Disconnect(id); err != nil {
 				c.cfg.Log.Debug("closing connection to dead relay", "relay", id, "err", err)
