@@ -58,6 +58,31 @@ const (
 
 var allDHTModes = []DHTMode{DHTModeAutoServer, DHTModeAuto, DHTModeServer, DHTModeClient}
 
+// Profile is what a node is for: a list of options in a word, for [WithProfile].
+type Profile string
+
+// The profiles.
+const (
+	// ProfileServer ("server") is a node that everybody can dial and that serves the
+	// others: WithReachability(network.ReachabilityPublic),
+	// WithDHTMode([DHTModeServer]), [WithRelayService], [WithAutoNAT],
+	// WithConnLimits(768, 1024).
+	ProfileServer Profile = "server"
+	// ProfileDesktop ("desktop") is a node behind a home router, which gets through
+	// by itself: [WithAutoNAT], [WithRelayDiscovery], [WithHolePunching] and
+	// [WithPortMapping], as with [WithNATTraversal].
+	ProfileDesktop Profile = "desktop"
+	// ProfilePhone ("phone") is a node that serves nobody and saves its battery:
+	// WithDHTMode([DHTModeClient]), WithConnLimits(12, 24),
+	// WithBootstrapPause(5*time.Minute), [WithRelayDiscovery] and [WithHolePunching].
+	ProfilePhone Profile = "phone"
+	// ProfileLAN ("lan") is a node that meets the others on its LAN and needs nobody
+	// outside: [WithMDNS], WithDHTMode([DHTModeServer]), [WithoutRelay].
+	ProfileLAN Profile = "lan"
+)
+
+var allProfiles = []Profile{ProfileServer, ProfileDesktop, ProfilePhone, ProfileLAN}
+
 // config is what the options fill in. It is private to [New]: a part receives
 // the few values it needs. A field at its zero value is unset.
 type config struct {
@@ -65,6 +90,8 @@ type config struct {
 	// appearance, whatever their values: an explicit default conflicts like any
 	// other value.
 	given []string
+
+	profile Profile // "": none
 
 	network string
 	ipfs    bool
@@ -109,6 +136,7 @@ type config struct {
 	reprovideInterval time.Duration
 	recordLifetime    time.Duration
 	keepAlive         time.Duration // 0: off
+	bootstrapPause    time.Duration // 0: keeper.RoundMax
 	bootstrapDNS      []ma.Multiaddr
 
 	mdns        bool

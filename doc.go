@@ -36,6 +36,7 @@
 // the option and the way out. [ValidateOptions] only checks; [Describe] also
 // returns the resulting [Settings]. The defaults, and the reasons for them:
 //
+//   - profile: none; what a node is for is a decision ([WithProfile])
 //   - identity: fresh Ed25519 key; nothing is written to disk unasked
 //     ([WithIdentityFile])
 //   - data directory: none; nothing is written to disk unasked
@@ -73,6 +74,8 @@
 //     bootstrap peers, persistent peers or mDNS ([WithMinPeers])
 //   - bootstrap retry: 800ms for 1m, then 1s to 30s; a peer that comes back
 //     is found soon, one that does not costs little ([WithBootstrapPeers])
+//   - longest bootstrap pause: 30s; a peer that was away for long is found soon
+//     ([WithBootstrapPause])
 //   - keep-alive: off; costs traffic; crashes show by themselves within 45
 //     seconds ([WithKeepAlive])
 //   - bootstrap by name: none; whoever answers at a name is trusted: a decision

@@ -64,6 +64,8 @@ func codeDefaults() map[string]string {
 		"accelerated DHT client":         onOff(c.accelerated),
 		"minimum of peers":               fmt.Sprint(withPeers.effectiveMinPeers()),
 		"bootstrap retry":                fmt.Sprintf("%v for %vm, then %v to %v", keeper.QuickMax, keeper.QuickFor.Truncate(time.Minute).Minutes(), keeper.RoundMin, keeper.RoundMax),
+		"profile":                        noneIf(c.profile == ""),
+		"longest bootstrap pause":        c.settings().BootstrapPause.String(),
 		"keep-alive":                     onOff(c.keepAlive > 0),
 		"reprovide interval":             c.reprovideInterval.String(),
 		"record lifetime":                c.recordLifetime.String(),

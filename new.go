@@ -652,7 +652,7 @@ const peersName = "peers"
 // peers.
 func startKeeper(n *Node) error {
 	cfg := keeper.Config{
-		Self: n.id, Conns: keeperConns{n.base}, Log: n.log,
+		Self: n.id, Conns: keeperConns{n.base}, Log: n.log, Longest: n.cfg.bootstrapPause,
 		Dial:    n.dialer.Connect,
 		Dials:   func(id peer.ID, a ma.Multiaddr) bool { return n.cfg.dials(a) && n.base.MayDial(id, a) },
 		Given:   n.base.Given,

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
@@ -78,10 +79,63 @@ func newConfig(opts []Option) (*config, error) {
 			errs = append(errs, err)
 		}
 	}
+	if err := cfg.applyProfile(); err != nil {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(append(errs, cfg.validate()...)...); err != nil {
 		return nil, err
 	}
 	return cfg, nil
+}
+
+// WithProfile sets what the node is for, and with it the defaults of several options:
+// those that the profile lists. Every option that is given wins over the profile,
+// before it or after it, and leaves out what it conflicts with: ProfileDesktop with
+// [WithoutRelay] finds no relays, but maps a port. There is none by default, because
+// what a node is for is a decision. [Describe] tells the outcome.
+func WithProfile(p Profile) Option {
+	return option{"WithProfile", func(c *config) error {
+		if p.options() == nil {
+			return fmt.Errorf("unknown profile %q; known are %q", string(p), allProfiles)
+		}
+		c.profile = p
+		return nil
+	}}
+}
+
+// options returns what the profile stands for; nil if it is unknown.
+func (p Profile) options() []Option {
+	switch p {
+	case ProfileServer:
+		return []Option{
+			WithReachability(network.ReachabilityPublic), WithDHTMode(DHTModeServer), WithRelayService(), WithAutoNAT(), WithConnLimits(768, 1024),
+		}
+	case ProfileDesktop:
+		return []Option{WithAutoNAT(), WithRelayDiscovery(), WithHolePunching(), WithPortMapping()}
+	case ProfilePhone:
+		return []Option{
+			WithDHTMode(DHTModeClient), WithConnLimits(12, 24), WithBootstrapPause(5 * time.Minute), WithRelayDiscovery(), WithHolePunching(),
+		}
+	case ProfileLAN:
+		return []Option{WithMDNS(), WithDHTMode(DHTModeServer), WithoutRelay()}
+	default:
+		return nil
+	}
+}
+
+// applyProfile applies those options of the profile that neither were given with
+// another value nor conflict with one that was.
+func (c *config) applyProfile() error {
+	for _, o := range c.profile.options() {
+		o := o.(option) // as all in these lists
+		if c.has(o.name) || c.ruledOut(o.name) {
+			continue
+		}
+		if err := o.set(c); err != nil {
+			return &OptionError{Option: o.name, Err: err}
+		}
+	}
+	return nil
 }
 
 // The network.
@@ -687,6 +741,22 @@ func WithKeepAlive(interval time.Duration) Option {
 			return fmt.Errorf("%v: the interval must be at least a second", interval)
 		}
 		c.keepAlive = interval
+		return nil
+	}}
+}
+
+// WithBootstrapPause sets the longest pause between rounds in which a node that lacks
+// peers dials its bootstrap and saved peers, overriding the default of 30 seconds: from
+// 1 second to a day. The pauses grow to it from a second, once the node has been without
+// them for a minute. A change of the network, or of the clock, starts a round at once.
+// A long one saves a battery; what it costs is time until a peer that was away for
+// long is found again.
+func WithBootstrapPause(longest time.Duration) Option {
+	return option{"WithBootstrapPause", func(c *config) error {
+		if longest < keeper.RoundMin || longest > 24*time.Hour {
+			return fmt.Errorf("%v: the longest pause must be 1 second to 24 hours", longest)
+		}
+		c.bootstrapPause = longest
 		return nil
 	}}
 }

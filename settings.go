@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
 )
 
 // Settings is the result of a set of options: what was given, the defaults, and
@@ -21,6 +23,10 @@ type Settings struct {
 	// first appearance. Of options that replace each other, such as
 	// [WithIdentity] and [WithIdentityFile], it holds only the last.
 	Given []string `json:"given,omitempty"`
+
+	// Profile is that of [WithProfile]; empty without one. What it stands for is in the
+	// other fields.
+	Profile Profile `json:"profile,omitempty"`
 
 	// Network is the name of [WithNetwork] or [WithTicket]; "ipfs" with [WithIPFS].
 	Network string `json:"network"`
@@ -102,6 +108,8 @@ type Settings struct {
 	// KeepAlive is the interval of [WithKeepAlive], in nanoseconds in JSON; 0 if
 	// off.
 	KeepAlive time.Duration `json:"keepAlive,omitempty"`
+	// BootstrapPause is that of [WithBootstrapPause], in nanoseconds in JSON.
+	BootstrapPause time.Duration `json:"bootstrapPause"`
 	// BootstrapDNS holds the names of [WithBootstrapDNS].
 	BootstrapDNS []ma.Multiaddr `json:"bootstrapDNS,omitempty"`
 	// Persistent holds those of [WithPersistentPeers].
@@ -182,6 +190,7 @@ func (c *config) settings() Settings {
 	listen, _ := c.listenAddrs()
 	s := Settings{
 		Given:          slices.Clone(c.given),
+		Profile:        c.profile,
 		Network:        c.protocolPrefix()[1:],
 		Public:         c.ipfs,
 		PrivateNetwork: fingerprint(c.psk),
@@ -209,6 +218,7 @@ func (c *config) settings() Settings {
 		Datastore:          c.datastore != nil,
 		MinPeers:           c.effectiveMinPeers(),
 		KeepAlive:          c.keepAlive,
+		BootstrapPause:     cmp.Or(c.bootstrapPause, keeper.RoundMax),
 		Bootstrap:          addrs.Merge(c.bootstrapPeers()...),
 		BootstrapDNS:       slices.Clone(c.bootstrapDNS),
 		Persistent:         addrs.Merge(c.persistent...),

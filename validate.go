@@ -123,6 +123,13 @@ func pointless(off, why string, options ...string) []conflict {
 	return list
 }
 
+// ruledOut reports whether an option conflicts with one that was given.
+func (c *config) ruledOut(option string) bool {
+	return slices.ContainsFunc(conflicts, func(pair conflict) bool {
+		return pair.option == option && c.has(pair.with) || pair.with == option && c.has(pair.option)
+	})
+}
+
 // relation is a condition on the values of several options.
 type relation struct {
 	with []string // the options involved; the finding is filed under the first, and the text names the others

@@ -27,6 +27,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/go-p2pnode/p2pnode/internal/keeper"
 )
 
 // explicitDefaults has each option with its default value, if there is one: a
@@ -70,6 +72,8 @@ func explicitDefaults(t *testing.T) map[string]Option {
 		"WithPersistentPeers":    WithPersistentPeers(somePeer("1")),
 		"WithMinPeers":           WithMinPeers(c.effectiveMinPeers()),
 		"WithKeepAlive":          WithKeepAlive(time.Minute),
+		"WithProfile":            WithProfile(ProfileDesktop),
+		"WithBootstrapPause":     WithBootstrapPause(keeper.RoundMax),
 		"WithMDNS":               WithMDNS(),
 		"WithMDNSService":        WithMDNSService(c.mdnsServiceName()),
 		"WithoutRelay":           WithoutRelay(),

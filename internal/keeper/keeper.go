@@ -9,6 +9,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -85,6 +86,8 @@ type Config struct {
 	Change  *signal.Signal                        // connections, or what Enough goes by, may have changed
 	Moved   *signal.Signal                        // the network may have changed: dial without waiting
 	Log     *slog.Logger
+	// Longest is the longest pause between rounds; 0 means RoundMax.
+	Longest time.Duration
 	Rand    func() float64 // of the pauses; nil means math/rand/v2
 }
 
@@ -121,11 +124,12 @@ func New(parent context.Context, cfg Config) *Keeper {
 	if cfg.Given == nil {
 		cfg.Given = func(...peer.AddrInfo) {}
 	}
+	cfg.Longest = cmp.Or(cfg.Longest, RoundMax)
 	k := &Keeper{
 		cfg: cfg, group: lifecycle.NewGroup(parent),
 		peers: make(map[peer.ID]*entry), seen: make(map[peer.ID]*sight),
 	}
-	k.rounds.retry = backoff.Backoff{Min: RoundMin, Max: RoundMax, Rand: cfg.Rand}
+	k.rounds.retry = backoff.Backoff{Min: RoundMin, Max: cfg.Longest, Rand: cfg.Rand}
 	k.load(time.Now())
 	return k
 }

@@ -132,7 +132,7 @@ func (k *Keeper) roundWithEnoughLocked(v view, p *plan) {
 		}
 		d := &e.duties[Bootstrap]
 		next := d.next
-		if soon := r.begun.Add(RoundMax); few && d.short <= freeLosses && soon.Before(next) {
+		if soon := r.begun.Add(k.cfg.Longest); few && d.short <= freeLosses && soon.Before(next) {
 			next = soon
 		}
 		if next.After(v.now) {

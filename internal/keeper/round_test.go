@@ -226,6 +226,27 @@ func TestPitfall11BootstrapRetriesForEver(t *testing.T) {
 	})
 }
 
+// The pauses between rounds grow to the longest that is wanted.
+func TestTheLongestPauseIsAsConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const longest = 5 * time.Minute
+		f := newNet()
+		cfg := f.config()
+		cfg.Longest = longest
+		defer f.start(t, cfg, "boot")()
+		time.Sleep(6 * time.Hour)
+		synctest.Wait()
+		var most time.Duration
+		dials := f.times()
+		for i, at := range dials[1:] {
+			most = max(most, at.Sub(dials[i]))
+		}
+		if most > longest || most <= longest/2 {
+			t.Errorf("pauses of up to %v between %d rounds, want up to %v", most, len(dials), longest)
+		}
+	})
+}
+
 // In the first minute dials have a short timeout, so that the next one reaches a
 // peer that has returned: a second, or three times what an earlier dial took. A
 // peer that was never reached gets more time every third dial.
