@@ -266,6 +266,20 @@ func TestVerdictInTimeIsNotATimeout(t *testing.T) {
 	}
 }
 
+// A validator that gives up when its time is over, and returns nil, accepts nothing.
+func TestVerdictAfterTheTimeIsNone(t *testing.T) {
+	r := newRouter(t, newHost(t), nil)
+	v := newValidator(r, nil, Validator{
+		Check:       func(ctx context.Context, _ *pubsub.Message) (any, error) { <-ctx.Done(); return "value", nil },
+		Concurrency: 1, Timeout: 100 * time.Microsecond,
+	})
+	for range 1000 {
+		if value, err := v.run(t.Context(), nil, true); !errors.Is(err, errs.ErrIgnore) {
+			t.Fatalf("run = %v, %v", value, err)
+		}
+	}
+}
+
 func TestForeignValidatorIsAnError(t *testing.T) {
 	r := newRouter(t, newHost(t), nil)
 	must(t, r.ps.RegisterTopicValidator("t", func(context.Context, peer.ID, *pubsub.Message) bool { return true }))

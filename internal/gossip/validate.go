@@ -192,6 +192,7 @@ func (v *validator) run(ctx context.Context, m *pubsub.Message, wait bool) (any,
 	type verdict struct {
 		value any
 		err   error
+		late  bool // Check returned because its time was over, or after it
 	}
 	done := make(chan verdict, 1)
 	ran := v.r.group.Go(func(context.Context) {
@@ -201,6 +202,7 @@ func (v *validator) run(ctx context.Context, m *pubsub.Message, wait bool) (any,
 			done <- d
 		}()
 		d.value, d.err = v.guarded(ctx, m)
+		d.late = ctx.Err() != nil
 	})
 	if !ran {
 		<-v.slots
@@ -210,13 +212,17 @@ func (v *validator) run(ctx context.Context, m *pubsub.Message, wait bool) (any,
 	defer cancel()
 	select {
 	case d := <-done:
-		return d.value, d.err
+		if !d.late {
+			return d.value, d.err
+		}
 	case <-ctx.Done():
-	}
-	select {
-	case d := <-done: // it came while the time ran out
-		return d.value, d.err
-	default:
+		select {
+		case d := <-done: // in time, but nobody was waiting yet
+			if !d.late {
+				return d.value, d.err
+			}
+		default:
+		}
 	}
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil, errs.ErrClosed

@@ -299,3 +299,32 @@ func TestStreamsPerPeerOnThePublicNetwork(t *testing.T) {
 		t.Errorf("%+v became %+v", before, partial)
 	}
 }
+
+// Connections through one relay do not count for its address: a node can have as many
+// as its other limits let it.
+func TestRelayedConnectionsAreNotThoseOfTheRelaysAddress(t *testing.T) {
+	m, err := New(Config{ConnHigh: 192, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	const relay = "/ip4/5.3.0.2/tcp/4001/p2p/12D3KooWDcwV3DErwJbXJ9PqKjGwUibMALJQqzgncvFee5HbFp18"
+	direct := 0
+	for range 32 {
+		for addr, n := range map[string]*int{relay: &direct, relay + "/p2p-circuit": nil} {
+			s, err := m.OpenConnection(network.DirOutbound, false, ma.StringCast(addr))
+			switch {
+			case err == nil:
+				defer s.Done()
+				if n != nil {
+					*n++
+				}
+			case n == nil:
+				t.Fatalf("a relayed connection: %v", err)
+			}
+		}
+	}
+	if direct >= 32 {
+		t.Error("direct connections are not bounded by address: the test shows nothing")
+	}
+}

@@ -123,6 +123,9 @@ func (m *Manager) Accepting(c network.ConnMultiaddrs) {
 	}
 }
 
+// relayed stands for the address of a relayed connection, which has no IP of its own.
+var relayed = ma.StringCast("/p2p-circuit")
+
 // OpenConnection opens a scope for a connection, as libp2p's does. If a limit
 // refuses it, a silent connection is closed in its place, and counts as refused.
 func (m *Manager) OpenConnection(dir network.Direction, usesFile bool, addr ma.Multiaddr) (network.ConnManagementScope, error) {
@@ -130,13 +133,19 @@ func (m *Manager) OpenConnection(dir network.Direction, usesFile bool, addr ma.M
 	if dir == network.DirInbound {
 		raw = m.silent.take(addr)
 	}
-	s, err := m.ResourceManager.OpenConnection(dir, usesFile, addr)
+	endpoint := addr
+	if addrs.IsCircuit(addr) {
+		// Upstream counts a relayed connection for the IP of the relay, so that a relay is
+		// good for seven peers.
+		endpoint = relayed
+	}
+	s, err := m.ResourceManager.OpenConnection(dir, usesFile, endpoint)
 	if err != nil {
 		err = m.c.explain(err, true)
 		if !m.silent.makeRoom(addr, err) {
 			return nil, err
 		}
-		if s, err = m.ResourceManager.OpenConnection(dir, usesFile, addr); err != nil {
+		if s, err = m.ResourceManager.OpenConnection(dir, usesFile, endpoint); err != nil {
 			return nil, m.c.explain(err, true)
 		}
 	}

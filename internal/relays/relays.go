@@ -124,7 +124,8 @@ func (c *Client) Options() []libp2p.Option {
 	// explicitly.
 	opts := []libp2p.Option{libp2p.EnableRelay()}
 	if c.cfg.HolePunching {
-		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c}), holepunch.DirectDialTimeout(punching)))
+		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c}), holepunch.DirectDialTimeout(punching),
+			holepunch.WithAddrFilter(punchAddrs{c})))
 	}
 	if c.cfg.PortMapping {
 		opts = append(opts, libp2p.NATPortMap())
@@ -509,6 +510,33 @@ func (t relayTracer) ReservationRequestFinished(renewal bool, err error) {
 		t.c.answered(err)
 	}
 }
+
+// punchAddrs adds to the addresses at which a hole is punched those that the node does
+// not announce because nobody can dial them: the public ones of a machine behind a
+// firewall. Upstream (v0.51) takes those that are announced, and those that peers see.
+type punchAddrs struct{ c *Client }
+
+// FilterLocal implements [holepunch.AddrFilter].
+func (p punchAddrs) FilterLocal(_ peer.ID, list []ma.Multiaddr) []ma.Multiaddr {
+	h := p.c.host.Load()
+	if h == nil || p.c.cfg.Announce != nil {
+		return list
+	}
+	own, err := h.InterfaceAddrs()
+	if err != nil {
+		p.c.cfg.Log.Debug("addresses of the interfaces", "err", err)
+	}
+	list = slices.Clone(list)
+	for _, a := range own {
+		if addrs.ReachOf(a) == addrs.Global && !addrs.IsCircuit(a) && !p.c.hides(a) {
+			list = append(list, a)
+		}
+	}
+	return ma.Unique(list)
+}
+
+// FilterRemote implements [holepunch.AddrFilter].
+func (punchAddrs) FilterRemote(_ peer.ID, list []ma.Multiaddr) []ma.Multiaddr { return list }
 
 // punchTracer reports the end of a hole punching attempt.
 type punchTracer struct{ c *Client }

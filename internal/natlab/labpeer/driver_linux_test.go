@@ -40,6 +40,8 @@ type driven struct {
 	in   *os.File
 	done chan struct{} // closed when the process has ended
 
+	started time.Time // when the node was up
+
 	mu      sync.Mutex
 	next    int                // guarded by mu
 	replies map[int]chan Reply // guarded by mu
@@ -93,7 +95,8 @@ func start(t testing.TB, h *natlab.Host, o Options) *driven {
 		}
 		log.Close()
 	})
-	p.id = p.must(Command{Do: "start", Options: o}).Peer
+	r := p.must(Command{Do: "start", Options: o})
+	p.id, p.started = r.Peer, r.At
 	return p
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/natlab"
 )
 
@@ -61,6 +62,36 @@ func direct(a, b natlab.Kind) bool {
 	return !(a == natlab.Symmetric && byPort(b) || b == natlab.Symmetric && byPort(a))
 }
 
+// verdict returns a test for an event by which a node says what it has found out
+// about itself.
+func verdict(want p2pnode.Reachability) func(Reply) bool {
+	return func(r Reply) bool {
+		var ev struct {
+			Reachability p2pnode.Reachability `json:"reachability"`
+		}
+		return r.Type == "EventReachabilityChanged" && json.Unmarshal(r.Event, &ev) == nil && ev.Reachability == want
+	}
+}
+
+// reachable is what a node behind a router finds out about itself. Those whom its
+// packets have opened an address-restricted NAT to can dial it: they say that it is
+// public, though strangers cannot, and it keeps its relays.
+func reachable(k natlab.Kind) p2pnode.Reachability {
+	switch k {
+	case natlab.Public, natlab.FullCone, natlab.AddressRestricted:
+		return p2pnode.ReachabilityPublic
+	default:
+		return p2pnode.ReachabilityPrivate
+	}
+}
+
+// sure reports whether hole punching, where it is possible, connects two peers every
+// time. Over TCP alone it does not: the three attempts of upstream fail together now
+// and then.
+func sure(a, b natlab.Kind) bool {
+	return a == natlab.Public || b == natlab.Public || a != natlab.NoUDP && b != natlab.NoUDP
+}
+
 // meeting is what became of two peers.
 type meeting struct {
 	first string        // the path that Connect found
@@ -83,10 +114,13 @@ func (m meeting) String() string {
 }
 
 // meet connects a to b, and uses streams before and after hole punching.
-func meet(a, b *driven, possible bool) (m meeting, err error) {
-	addrs := b.addrs("p2p-circuit")
-	if len(addrs) == 0 {
-		addrs = b.addrs("")
+func meet(a, b *driven, possible, sure bool) (m meeting, err error) {
+	var addrs []string // the library finds them
+	if *raw {
+		addrs = b.addrs("p2p-circuit")
+		if len(addrs) == 0 {
+			addrs = b.addrs("")
+		}
 	}
 	if _, err := a.call(Command{Do: "connect", Peer: b.id, Addrs: addrs}); err != nil {
 		return m, err
@@ -116,14 +150,19 @@ func meet(a, b *driven, possible bool) (m meeting, err error) {
 	if m.first != "relayed" {
 		return m, nil
 	}
+	if !possible || !sure {
+		punched, err := givenUp(b, a)
+		if err != nil {
+			return m, err
+		}
+		possible = possible && punched
+	}
 	if possible {
 		then, err := a.await(isDirect)
 		if err != nil {
 			return m, fmt.Errorf("no direct connection: %w", err)
 		}
 		m.then, m.took = then.Path, then.At.Sub(conn.At)
-	} else if err := givenUp(b, a); err != nil {
-		return m, err
 	}
 	if len(a.find(isDirect)) > 0 != possible {
 		return m, fmt.Errorf("a direct connection: %v, expected %v", !possible, possible)
@@ -143,15 +182,15 @@ func meet(a, b *driven, possible bool) (m meeting, err error) {
 	return m, speak(second.Stream, "second")
 }
 
-// givenUp waits until the peer that was dialed through a relay has tried three times
-// to punch a hole.
-func givenUp(b, a *driven) error {
+// givenUp waits until the peer that was dialed through a relay has punched a hole, or
+// has tried three times to.
+func givenUp(b, a *driven) (punched bool, err error) {
 	if *raw {
 		time.Sleep(45 * time.Second) // upstream has no event
-		return nil
+		return len(a.find(opened(b.id, false))) > 0, nil
 	}
-	tries := 0
-	_, err := b.await(func(r Reply) bool {
+	tries, isDirect := 0, opened(a.id, false)
+	_, err = b.await(func(r Reply) bool {
 		var ev struct {
 			ID  string `json:"id"`
 			Err string `json:"err"`
@@ -159,15 +198,17 @@ func givenUp(b, a *driven) error {
 		if r.Type == "EventHolePunched" && json.Unmarshal(r.Event, &ev) == nil && ev.ID == a.id.String() && ev.Err != "" {
 			tries++
 		}
-		return tries == 3
+		punched = isDirect(r)
+		return tries == 3 || punched
 	})
 	if err != nil {
 		err = fmt.Errorf("three attempts to punch a hole: %w", err)
 	}
-	return err
+	return punched, err
 }
 
-// Every NAT against every NAT: peers that know public nodes are connected at once,
+// Every NAT against every NAT, with WithNATTraversal and bootstrap peers alone: nodes
+// find out what they are behind and get relays, Connect by ID connects them at once,
 // and soon directly wherever that is possible. Streams go on meanwhile.
 func TestNATByNAT(t *testing.T) {
 	if testing.Short() {
@@ -184,8 +225,10 @@ func TestNATByNAT(t *testing.T) {
 			wg.Go(func() {
 				name := fmt.Sprint(k, " ", side)
 				o := Options{Raw: *raw, Bootstrap: servers}
-				if *raw || k != natlab.Public {
+				if *raw {
 					o.Relays = servers[:4]
+				} else {
+					o.Traversal = true
 				}
 				p := startBehind(t, lab, name, natlab.Network{Kind: k}, o)
 				mu.Lock()
@@ -199,8 +242,17 @@ func TestNATByNAT(t *testing.T) {
 						time.Sleep(100 * time.Millisecond)
 					}
 					t.Logf("%s has %d circuit addresses after %v", name, len(p.addrs("p2p-circuit")), time.Since(began).Round(time.Second))
-				case k != natlab.Public:
-					p.mustAwait("reservation", func(r Reply) bool { return r.Type == "EventRelayReserved" })
+				default:
+					said := p.mustAwait("verdict", verdict(reachable(k)))
+					t.Logf("%s: %s after %.1fs", name, reachable(k), said.At.Sub(p.started).Seconds())
+					if k == natlab.Public {
+						return
+					}
+					relay := p.mustAwait("reservation", func(r Reply) bool {
+						// Whom a full cone lets in tells the node that it needs no relay.
+						return r.Type == "EventRelayReserved" || k == natlab.FullCone && verdict(p2pnode.ReachabilityPublic)(r)
+					})
+					t.Logf("%s: reachable after %.1fs", name, relay.At.Sub(p.started).Seconds())
 				}
 			})
 		}
@@ -225,7 +277,7 @@ func TestNATByNAT(t *testing.T) {
 						room <- struct{}{}
 						defer func() { <-room }()
 					}
-					m, err := meet(peers[fmt.Sprint(k, " A")], peers[fmt.Sprint(l, " B")], possible)
+					m, err := meet(peers[fmt.Sprint(k, " A")], peers[fmt.Sprint(l, " B")], possible, sure(k, l))
 					mu.Lock()
 					defer mu.Unlock()
 					table[[2]natlab.Kind{k, l}] = m.String()
