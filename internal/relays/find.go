@@ -471,7 +471,10 @@ func (c *Client) tend(ctx context.Context, h *nethost.Host, id peer.ID, found bo
 		case <-ctx.Done():
 			return
 		}
-		alive := answers(ctx, h, id) || answers(ctx, h, id) // one ping may get lost
+		alive := answers(ctx, h, id)
+		if !alive { // one ping may get lost
+			alive = answers(ctx, h, id)
+		}
 		if !alive && ctx.Err() == nil {
 			c.cfg.Log.Info("closing connection to dead relay", "relay", id)
 			if err := h.Disconnect(id); err != nil {
