@@ -241,6 +241,7 @@ func reachOf(n *Node) diag.Reach {
 	r := diag.Reach{
 		Reachability: reachability(n).String(), Listening: len(n.base.ListenAddrs()) > 0,
 		Announced: addrsOf([]peer.AddrInfo{{Addrs: n.base.Addrs()}}),
+		Looks:     n.relay.Finds(), Sought: n.relay.Sought(),
 	}
 	for _, s := range relayStatus(n.relay) {
 		r.Relays = append(r.Relays, diag.Relay{Peer: s.ID.String(), Reserved: s.Reserved, Missing: s.Missing})

@@ -5,6 +5,7 @@
 package diag
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -145,7 +146,9 @@ type Reach struct {
 	Announced []Addr
 	// BootstrapAddrs are those of the bootstrap peers, likewise.
 	BootstrapAddrs []Addr
-	Relays         []Relay // those of WithAutoRelay and AddRelays
+	Relays         []Relay // those of WithAutoRelay and AddRelays, and those found
+	Looks          bool    // it looks for relays by itself
+	Sought         string  // why it has found none
 	UDPBlocked     bool    // almost every dial over UDP fails
 }
 
@@ -325,7 +328,12 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 		j.add(UDPBlocked, "let UDP through the firewall, or enable only TCP and WebSocket with WithTransports",
 			"95 of 100 dials over UDP, which QUIC uses, have failed; the peers may also be gone")
 	}
-	if r.Reachability == "Private" && len(r.Relays) == 0 {
+	switch {
+	case r.Reachability != "Private" || len(r.Relays) > 0:
+	case r.Looks:
+		j.add(NATWithoutRelay, "give WithRelayService to nodes of the network with public addresses, or name relays with WithAutoRelay",
+			"others cannot dial this node, and it has found no relay: %s", r.sought())
+	default:
 		j.add(NATWithoutRelay, "give WithNATTraversal, or name relays with WithAutoRelay and add WithHolePunching, or forward a port and announce it with WithAnnounceAddrs",
 			"others cannot dial this node, and it has no relay")
 	}
@@ -379,6 +387,8 @@ func (c Company) NoRoutes() string {
 	}
 }
 
+func (r Reach) sought() string { return cmp.Or(r.Sought, "it has only begun to look") }
+
 // Unreachable returns why others may not be able to reach the node, "" if they
 // can: it is public, or has a reservation at a relay.
 func (r Reach) Unreachable() string {
@@ -386,8 +396,10 @@ func (r Reach) Unreachable() string {
 	switch {
 	case r.Reachability == "Public" || len(missing) < len(r.Relays):
 		return ""
+	case len(r.Relays) == 0 && r.Looks:
+		return fmt.Sprintf("reachability is %s, and the node has found no relay: %s", r.Reachability, r.sought())
 	case len(r.Relays) == 0:
-		return fmt.Sprintf("reachability is %s, and the node has no relay; name one with WithAutoRelay, or give WithReachability if you know better", r.Reachability)
+		return fmt.Sprintf("reachability is %s, and the node has no relay; give WithNATTraversal, name one with WithAutoRelay, or give WithReachability if you know better", r.Reachability)
 	default:
 		return fmt.Sprintf("reachability is %s, and the node has no reservation at a relay: %s", r.Reachability, strings.Join(missing, "; "))
 	}

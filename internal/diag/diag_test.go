@@ -111,6 +111,10 @@ var cases = []struct {
 	{"nobody has told what it speaks", func(s *Situation) { s.Company.DHT.Table = 0 }, nil},
 	{"UDP", func(s *Situation) { s.Reach.UDPBlocked = true }, []Kind{UDPBlocked}},
 	{"NAT", func(s *Situation) { s.Reach.Reachability = "Private" }, []Kind{NATWithoutRelay}},
+	{"NAT, and relays are looked for", func(s *Situation) { s.Reach.Reachability, s.Reach.Looks = "Private", true }, []Kind{NATWithoutRelay}},
+	{"NAT, and no relay was found", func(s *Situation) {
+		s.Reach.Reachability, s.Reach.Looks, s.Reach.Sought = "Private", true, "the DHT has no relay"
+	}, []Kind{NATWithoutRelay}},
 	{"no reservation", func(s *Situation) {
 		s.Reach.Relays = []Relay{{Peer: "R", Missing: "it is not connected"}, {Peer: "S", Missing: "it is not a relay"}}
 	}, []Kind{NoReservation}},
