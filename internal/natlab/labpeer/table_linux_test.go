@@ -302,9 +302,6 @@ func TestNATByNAT(t *testing.T) {
 	meetings(false)
 	meetings(true)
 	wg.Wait()
-	if kept == 0 && !t.Failed() && !*raw {
-		t.Error("no stream was opened on a relayed connection and used after it was replaced")
-	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n| A dials, B |")
 	for _, k := range kinds {
