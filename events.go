@@ -1,6 +1,7 @@
 package p2pnode
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/netip"
@@ -268,6 +269,10 @@ func EventsWithState() EventsOption {
 // eventBuffer is how many events wait for a consumer of [Node.Events].
 const eventBuffer = 256
 
+// doubtTimeout is how long a peer that has opened another connection has to answer on
+// the older ones.
+const doubtTimeout = 3 * time.Second
+
 // watcher reports changes: by events to users, by signals to the node's parts.
 type watcher struct {
 	change signal.Signal // something that WaitReady or the keeper looks at may have changed
@@ -290,6 +295,15 @@ func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multia
 		Host: h, Change: &w.change, Moved: &w.moved, Gone: gone, Log: log,
 		Connected:    func(p nethost.Peer) { w.emit(EventPeerConnected{Peer: peerOf(p)}) },
 		Disconnected: func(id peer.ID) { w.emit(EventPeerDisconnected{ID: id}) },
+		Another: func(id peer.ID) {
+			if h.Doubtful(id) {
+				group.Go(func(ctx context.Context) {
+					bound, cancel := context.WithTimeout(ctx, doubtTimeout)
+					defer cancel()
+					h.CloseDead(bound, id)
+				})
+			}
+		},
 		Addrs:        func() { w.emit(EventAddrsChanged{Addrs: withID(self, h.Addrs())}) },
 		Reachability: reachable,
 	})

@@ -293,7 +293,10 @@ func startEvents(n *Node) error {
 	group := lifecycle.NewGroup(context.WithoutCancel(n.ctx))
 	n.stack.Push("events", closeBudget, group.Close)
 	n.watch.found = n.cfg.autoNAT && n.cfg.reachability == network.ReachabilityUnknown
-	return n.watch.follow(group, n.base, n.self, n.relay.Disconnected, n.log)
+	return n.watch.follow(group, n.base, n.self, func(id peer.ID) {
+		n.relay.Disconnected(id)
+		n.losses.Add(id)
+	}, n.log)
 }
 
 func startDHT(n *Node) (err error) {
@@ -557,9 +560,24 @@ func startRecovery(n *Node) error {
 		})
 	})
 	check := &keeper.Checker{
-		Peers: n.base.PeerIDs, Close: n.base.Disconnect, Log: n.log,
-		Alive: func(ctx context.Context, id peer.ID) bool { return alive(ctx, n.base, id) },
+		Peers: n.base.PeerIDs, Alive: n.base.CloseDead, Leave: n.base.CloseLeft, Lost: n.losses.By, Log: n.log,
+		Again: func(ctx context.Context, id peer.ID) {
+			if n.keeper.Released(id) {
+				return
+			}
+			if err := n.dialer.Connect(ctx, peer.AddrInfo{ID: id}); err != nil {
+				n.log.Debug("peer not reached after a move", "peer", id, "err", err)
+			}
+		},
 	}
+	n.group.Go(func(ctx context.Context) {
+		n.base.WatchInterfaces(ctx, func(began time.Time) {
+			n.log.Info("addresses of the interfaces changed")
+			n.group.Go(func(ctx context.Context) { check.Moved(ctx, began) })
+			n.watch.moved.Notify()
+			n.watch.change.Notify()
+		})
+	})
 	n.group.Go(func(ctx context.Context) { check.Run(ctx, &n.watch.moved) })
 	if every := n.cfg.keepAlive; every > 0 {
 		n.group.Go(func(ctx context.Context) { check.Every(ctx, every) })
@@ -735,12 +753,6 @@ func (c keeperConns) Where(id peer.ID) (p keeper.Place) {
 		}
 	}
 	return p
-}
-
-// alive pings a peer. Any answer counts, even that it does not speak ping.
-func alive(ctx context.Context, h *nethost.Host, id peer.ID) bool {
-	_, err := h.Ping(ctx, id)
-	return err == nil || !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
 }
 
 // gater puts the list in front of the application's connection gater.

@@ -65,6 +65,7 @@ type Node struct {
 	access       *access.List
 
 	recovered signal.Signal // the node has peers again, after it had none
+	losses    keeper.Losses // for when the machine has moved
 
 	listenErrors []*ListenError
 	counters

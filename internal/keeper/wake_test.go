@@ -2,10 +2,16 @@ package keeper
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
@@ -84,5 +90,76 @@ func TestRecoveryIsToldOncePerTimeAlone(t *testing.T) {
 		step(false, false, 1)
 		step(true, false, 1)
 		step(true, true, 2)
+	})
+}
+
+// Peers that were lost by a move are dialed again, whether their connections ended
+// before it was noticed, by it, or do not answer after it.
+func TestPeersLostByAMoveAreDialedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var losses Losses
+		losses.Add("long ago")
+		time.Sleep(time.Minute)
+		losses.Add("lost")
+		time.Sleep(time.Second)
+		began := time.Now()
+		time.Sleep(time.Second)
+		losses.Add("lost later")
+		var mu sync.Mutex
+		var again []peer.ID
+		left := false
+		c := &Checker{
+			Peers: func() []peer.ID { return []peer.ID{"alive", "silent", "lost"} }, Lost: losses.By, Log: slog.New(slog.DiscardHandler),
+			Leave: func() { left = true },
+			Alive: func(ctx context.Context, id peer.ID) bool {
+				if !left {
+					t.Error("peers are asked over connections that cannot go on")
+				}
+				if id == "silent" {
+					<-ctx.Done()
+				}
+				return id == "alive"
+			},
+			Again: func(ctx context.Context, id peer.ID) {
+				mu.Lock()
+				defer mu.Unlock()
+				again = append(again, id)
+			},
+		}
+		c.Moved(t.Context(), began)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		slices.Sort(again)
+		if want := []peer.ID{"lost", "lost later", "silent"}; !slices.Equal(again, want) {
+			t.Errorf("dialed again: %q, want %q", again, want)
+		}
+		for i := range 2 * maxLost {
+			losses.Add(peer.ID(fmt.Sprint(i)))
+		}
+		if n := len(losses.lost); n > maxLost {
+			t.Errorf("%d are remembered", n)
+		}
+	})
+}
+
+// A change during a check, or in the pause after it, is followed by another check.
+func TestNoMoveIsMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var moved signal.Signal
+		var checks atomic.Int32
+		c := &Checker{Peers: func() []peer.ID { checks.Add(1); return nil }, Log: slog.New(slog.DiscardHandler)}
+		go c.Run(ctx, &moved)
+		synctest.Wait()
+		moved.Notify()
+		synctest.Wait()
+		moved.Notify() // in the pause
+		time.Sleep(2 * checkGap)
+		synctest.Wait()
+		if n := checks.Load(); n != 2 {
+			t.Errorf("%d checks, want 2", n)
+		}
 	})
 }

@@ -189,6 +189,9 @@ type Network struct {
 	// Hairpin makes a router that translates do so for packets from its own hosts
 	// to its outer address, as RFC 4787 demands and not every router does.
 	Hairpin bool
+	// Private is the subnet of IPv4 of a local network with private addresses; none:
+	// 192.168.1.0/24.
+	Private netip.Prefix
 }
 
 // Site is a router and its local network. It is safe for concurrent use.
@@ -205,8 +208,8 @@ type Site struct {
 	hosts      int // ever plugged in; guarded by mu
 }
 
-// Site adds a router with an empty local network. All local networks with private
-// addresses have the same ones, as homes have.
+// Site adds a router with an empty local network. Unless network says otherwise, all
+// local networks with private addresses have the same ones, as homes have.
 func (l *Lab) Site(name string, network Network) (*Site, error) {
 	router, err := l.namespace(name)
 	if err != nil {
@@ -226,6 +229,9 @@ func (l *Lab) Site(name string, network Network) (*Site, error) {
 	s.Outer4, s.Outer6 = c.outer4, c.outer6
 	outer := c.outer4
 	s.lan4, s.lan6 = netip.MustParsePrefix("192.168.1.0/24"), c.inner6
+	if network.Private.IsValid() {
+		s.lan4 = network.Private
+	}
 	if !network.Kind.translates() {
 		s.lan4 = c.inner4
 	}

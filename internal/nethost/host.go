@@ -109,7 +109,10 @@ type Host struct {
 	made       *libp2p.Config // how the host was made; nil without AutoNAT
 	observed   observers
 	contacts   contacts
+	interfaces interfaces
+	checks     checks
 	nat        atomic.Pointer[basichost.NATManager] // nil without port mapping
+	sockets    bool                                 // its transports are on the machine's network
 	private    bool                                 // it has the key of a private network
 	sharesTCP  bool                                 // TCP and WebSocket share ports
 	announces  atomic.Bool                          // Listen has come to its last address
@@ -138,7 +141,7 @@ func New(cfg Config) (_ *Host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	part := &Host{private: cfg.PSK != nil, transports: ours}
+	part := &Host{private: cfg.PSK != nil, transports: ours, sockets: len(theirs.Transports)+len(theirs.QUICReuse) == 0}
 	part.gate = newGate(cfg.Public, part)
 	if !theirs.CustomUDPBlackHoleSuccessCounter {
 		part.blackHoles = append(part.blackHoles, &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: udpCounter})
@@ -287,6 +290,7 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 			if !h.announces.Load() {
 				return nil // one change of the addresses, instead of one for each listener
 			}
+			list = h.current(list)
 			if own := theirs.AddrsFactory; own != nil {
 				// Do not announce addresses that cannot be dialed.
 				list = slices.DeleteFunc(slices.Clone(own(list)), func(a ma.Multiaddr) bool { return addrs.Undialable(a) != nil })

@@ -96,6 +96,7 @@ type Tracker struct {
 	realm      addrs.Reach
 	told       network.Reachability
 	ips        []netip.Addr // of the machine
+	moves      int          // of the machine
 	moved      bool         // and nothing has been found out since
 
 	mu      sync.Mutex
@@ -180,8 +181,14 @@ func (t *Tracker) Announce(list []ma.Multiaddr) []ma.Multiaddr {
 	if t.cfg.Announce != nil {
 		return list
 	}
-	out := slices.Clone(list)
-	for _, a := range t.Addrs() {
+	known := t.Addrs()
+	// Those that peers see are announced once they have been dialed: the host takes up
+	// what four see, or have seen before the machine moved.
+	sure := slices.Concat(t.cfg.Extra, t.cfg.Host.MappedAddrs())
+	out := slices.DeleteFunc(slices.Clone(list), func(a ma.Multiaddr) bool {
+		return !addrs.IsCircuit(a) && addrs.ReachOf(a) == addrs.Global && t.cfg.Host.Foreign(a) && !ma.Contains(sure, a)
+	})
+	for _, a := range known {
 		switch a.Reachability {
 		case network.ReachabilityPublic:
 			if !ma.Contains(out, a.Addr) {
@@ -320,11 +327,11 @@ func (t *Tracker) addresses() []ma.Multiaddr {
 
 // move forgets everything when the machine has other addresses than before.
 func (t *Tracker) move() {
-	ips := t.cfg.Host.OwnIPs()
-	if slices.Equal(ips, t.ips) {
+	ips, moves := t.cfg.Host.OwnIPs(), t.cfg.Host.Moves()
+	if slices.Equal(ips, t.ips) && moves == t.moves {
 		return
 	}
-	t.ips, t.first = ips, time.Time{}
+	t.ips, t.moves, t.first = ips, moves, time.Time{}
 	clear(t.candidates)
 	clear(t.resting)
 	clear(t.strikes)

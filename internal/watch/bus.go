@@ -26,6 +26,7 @@ type Config struct {
 	Connected    func(nethost.Peer) // a peer is connected and identified
 	Disconnected func(peer.ID)      // a peer of Connected disconnected
 	Gone         func(peer.ID)      // a peer disconnected, identified or not
+	Another      func(peer.ID)      // another connection to a peer is identified
 	Addrs        func()             // the host's addresses changed
 	// Reachability is called with what the bus tells; nil where something else knows.
 	Reachability func(network.Reachability)
@@ -50,6 +51,7 @@ func Follow(group *lifecycle.Group, cfg Config) (*Bus, error) {
 		new(event.EvtPeerIdentificationFailed),
 		new(event.EvtLocalAddressesUpdated),
 		new(event.EvtLocalReachabilityChanged),
+		new(event.EvtAutoRelayAddrsUpdated),
 	}, eventbus.BufSize(256), eventbus.Name("p2pnode"))
 	if err != nil {
 		return nil, err
@@ -78,12 +80,17 @@ func (b *Bus) handle(ev any) {
 			b.gone(ev.Peer)
 		}
 	case event.EvtPeerIdentificationCompleted:
+		if b.announced[ev.Peer] {
+			b.cfg.Another(ev.Peer)
+		}
 		b.here(ev.Peer)
 	case event.EvtPeerIdentificationFailed:
 		b.here(ev.Peer)
 	case event.EvtLocalAddressesUpdated:
 		b.cfg.Addrs()
 		b.cfg.Moved.Notify()
+	case event.EvtAutoRelayAddrsUpdated:
+		b.cfg.Host.Relayed(ev.RelayAddrs)
 	case event.EvtLocalReachabilityChanged:
 		b.reach.Store(int32(ev.Reachability))
 		if b.cfg.Reachability != nil {

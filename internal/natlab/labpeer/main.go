@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -44,8 +45,14 @@ type Options struct {
 	Traversal bool `json:"traversal,omitempty"`
 	// MDNS is the discovery of peers on the local network.
 	MDNS bool `json:"mdns,omitempty"`
+	// Service is the name that it uses there, instead of the network's.
+	Service string `json:"service,omitempty"`
+	// Network is the name of the network; none: "lab".
+	Network string `json:"network,omitempty"`
 	// PortMapping asks the router for a port.
 	PortMapping bool `json:"portMapping,omitempty"`
+	// Log prints the log to standard error.
+	Log bool `json:"log,omitempty"`
 	// Listen are the addresses to listen on; none: those of the library.
 	Listen []string `json:"listen,omitempty"`
 }
@@ -223,6 +230,14 @@ func (s *server) do(c Command) (r Reply, err error) {
 			return r, st.Close()
 		}
 		return r, nil
+	case "ping":
+		rtt := ping.Ping(network.WithNoDial(ctx, "lab"), s.node.Host(), c.Peer)
+		select {
+		case got := <-rtt:
+			return r, got.Error
+		case <-ctx.Done():
+			return r, ctx.Err()
+		}
 	case "disconnect":
 		return r, s.node.Host().Network().ClosePeer(c.Peer)
 	case "close":

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"os"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -18,7 +21,7 @@ type libraryNode struct {
 }
 
 func (s *server) startNode(ctx context.Context, o Options) (node, error) {
-	opts := []p2pnode.Option{p2pnode.WithNetwork("lab")}
+	opts := []p2pnode.Option{p2pnode.WithNetwork(cmp.Or(o.Network, "lab"))}
 	if len(o.Listen) > 0 {
 		opts = append(opts, p2pnode.WithListenAddrs(o.Listen...))
 	}
@@ -40,6 +43,12 @@ func (s *server) startNode(ctx context.Context, o Options) (node, error) {
 	}
 	if o.MDNS {
 		opts = append(opts, p2pnode.WithMDNS())
+	}
+	if o.Service != "" {
+		opts = append(opts, p2pnode.WithMDNSService(o.Service))
+	}
+	if o.Log {
+		opts = append(opts, p2pnode.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	}
 	if o.PortMapping {
 		opts = append(opts, p2pnode.WithPortMapping())

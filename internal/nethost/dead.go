@@ -1,0 +1,115 @@
+package nethost
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	"github.com/multiformats/go-multistream"
+)
+
+// settled is how old a connection is when another one to the same peer is a reason to
+// check it: those of simultaneous dials and of hole punching are younger.
+const settled = time.Second
+
+// checks are the peers whose connections are being checked.
+type checks struct {
+	mu   sync.Mutex
+	busy map[peer.ID]bool // guarded by mu
+}
+
+// begin reports whether nobody else checks a peer's connections.
+func (c *checks) begin(id peer.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy[id] {
+		return false
+	}
+	if c.busy == nil {
+		c.busy = make(map[peer.ID]bool)
+	}
+	c.busy[id] = true
+	return true
+}
+
+func (c *checks) end(id peer.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.busy, id)
+}
+
+// Doubtful reports whether a peer has a connection that another one makes doubtful:
+// a peer that moved, or whose router forgot about the old one, dials again, while this
+// side would use the old one for half a minute.
+func (h *Host) Doubtful(id peer.ID) bool {
+	list := h.swarm.ConnsToPeer(id)
+	if len(list) < 2 {
+		return false
+	}
+	for _, c := range list {
+		if time.Since(c.Stat().Opened) >= settled {
+			return true
+		}
+	}
+	return false
+}
+
+// CloseDead pings a peer over each of its connections, and closes those on which it
+// does not answer before ctx ends. It reports whether any is left. Any answer counts,
+// even that it does not speak ping.
+func (h *Host) CloseDead(ctx context.Context, id peer.ID) (alive bool) {
+	if !h.checks.begin(id) {
+		return true
+	}
+	defer h.checks.end(id)
+	var wg sync.WaitGroup
+	for _, c := range h.swarm.ConnsToPeer(id) {
+		wg.Go(func() {
+			err := pingOver(ctx, c)
+			switch {
+			case err == nil:
+				_ = h.Peerstore().Put(id, answered, time.Now()) // if it fails, only Peer.LastSeen is missing
+			case errors.Is(ctx.Err(), context.DeadlineExceeded):
+				_ = c.Close() // it closes in any case
+			}
+		})
+	}
+	wg.Wait()
+	return h.Connected(id)
+}
+
+// pingOver pings over one connection.
+func pingOver(ctx context.Context, c network.Conn) error {
+	s, err := c.NewStream(network.WithAllowLimitedConn(ctx, "p2pnode: ping"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Reset() }() // everything is read by then
+	// Not a deadline of the stream, which may come before that of ctx.
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	if err := s.SetProtocol(ping.ID); err != nil {
+		return err
+	}
+	err = multistream.SelectProtoOrFail(protocol.ID(ping.ID), s)
+	if _, unsupported := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err); unsupported {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var b [ping.PingSize]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	if _, err := s.Write(b[:]); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(s, b[:])
+	return err
+}
