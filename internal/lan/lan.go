@@ -5,6 +5,7 @@ package lan
 import (
 	"context"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 
@@ -29,13 +30,14 @@ type Announcer struct {
 	log     *slog.Logger
 
 	mu      sync.Mutex
-	running mdns.Service   // guarded by mu
+	running mdns.Service   // nil without an interface, too; guarded by mu
 	told    []ma.Multiaddr // what running announces; guarded by mu
+	moves   int            // of the machine, when running started; guarded by mu
 	closed  bool           // guarded by mu
 }
 
-// Start announces the current addresses. found is called for each peer that is
-// discovered, from any goroutine.
+// Start announces the current addresses, or, on a machine that has no network, those
+// that it gets. found is called for each peer that is discovered, from any goroutine.
 func Start(h *nethost.Host, service string, found func(peer.AddrInfo), log *slog.Logger) (*Announcer, error) {
 	a := &Announcer{host: h, service: service, found: found, log: log}
 	a.mu.Lock()
@@ -47,20 +49,34 @@ func Start(h *nethost.Host, service string, found func(peer.AddrInfo), log *slog
 func (a *Announcer) HandlePeerFound(ai peer.AddrInfo) { a.found(ai) }
 
 func (a *Announcer) startLocked() error {
+	moves := a.host.Moves()
 	told, err := a.host.InterfaceAddrs()
 	if err != nil {
 		return err
+	}
+	if !multicast() {
+		a.log.Info("no interface for mDNS: waiting for one")
+		a.told, a.moves = told, moves
+		return nil
 	}
 	s := mdns.NewMdnsService(a.host, a.service, a)
 	if err := s.Start(); err != nil {
 		return err
 	}
-	a.running, a.told = s, told
+	a.running, a.told, a.moves = s, told, moves
 	return nil
 }
 
-// Follow restarts the service when the node's interface addresses change: the
-// service itself keeps announcing those of its start.
+// multicast reports whether there is an interface to announce on.
+func multicast() bool {
+	list, err := net.Interfaces()
+	return err != nil || slices.ContainsFunc(list, func(i net.Interface) bool {
+		return i.Flags&net.FlagUp != 0 && i.Flags&net.FlagMulticast != 0
+	})
+}
+
+// Follow restarts the service when the machine's interfaces or the node's addresses on
+// them change: the service itself keeps to those of its start.
 func (a *Announcer) Follow(ctx context.Context, moved *signal.Signal) {
 	for {
 		wake := moved.Wait()
@@ -82,7 +98,7 @@ func (a *Announcer) update() error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || len(now) == 0 || slices.EqualFunc(now, a.told, ma.Multiaddr.Equal) {
+	if a.closed || len(now) == 0 || a.moves == a.host.Moves() && slices.EqualFunc(now, a.told, ma.Multiaddr.Equal) {
 		return nil
 	}
 	if a.running != nil {

@@ -186,6 +186,9 @@ func New(cfg Config) (_ *Host, err error) {
 		return nil, errors.Join(fmt.Errorf("the network is a %T, not a swarm: an option of WithLibp2pOptions replaced it", h.Network()), h.Close())
 	}
 	part.Host, part.swarm = h, sw
+	if part.sockets {
+		part.interfaces.first, _ = netAddrs() // with an error, the first look is a change
+	}
 	if cfg.DialTimeout > 0 {
 		identifyWithin(h, cfg.DialTimeout)
 	}

@@ -33,6 +33,8 @@ const (
 
 // interfaces is what is known of the machine's interfaces.
 type interfaces struct {
+	first map[netAddr]bool // when the host was made
+
 	mu    sync.Mutex
 	moves int                      // changes that left the machine with an address; guarded by mu
 	moved time.Time                // the last change; zero before; guarded by mu
@@ -99,38 +101,36 @@ func (h *Host) WatchInterfaces(ctx context.Context, moved func(began time.Time))
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	before, err := netAddrs()
+	before := h.interfaces.first
 	var began time.Time
 	for {
+		now, err := netAddrs()
+		if err == nil && !maps.Equal(before, now) {
+			h.leave(before, now)
+			before = now
+			if began.IsZero() {
+				began = time.Now()
+			}
+			if len(now) > 0 {
+				moved(began)
+				began = time.Time{}
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-told:
-			rest := time.NewTimer(settle)
-			select {
-			case <-ctx.Done():
-				rest.Stop()
-				return
-			case <-rest.C:
-			}
-			select {
-			case <-told: // seen with the others
-			default:
-			}
-		}
-		now, readErr := netAddrs()
-		if readErr != nil || err == nil && maps.Equal(before, now) {
 			continue
+		case <-told:
 		}
-		h.leave(before, now)
-		before, err = now, nil
-		if began.IsZero() {
-			began = time.Now()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settle):
 		}
-		if len(now) > 0 {
-			moved(began)
-			began = time.Time{}
+		select {
+		case <-told: // seen with the others
+		default:
 		}
 	}
 }

@@ -213,3 +213,13 @@ func (p *driven) addrs(part string) []string {
 	p.t.Helper()
 	return slices.DeleteFunc(p.must(Command{Do: "addrs"}).Addrs, func(a string) bool { return !strings.Contains(a, part) })
 }
+
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
