@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -77,6 +78,12 @@ const (
 	// FindingNoPlace ("no-reservation"): the node has no reservation at any of
 	// its relays.
 	FindingNoPlace FindingKind = "no-reservation"
+	// FindingPortMappingFails ("port-mapping-fails"): the router says that it forwards a
+	// port of [WithPortMapping], but others cannot dial it.
+	FindingPortMappingFails FindingKind = "port-mapping-fails"
+	// FindingNoPortMapping ("no-port-mapping"): others cannot dial the node, neither
+	// through a relay, and no router maps a port for [WithPortMapping].
+	FindingNoPortMapping FindingKind = "no-port-mapping"
 	// FindingClock ("clock-behind"): this machine's clock is behind that of its
 	// peers.
 	FindingClock FindingKind = "clock-behind"
@@ -242,6 +249,15 @@ func reachOf(n *Node) diag.Reach {
 		Reachability: reachability(n).String(), Listening: len(n.base.ListenAddrs()) > 0,
 		Announced: addrsOf([]peer.AddrInfo{{Addrs: n.base.Addrs()}}),
 		Looks:     n.relay.Finds(), Sought: n.relay.Sought(),
+	}
+	if p := portMappingStatus(n); p != nil {
+		r.Unmapped = p.Missing
+		for _, m := range p.Mappings {
+			inside := addrs.ReachOfIP(m.External.Addr()) != addrs.Global
+			// Peers outside are not asked whether they can dial what is inside.
+			refuted := m.Reachability == ReachabilityPrivate || inside && m.Reachability == ReachabilityUnknown && reachability(n) == network.ReachabilityPrivate
+			r.Ports = append(r.Ports, diag.Port{Text: m.Protocol + " " + m.External.String(), Refuted: refuted, Inside: inside})
+		}
 	}
 	for _, s := range relayStatus(n.relay) {
 		r.Relays = append(r.Relays, diag.Relay{Peer: s.ID.String(), Reserved: s.Reserved, Missing: s.Missing})

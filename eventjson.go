@@ -34,6 +34,8 @@ var eventReaders = map[string]func([]byte) (Event, error){
 	"addrs-changed":             readEvent[EventAddrsChanged],
 	"reachability-changed":      readEvent[EventReachabilityChanged],
 	"addr-reachability-changed": readEvent[EventAddrReachabilityChanged],
+	"port-mapped":               readEvent[EventPortMapped],
+	"port-unmapped":             readEvent[EventPortUnmapped],
 	"dht-mode-changed":          readEvent[EventDHTModeChanged],
 	"bootstrap-round":           readEvent[EventBootstrapRound],
 	"relay-reserved":            readEvent[EventRelayReserved],
@@ -103,6 +105,18 @@ func (e EventReachabilityChanged) MarshalJSON() ([]byte, error) {
 func (e EventAddrReachabilityChanged) MarshalJSON() ([]byte, error) {
 	type plain EventAddrReachabilityChanged
 	return typed("addr-reachability-changed", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventPortMapped) MarshalJSON() ([]byte, error) {
+	type plain EventPortMapped
+	return typed("port-mapped", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventPortUnmapped) MarshalJSON() ([]byte, error) {
+	type plain EventPortUnmapped
+	return typed("port-unmapped", plain(e))
 }
 
 // MarshalJSON implements [json.Marshaler].
@@ -245,6 +259,8 @@ func (e EventPeerFound) stamped(at time.Time) Event               { e.At = at; r
 func (e EventAddrsChanged) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventReachabilityChanged) stamped(at time.Time) Event     { e.At = at; return e }
 func (e EventAddrReachabilityChanged) stamped(at time.Time) Event { e.At = at; return e }
+func (e EventPortMapped) stamped(at time.Time) Event              { e.At = at; return e }
+func (e EventPortUnmapped) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventDHTModeChanged) stamped(at time.Time) Event          { e.At = at; return e }
 func (e EventBootstrapRound) stamped(at time.Time) Event          { e.At = at; return e }
 func (e EventRelayReserved) stamped(at time.Time) Event           { e.At = at; return e }

@@ -33,6 +33,8 @@ func someEvents(t testing.TB) []Event {
 		EventAddrsChanged{at, addrs},
 		EventReachabilityChanged{at, ReachabilityPrivate},
 		EventAddrReachabilityChanged{at, ma.StringCast("/ip4/192.0.2.1/tcp/1"), ReachabilityPublic},
+		EventPortMapped{at, "tcp", 4001, netip.MustParseAddrPort("192.0.2.1:5001")},
+		EventPortUnmapped{at, "udp", 4001, netip.MustParseAddrPort("192.0.2.1:5001")},
 		EventDHTModeChanged{at, true},
 		EventBootstrapRound{at, someRound(id)},
 		EventRelayReserved{at, id, RelayFound},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -91,6 +92,30 @@ type EventAddrReachabilityChanged struct {
 	// Addr is the address, without /p2p/<id>.
 	Addr         ma.Multiaddr `json:"addr"`
 	Reachability Reachability `json:"reachability"`
+}
+
+// EventPortMapped reports that the router forwards a port to the node, as it says, see
+// [WithPortMapping].
+type EventPortMapped struct {
+	EventTime
+	// Protocol is "udp" or "tcp".
+	Protocol string `json:"protocol"`
+	// Port is the one that the node listens on.
+	Port uint16 `json:"port"`
+	// External is the router's address and port.
+	External netip.AddrPort `json:"external"`
+}
+
+// EventPortUnmapped reports that the router no longer does, or that the node has left its
+// LAN. The node keeps trying.
+type EventPortUnmapped struct {
+	EventTime
+	// Protocol is "udp" or "tcp".
+	Protocol string `json:"protocol"`
+	// Port is the one that the node listens on.
+	Port uint16 `json:"port"`
+	// External is the router's address and port.
+	External netip.AddrPort `json:"external"`
 }
 
 // EventDHTModeChanged reports that the node begins to answer the DHT queries of other
@@ -259,8 +284,8 @@ func (o eventsOption) applyEvents(c *eventsConfig) { o(c) }
 // EventsWithState makes the stream begin with the events that make up the
 // current state, with the times at which they happened: [EventPeerConnected],
 // [EventAddrsChanged], [EventReachabilityChanged],
-// [EventAddrReachabilityChanged], [EventDHTModeChanged], [EventRelayReserved] and
-// [EventTopicPeerJoined]. Between them and the events that follow, nothing is
+// [EventAddrReachabilityChanged], [EventPortMapped], [EventDHTModeChanged],
+// [EventRelayReserved] and [EventTopicPeerJoined]. Between them and the events that follow, nothing is
 // missing or repeated.
 func EventsWithState() EventsOption {
 	return eventsOption(func(c *eventsConfig) { c.state = true })
@@ -337,6 +362,10 @@ func stateOf(ev Event) (key any, present bool) {
 		return part{what: "reachability"}, true
 	case EventAddrReachabilityChanged:
 		return part{"addr", string(ev.Addr.Bytes())}, ev.Reachability != ReachabilityUnknown
+	case EventPortMapped:
+		return part{"port " + ev.Protocol, strconv.Itoa(int(ev.Port))}, true
+	case EventPortUnmapped:
+		return part{"port " + ev.Protocol, strconv.Itoa(int(ev.Port))}, false
 	case EventDHTModeChanged:
 		return part{what: "dht"}, true
 	case EventRelayReserved:

@@ -76,6 +76,10 @@ var rooms = map[string]map[string]string{
 		"internal/signal":    "peers that come and go are told",
 		"internal/lifecycle": "asking is awaited",
 	},
+	"internal/portmap": {
+		"internal/lifecycle": "the router is asked in the background, and awaited",
+		"internal/signal":    "a listener that comes or goes is told",
+	},
 	"internal/lan": {
 		"internal/nethost": "mDNS announces the addresses of the host's interfaces",
 		"internal/signal":  "it starts again when those change",
@@ -160,6 +164,7 @@ var rooms = map[string]map[string]string{
 		"internal/meet":            "WithRendezvous, TopicDiscovery",
 		"internal/nethost":         "the host",
 		"internal/keeper/peerfile": forTests,
+		"internal/portmap":         "WithPortMapping",
 		"internal/relays":          "WithAutoRelay, WithRelayService",
 		"internal/signal":          "waits wake by events",
 		"internal/streams":         "Handle, Listen, Dial",

@@ -22,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
 	routedhost "github.com/libp2p/go-libp2p/p2p/host/routed"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -40,6 +41,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/logguard"
 	"github.com/go-p2pnode/p2pnode/internal/meet"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/portmap"
 	"github.com/go-p2pnode/p2pnode/internal/reach"
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 	"github.com/go-p2pnode/p2pnode/internal/streams"
@@ -176,7 +178,7 @@ func startHost(n *Node) (err error) {
 	})
 	n.relay = relays.New(relays.Config{
 		Disabled: cfg.noRelay, Relays: cfg.autoRelays, Announce: cfg.announce, Extra: cfg.announceExtra, Hidden: cfg.noAnnounce,
-		Discover: cfg.findRelays, HolePunching: cfg.holePunching, PortMapping: cfg.portMapping,
+		Discover: cfg.findRelays, HolePunching: cfg.holePunching,
 		Reserved: func(id peer.ID, from relays.Source) {
 			n.watch.emit(EventRelayReserved{ID: id, Source: RelaySource(from)})
 			n.watch.change.Notify()
@@ -197,6 +199,9 @@ func startHost(n *Node) (err error) {
 		},
 	})
 	services := append(n.relay.Options(), reach.Options(cfg.effectiveReachability(), cfg.autoNAT)...)
+	if cfg.portMapping {
+		services = append(services, mapPorts(n))
+	}
 	if cfg.metrics != nil {
 		n.bandwidth = metrics.NewBandwidthCounter()
 		services = append(services, libp2p.BandwidthReporter(n.bandwidth))
@@ -232,6 +237,28 @@ func startHost(n *Node) (err error) {
 	n.host = nethost.Facing(n.base, n.base)
 	n.dialer = nethost.Dialer{Host: n.base, Via: n.base, Refusal: n.access.Refusal}
 	return nil
+}
+
+// mapPorts is the host's option for port mapping.
+func mapPorts(n *Node) libp2p.Option {
+	return libp2p.NATManager(func(on network.Network) basichost.NATManager {
+		n.ports = portmap.Start(portmap.Config{
+			Listen: on.ListenAddresses, Log: n.log,
+			Changed: func(m portmap.Mapping, mapped bool) {
+				if mapped {
+					n.watch.emit(EventPortMapped{Protocol: m.Protocol, Port: m.Port, External: m.External})
+				} else {
+					n.watch.emit(EventPortUnmapped{Protocol: m.Protocol, Port: m.Port, External: m.External})
+				}
+				n.watch.change.Notify()
+			},
+		})
+		listens := func(network.Network, ma.Multiaddr) { n.ports.Look() }
+		on.Notify(&network.NotifyBundle{ListenF: listens, ListenCloseF: listens})
+		// The host closes it too, but not if it cannot be made.
+		n.stack.Push("port mapping", closeBudget, n.ports.Close)
+		return n.ports
+	})
 }
 
 // setTLS sets the host's TLS for WebSocket. It reads the files of WithTLSFiles.

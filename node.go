@@ -24,6 +24,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/lifecycle"
 	"github.com/go-p2pnode/p2pnode/internal/limits"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/portmap"
 	"github.com/go-p2pnode/p2pnode/internal/reach"
 	"github.com/go-p2pnode/p2pnode/internal/relays"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
@@ -59,6 +60,7 @@ type Node struct {
 	pubsub       *gossip.Router // nil without pubsub
 	streams      *streams.Server
 	relay        *relays.Client
+	ports        *portmap.Manager              // nil without port mapping
 	reach        atomic.Pointer[reach.Tracker] // nil without AutoNAT, and before it starts
 	relayService *relays.Service               // nil without the relay service
 	keeper       *keeper.Keeper

@@ -8,6 +8,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
 // Status returns a snapshot of the node. After Close it holds the ID and Closed
@@ -22,7 +24,8 @@ func (n *Node) Status() Status {
 		Addrs:        n.Addrs(),
 		ListenAddrs:  n.base.ListenAddrs(),
 		Reachability: reachabilityOf(reachability(n)), AddrReachability: addrReachability(n),
-		Peers: peersOf(n.base),
+		PortMapping: portMappingStatus(n),
+		Peers:       peersOf(n.base),
 	}
 	s.PrivateNetwork = fingerprint(n.cfg.psk)
 	s.ListenErrors = slices.Clone(n.listenErrors)
@@ -70,6 +73,28 @@ func addrReachability(n *Node) (list []AddrReachability) {
 		}
 	}
 	return list
+}
+
+// portMappingStatus returns what the router forwards; nil if it is not asked to.
+func portMappingStatus(n *Node) *PortMappingStatus {
+	if n.ports == nil {
+		return nil
+	}
+	state := n.ports.State()
+	s := &PortMappingStatus{Router: state.Found, Missing: state.Missing}
+	known := addrReachability(n)
+	for _, m := range state.Mappings {
+		one := PortMapping{Protocol: m.Protocol, Port: m.Port, External: m.External, Reachability: ReachabilityUnknown}
+		for _, a := range known {
+			protocol, at, ok := addrs.AddrPort(a.Addr)
+			if !ok || protocol != m.Protocol || at != m.External || one.Reachability == ReachabilityPublic || a.Reachability == ReachabilityUnknown {
+				continue
+			}
+			one.Reachability = a.Reachability
+		}
+		s.Mappings = append(s.Mappings, one)
+	}
+	return s
 }
 
 // statusPatience is how long Status waits for a datastore.

@@ -547,8 +547,16 @@ func WithReachability(r network.Reachability) Option {
 	}}
 }
 
-// WithPortMapping asks the router to forward a port, by UPnP or NAT-PMP. Off by
+// WithPortMapping asks the router to forward the ports on which the node listens over
+// IPv4, by NAT-PMP (RFC 6886) or UPnP, whichever the router answers first. Off by
 // default, because it changes the router's settings.
+//
+// The mappings last a minute or two, are renewed every 20 seconds, and are removed by
+// Close. After a move to another network the node looks for a router again, and while
+// there is none, once a minute. PortMapping of [Status] shows what the router says;
+// [EventPortMapped] and [EventPortUnmapped] report changes. Only with [WithAutoNAT],
+// too, does the node find out whether the router tells the truth: without it, a mapped
+// address is announced unseen.
 func WithPortMapping() Option {
 	return toggle("WithPortMapping", func(c *config) { c.portMapping = true })
 }

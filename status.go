@@ -40,6 +40,9 @@ type Status struct {
 	// AddrReachability says it for each address that others may dial, sorted by
 	// address; nil without [WithAutoNAT], and until a peer is connected that can tell.
 	AddrReachability []AddrReachability `json:"addrReachability,omitempty"`
+	// PortMapping describes what the router forwards to the node; nil without
+	// [WithPortMapping].
+	PortMapping *PortMappingStatus `json:"portMapping,omitempty"`
 	// Peers are the connected peers, sorted by ID.
 	Peers []Peer `json:"peers,omitempty"`
 	// DHT describes the DHT; nil without one.
@@ -82,6 +85,29 @@ type Status struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// Closed is true after [Node.Close].
 	Closed bool `json:"closed"`
+}
+
+// PortMappingStatus describes the port mapping of [WithPortMapping].
+type PortMappingStatus struct {
+	// Router is true if a router on the LAN maps ports.
+	Router bool `json:"router"`
+	// Mappings are the ports that it forwards, as it says, sorted.
+	Mappings []PortMapping `json:"mappings,omitempty"`
+	// Missing is why it forwards none; empty if it does.
+	Missing string `json:"missing,omitempty"`
+}
+
+// PortMapping is a port that the router forwards to the node, as it says.
+type PortMapping struct {
+	// Protocol is "udp" or "tcp".
+	Protocol string `json:"protocol"`
+	// Port is the one that the node listens on.
+	Port uint16 `json:"port"`
+	// External is the router's address and port.
+	External netip.AddrPort `json:"external"`
+	// Reachability says whether others can dial it, as peers have found out with
+	// [WithAutoNAT].
+	Reachability Reachability `json:"reachability,omitempty"`
 }
 
 // DHTStatus describes the DHT.

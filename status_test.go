@@ -23,6 +23,9 @@ func TestStatusRoundTripsThroughJSON(t *testing.T) {
 		ID: p.ID, Network: "/acme", Addrs: p.Addrs, ListenAddrs: p.Addrs,
 		ListenErrors: []*ListenError{{Addr: p.Addrs[0], Err: failed}}, Reachability: ReachabilityPrivate,
 		AddrReachability: []AddrReachability{{Addr: p.Addrs[0], Reachability: ReachabilityPublic}},
+		PortMapping: &PortMappingStatus{Router: true, Missing: "why", Mappings: []PortMapping{{
+			Protocol: "udp", Port: 4001, External: netip.MustParseAddrPort("192.0.2.1:5001"), Reachability: ReachabilityPublic,
+		}}},
 		Peers: []Peer{{
 			ID: p.ID, Addr: p.Addrs[0], Transport: "tcp", Relayed: true, Direction: "inbound", Latency: time.Second,
 			Since: at, LastSeen: at, Agent: "x", Protocols: []protocol.ID{"/x"},

@@ -177,6 +177,20 @@ func IsWSS(a ma.Multiaddr) bool {
 	return false
 }
 
+// AddrPort returns the protocol, "udp" or "tcp", the IP and the port with which an
+// address begins.
+func AddrPort(a ma.Multiaddr) (protocol string, at netip.AddrPort, ok bool) {
+	if len(a) < 2 || a[1].Protocol().Code != ma.P_TCP && a[1].Protocol().Code != ma.P_UDP {
+		return "", at, false
+	}
+	ip, isIP := netip.AddrFromSlice(a[0].RawValue())
+	port, err := strconv.ParseUint(a[1].Value(), 10, 16)
+	if code := a[0].Protocol().Code; !isIP || err != nil || code != ma.P_IP4 && code != ma.P_IP6 {
+		return "", at, false
+	}
+	return a[1].Protocol().Name, netip.AddrPortFrom(ip, uint16(port)), true
+}
+
 // IsDNSAddr reports whether an address is a name that stands for others.
 func IsDNSAddr(a ma.Multiaddr) bool { return len(a) > 0 && a[0].Protocol().Code == ma.P_DNSADDR }
 

@@ -37,6 +37,8 @@ const (
 	UDPBlocked        Kind = "udp-blocked"
 	NATWithoutRelay   Kind = "nat-without-relay"
 	NoReservation     Kind = "no-reservation"
+	PortMappingFails  Kind = "port-mapping-fails"
+	NoPortMapping     Kind = "no-port-mapping"
 	ClockBehind       Kind = "clock-behind"
 	FewFiles          Kind = "few-open-files"
 	LimitsRefuse      Kind = "limits-refuse"
@@ -150,6 +152,17 @@ type Reach struct {
 	Looks          bool    // it looks for relays by itself
 	Sought         string  // why it has found none
 	UDPBlocked     bool    // almost every dial over UDP fails
+	// Ports are those that the router says it forwards, and Unmapped is why it forwards
+	// none; "" also if it is not asked to.
+	Ports    []Port
+	Unmapped string
+}
+
+// Port is a port that the router says it forwards.
+type Port struct {
+	Text    string // protocol, address and port outside
+	Refuted bool   // others cannot dial it
+	Inside  bool   // the router's address is not a public one
 }
 
 // Addr is an address.
@@ -205,6 +218,7 @@ func Judge(s Situation) []Finding {
 	j.keys(s.Company)
 	j.messaging(s.Messaging)
 	j.reach(s.Reach, s.Company.DHT, s.Company)
+	j.ports(s.Reach)
 	j.machine(s.Machine, slices.Concat(s.Company.BootstrapFailed, s.Company.PersistentFailed))
 	return j.found
 }
@@ -340,6 +354,31 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 	if missing := r.missing(); len(missing) > 0 && len(missing) == len(r.Relays) {
 		j.add(NoReservation, "check the addresses of WithAutoRelay, and that those peers run a relay (WithRelayService) that is not full",
 			"the node has no reservation at a relay, so others cannot reach it: %s", strings.Join(missing, "; "))
+	}
+}
+
+// ports finds what is wrong with port mapping.
+func (j *judge) ports(r Reach) {
+	var refuted, inside []string
+	for _, p := range r.Ports {
+		switch {
+		case p.Refuted && p.Inside:
+			inside = append(inside, p.Text)
+		case p.Refuted:
+			refuted = append(refuted, p.Text)
+		}
+	}
+	if len(inside) > 0 {
+		j.add(PortMappingFails, "ask the provider for a public address, or use relays (WithNATTraversal)",
+			"the router forwards %s, but is behind another NAT itself, and others cannot dial that", strings.Join(inside, ", "))
+	}
+	if len(refuted) > 0 {
+		j.add(PortMappingFails, "restart the router, forward a port in its settings and announce it with WithExtraAnnounceAddrs, or use relays (WithNATTraversal)",
+			"the router says that it forwards %s, but others cannot dial that: it does not, or a firewall stands in between", strings.Join(refuted, ", "))
+	}
+	if r.Unmapped != "" && r.Reachability == "Private" && len(r.missing()) == len(r.Relays) {
+		j.add(NoPortMapping, "switch UPnP or NAT-PMP on in the router, or forward a port in its settings and announce it with WithExtraAnnounceAddrs",
+			"others cannot dial this node, and no port is mapped: %s", r.Unmapped)
 	}
 }
 

@@ -118,6 +118,22 @@ var cases = []struct {
 	{"no reservation", func(s *Situation) {
 		s.Reach.Relays = []Relay{{Peer: "R", Missing: "it is not connected"}, {Peer: "S", Missing: "it is not a relay"}}
 	}, []Kind{NoReservation}},
+	{"a port mapping that fails", func(s *Situation) {
+		s.Reach.Ports = []Port{{Text: "udp 192.0.2.9:5001", Refuted: true}, {Text: "tcp 192.0.2.9:5001"}}
+	}, []Kind{PortMappingFails}},
+	{"a port mapping behind another NAT", func(s *Situation) {
+		s.Reach.Ports = []Port{{Text: "udp 100.64.0.2:5001", Refuted: true, Inside: true}}
+	}, []Kind{PortMappingFails}},
+	{"a port mapping that works", func(s *Situation) {
+		s.Reach.Ports = []Port{{Text: "udp 192.0.2.9:5001"}}
+	}, nil},
+	{"no port mapping", func(s *Situation) {
+		s.Reach.Reachability, s.Reach.Unmapped = "Private", "no router on the LAN answers to UPnP or NAT-PMP"
+	}, []Kind{NATWithoutRelay, NoPortMapping}},
+	{"no port mapping, and none needed", func(s *Situation) {
+		s.Reach.Reachability, s.Reach.Unmapped = "Private", "no router on the LAN answers to UPnP or NAT-PMP"
+		s.Reach.Relays = []Relay{{Peer: "R", Reserved: true}}
+	}, nil},
 	{"a reservation of two", func(s *Situation) {
 		s.Reach.Relays = []Relay{{Peer: "R", Missing: "it is not connected"}, {Peer: "S", Reserved: true}}
 	}, nil},

@@ -13,5 +13,5 @@
 // the process that made them, and every process in them ends with it, so that
 // nothing remains however it ends.
 //
-// It needs Linux, root, iproute2 and nftables.
+// It needs Linux, root, iproute2 and nftables, and miniupnpd for routers that map ports.
 package natlab

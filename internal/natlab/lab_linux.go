@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 )
 
@@ -341,35 +340,7 @@ type Process struct {
 // Start starts a command as a process of the machine, which is killed when this
 // process ends, in whatever way. The pipes of cmd, if any, are files: its methods
 // must not be called.
-func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
-	p := &Process{done: make(chan struct{})}
-	started := make(chan error, 1)
-	// The kernel kills the process when the thread ends that started it: the thread
-	// waits for it.
-	go func() {
-		defer close(p.done)
-		err := h.ns.do(func() error {
-			if cmd.SysProcAttr == nil {
-				cmd.SysProcAttr = &syscall.SysProcAttr{}
-			}
-			cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-			if err := cmd.Start(); err != nil {
-				return err
-			}
-			p.Process = cmd.Process
-			started <- nil
-			p.err = cmd.Wait()
-			return nil
-		})
-		if err != nil {
-			started <- err
-		}
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("%s: %w", h.Name, err)
-	}
-	return p, nil
-}
+func (h *Host) Start(cmd *exec.Cmd) (*Process, error) { return h.ns.start(cmd) }
 
 // Wait waits until the process has ended, and returns what [exec.Cmd.Wait] did.
 func (p *Process) Wait() error {

@@ -105,7 +105,13 @@ func (ns *namespace) ip(commands string, others ...*namespace) error {
 func (ns *namespace) nft(rules string) error { return ns.run(rules, nil, "nft", "-f", "-") }
 
 func (ns *namespace) run(input string, others []*namespace, name string, args ...string) error {
-	return ns.do(func() error {
+	_, err := ns.output(input, others, name, args...)
+	return err
+}
+
+// output runs a program, and returns what it prints.
+func (ns *namespace) output(input string, others []*namespace, name string, args ...string) (out []byte, err error) {
+	err = ns.do(func() error {
 		cmd := exec.Command(name, args...) //nolint:noctx // it ends by itself, and with this process
 		cmd.Env = []string{"PATH=" + path}
 		cmd.Path = lookPath(name)
@@ -114,15 +120,47 @@ func (ns *namespace) run(input string, others []*namespace, name string, args ..
 			cmd.ExtraFiles = append(cmd.ExtraFiles, o.file)
 		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		out, err := cmd.CombinedOutput()
-		if err != nil {
+		var err error
+		if out, err = cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %s %s: %w\n%s\n%s", ns.name, name, strings.Join(args, " "), err, bytes.TrimSpace(out), input)
 		}
 		return nil
 	})
+	return out, err
 }
 
-// path is where ip and nft are.
+// start is Start of Host.
+func (ns *namespace) start(cmd *exec.Cmd) (*Process, error) {
+	p := &Process{done: make(chan struct{})}
+	started := make(chan error, 1)
+	// The kernel kills the process when the thread ends that started it: the thread
+	// waits for it.
+	go func() {
+		defer close(p.done)
+		err := ns.do(func() error {
+			if cmd.SysProcAttr == nil {
+				cmd.SysProcAttr = &syscall.SysProcAttr{}
+			}
+			cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+			if err := cmd.Start(); err != nil {
+				return err
+			}
+			p.Process = cmd.Process
+			started <- nil
+			p.err = cmd.Wait()
+			return nil
+		})
+		if err != nil {
+			started <- err
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("%s: %w", ns.name, err)
+	}
+	return p, nil
+}
+
+// path is where ip, nft and miniupnpd are.
 const path = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 // lookPath returns the path of a program, or its name if it is nowhere.

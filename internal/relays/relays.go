@@ -62,7 +62,6 @@ type Config struct {
 	Extra        []ma.Multiaddr // announced too
 	Hidden       []netip.Prefix // where no address is announced, if it is not in Announce or Extra
 	HolePunching bool
-	PortMapping  bool
 	// Reserved, Lost and Punched are called on events; they must not block.
 	Reserved, Lost func(peer.ID, Source)
 	Punched        func(id peer.ID, took time.Duration, err error)
@@ -126,9 +125,6 @@ func (c *Client) Options() []libp2p.Option {
 	if c.cfg.HolePunching {
 		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c}), holepunch.DirectDialTimeout(punching),
 			holepunch.WithAddrFilter(punchAddrs{c})))
-	}
-	if c.cfg.PortMapping {
-		opts = append(opts, libp2p.NATPortMap())
 	}
 	return opts
 }
