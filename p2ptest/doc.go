@@ -93,7 +93,8 @@
 //	first, second := server.Node(t), server.Node(t)
 //
 // Hole punching succeeds and fails as on real NATs: it works between two
-// port-restricted ones, and fails between two symmetric ones.
+// port-restricted ones, and fails between two symmetric ones. The tests of this
+// module compare the kinds with NATs of the Linux kernel.
 //
 // # Repeating a run
 //

@@ -15,7 +15,7 @@ type NATKind = simhost.NATKind
 // The kinds of NATs, with their behavior in the terms of RFC 4787.
 const (
 	// Firewall does not translate, and lets in only replies: packets from an
-	// address and port to which a node behind it has sent.
+	// address and port to which the node has sent. Nodes behind it reach each other.
 	Firewall = simhost.Firewall
 	// FullCone maps endpoint-independently and does not filter.
 	FullCone = simhost.FullCone
@@ -32,7 +32,8 @@ const (
 // NAT is a network address translator, or a firewall, in front of nodes. All
 // packets get out; its kind decides which get in. All nodes behind a NAT share
 // its public address, link and region; behind a firewall each has its own. A NAT
-// drops a mapping 5 minutes after the last outgoing packet.
+// maps to other ports than those inside, does not hairpin, and drops a mapping 5
+// minutes after the last outgoing packet.
 type NAT struct {
 	net  *Network
 	nat  *simhost.NAT

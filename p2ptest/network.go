@@ -225,7 +225,8 @@ func (n *Network) join(tb testing.TB, what string, machine *simhost.Machine) *me
 // The node closes when tb ends, before the network, and an error of its Close
 // fails the test. Options that need real sockets or the Internet fail the test
 // immediately: WithMDNS, WithPortMapping, WithListenAddrs, WithTransports
-// without QUIC, WithPrivateNetwork, WithIPFS without bootstrap peers.
+// without QUIC, WithPrivateNetwork, WithIPFS without bootstrap peers. With
+// WithNATTraversal no router forwards ports.
 func (n *Network) Node(tb testing.TB, opts ...p2pnode.Option) *Node {
 	tb.Helper()
 	return n.node(tb, n.public, opts)
@@ -264,7 +265,8 @@ func possible(s p2pnode.Settings) error {
 		}
 	}
 	refuse(s.MDNS, "WithMDNS needs real sockets: a simulated network has no multicast; use WithBootstrapPeers")
-	refuse(s.PortMapping, "WithPortMapping needs a real router; use NAT(FullCone)")
+	// Of WithNATTraversal and WithProfile the rest works: their routers have no UPnP.
+	refuse(slices.Contains(s.Given, "WithPortMapping"), "WithPortMapping needs a real router; use NAT(FullCone)")
 	refuse(slices.Contains(s.Given, "WithListenAddrs"), "WithListenAddrs needs real sockets: the network assigns each node its address; leave it out")
 	refuse(s.PrivateNetwork != "", "WithPrivateNetwork needs TCP, but a simulated network carries only QUIC; use WithNetwork to separate networks")
 	refuse(!slices.Contains(s.Transports, p2pnode.TransportQUIC) && s.PrivateNetwork == "", "WithTransports leaves out QUIC, the only transport on a simulated network; add TransportQUIC or leave the option out")
@@ -309,11 +311,18 @@ func (n *Network) options(m *member) []p2pnode.Option {
 // hostOptions returns the options that attach a libp2p host to a member's
 // machine.
 func (n *Network) hostOptions(m *member) []libp2p.Option {
-	opts := []libp2p.Option{libp2p.MultiaddrResolver(n.names)}
+	opts := []libp2p.Option{libp2p.MultiaddrResolver(n.names), noPortMapping}
 	if n.cfg.memory {
 		return append(opts, m.at().Memory()...)
 	}
 	return append(opts, m.at().QUIC()...)
+}
+
+// noPortMapping switches off the search for a router that forwards ports, which
+// would be one of the real network.
+func noPortMapping(cfg *libp2p.Config) error {
+	cfg.NATManager = nil
+	return nil
 }
 
 // start starts a node on its machine.

@@ -43,6 +43,92 @@ func Kinds() []Kind {
 	return []Kind{Public, FullCone, AddressRestricted, PortRestricted, Symmetric, DoubleNAT, NoUDP, NoIncoming}
 }
 
+// Transport is a protocol with ports.
+type Transport string
+
+// The transports.
+const (
+	UDP Transport = "udp"
+	TCP Transport = "tcp"
+)
+
+// Rule is on what a mapping or a filter depends.
+type Rule string
+
+// The rules, in the terms of RFC 4787.
+const (
+	// None ("none"): ports and addresses are not translated.
+	None Rule = "none"
+	// EndpointIndependent ("endpoint-independent"): one mapping for all destinations,
+	// or packets from everybody.
+	EndpointIndependent Rule = "endpoint-independent"
+	// AddressDependent ("address-dependent"): packets from addresses that were sent to.
+	AddressDependent Rule = "address-dependent"
+	// AddressAndPortDependent ("address and port-dependent"): a mapping for each
+	// destination, or packets from addresses and ports that were sent to.
+	AddressAndPortDependent Rule = "address and port-dependent"
+	// Blocked ("blocked"): no packets, not even answers.
+	Blocked Rule = "blocked"
+)
+
+// Behavior is what a router does to the packets of one transport, in the terms of
+// RFC 4787 and, for TCP, RFC 5382.
+type Behavior struct {
+	Mapping   Rule
+	Filtering Rule
+	// KeepsPort is true if it translates addresses, but not ports.
+	KeepsPort bool
+	// Hairpin is true if hosts behind the router reach each other by the addresses
+	// that others see.
+	Hairpin bool
+}
+
+// Behavior is what the routers of a kind do, in the laboratory and, if they have
+// the kind, in the simulated networks of p2ptest. Those of the laboratory that
+// translate also hairpin where [Network] asks for it.
+func (k Kind) Behavior(t Transport) Behavior {
+	switch {
+	case k == NoUDP && t == UDP:
+		return Behavior{Filtering: Blocked}
+	case k == Public:
+		return Behavior{Mapping: None, Filtering: EndpointIndependent, Hairpin: true}
+	case k == NoIncoming:
+		return Behavior{Mapping: None, Filtering: AddressAndPortDependent, Hairpin: true}
+	case k == FullCone:
+		return Behavior{Mapping: EndpointIndependent, Filtering: EndpointIndependent}
+	case k == AddressRestricted:
+		return Behavior{Mapping: EndpointIndependent, Filtering: AddressDependent}
+	case k == Symmetric:
+		return Behavior{Mapping: AddressAndPortDependent, Filtering: AddressAndPortDependent}
+	default: // PortRestricted, DoubleNAT, and NoUDP for TCP
+		return Behavior{Mapping: EndpointIndependent, Filtering: AddressAndPortDependent}
+	}
+}
+
+// Punchable reports whether hosts behind two routers reach each other when both
+// send to where a third one sees their packets come from. They do not if one
+// router maps to a port that nobody knows yet, and the other lets in only packets
+// from ports that were sent to.
+func Punchable(a, b Kind, t Transport) bool {
+	x, y := a.Behavior(t), b.Behavior(t)
+	meets := func(x, y Behavior) bool {
+		return x.Filtering != Blocked && (x.Mapping != AddressAndPortDependent || y.Filtering != AddressAndPortDependent)
+	}
+	return meets(x, y) && meets(y, x)
+}
+
+// Direct reports whether hole punching can connect hosts behind two routers over
+// UDP or TCP.
+func Direct(a, b Kind) bool { return Punchable(a, b, UDP) || Punchable(a, b, TCP) }
+
+// DialedBack reports whether a host to which a machine behind the router has
+// connected can dial it from another port. If so, such hosts say that the machine
+// is public, though an address-restricted NAT keeps strangers out.
+func (k Kind) DialedBack() bool {
+	f := k.Behavior(TCP).Filtering
+	return f == EndpointIndependent || f == AddressDependent
+}
+
 // translates reports whether the hosts behind a router have private addresses
 // of IPv4.
 func (k Kind) translates() bool { return k != Public && k != NoIncoming }

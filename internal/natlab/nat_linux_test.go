@@ -40,11 +40,11 @@ func reuse(_, _ string, c syscall.RawConn) (err error) {
 }
 
 // udp opens a socket on a machine.
-func udp(t *testing.T, h *Host, at netip.AddrPort) *net.UDPConn {
+func udp(t *testing.T, h *Host) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
 	err := h.Do(func() (err error) {
-		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(h.Addr4, 0)))
 		return err
 	})
 	if err != nil {
@@ -85,151 +85,52 @@ func dial(t *testing.T, h *Host, from, to netip.AddrPort, timeout time.Duration)
 	return c.(*net.TCPConn), nil
 }
 
-func addrOf(c interface{ LocalAddr() net.Addr }) netip.AddrPort {
-	return netip.MustParseAddrPort(c.LocalAddr().String())
-}
-
-// udpFrom returns the sender of the next packet.
-func udpFrom(t *testing.T, c *net.UDPConn, timeout time.Duration) (netip.AddrPort, string, bool) {
-	t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(timeout)); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 100)
-	n, from, err := c.ReadFromUDPAddrPort(b)
-	if err != nil {
-		return from, "", false
-	}
-	return netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), string(b[:n]), true
-}
-
-func send(t *testing.T, c *net.UDPConn, to netip.AddrPort, text string) {
-	t.Helper()
-	if _, err := c.WriteToUDPAddrPort([]byte(text), to); err != nil && !errors.Is(err, syscall.EPERM) {
-		t.Fatal(err)
-	}
-}
-
-// behaviour is what the probes below find out about a NAT, in the words of
-// RFC 4787.
-type behaviour struct {
-	Mapping string // none, endpoint-independent, or dependent
-	// Filtering is whose packets come in: of all, of addresses that were sent to, of
-	// addresses and ports that were sent to; or blocked, when no answer does.
-	Filtering string
-	Hairpin   bool
-}
-
-// What is found is what the kinds are documented to be: with bare sockets, over
-// UDP and TCP.
+// The routers do what [Kind.Behavior] says: with bare sockets, over UDP and TCP.
+// The simulated networks of p2ptest are held to the same table, with the same
+// probe (TestNATsAreThoseOfTheLaboratory of internal/simhost).
 func TestRoutersBehaveAsDocumented(t *testing.T) {
-	const independent, dependent, none = "endpoint-independent", "dependent", "none"
-	const all, addresses, ports, blocked = "all", "addresses", "ports", "blocked"
 	lab := New(t)
 	one, two := must(lab.Host("one"))(t), must(lab.Host("two"))(t)
-	for _, tt := range []struct {
-		Network
-		udp, tcp behaviour
-	}{
-		{Network{Kind: Public}, behaviour{none, all, true}, behaviour{none, all, true}},
-		{Network{Kind: FullCone}, behaviour{independent, all, false}, behaviour{independent, all, false}},
-		{Network{Kind: FullCone, Hairpin: true}, behaviour{independent, all, true}, behaviour{independent, all, true}},
-		{Network{Kind: AddressRestricted}, behaviour{independent, addresses, false}, behaviour{independent, addresses, false}},
-		{Network{Kind: PortRestricted}, behaviour{independent, ports, false}, behaviour{independent, ports, false}},
-		{Network{Kind: PortRestricted, Hairpin: true}, behaviour{independent, ports, true}, behaviour{independent, ports, true}},
-		{Network{Kind: Symmetric}, behaviour{dependent, ports, false}, behaviour{dependent, ports, false}},
-		{Network{Kind: DoubleNAT}, behaviour{independent, ports, false}, behaviour{independent, ports, false}},
-		{Network{Kind: NoUDP}, behaviour{"", blocked, false}, behaviour{independent, ports, false}},
-		{Network{Kind: NoIncoming}, behaviour{none, ports, true}, behaviour{none, ports, true}},
-	} {
-		name := string(tt.Kind)
-		if tt.Hairpin {
+	networks := []Network{{Kind: FullCone, Hairpin: true}, {Kind: PortRestricted, Hairpin: true}}
+	for _, k := range Kinds() {
+		networks = append(networks, Network{Kind: k})
+	}
+	for _, network := range networks {
+		name := string(network.Kind)
+		if network.Hairpin {
 			name += " with hairpin"
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			site := must(lab.Site(name, tt.Network))(t)
-			if got := probeUDP(t, site, one, two); got != tt.udp {
-				t.Errorf("UDP: %+v, not %+v", got, tt.udp)
+			want := func(l4 Transport) Behavior {
+				b := network.Kind.Behavior(l4)
+				b.Hairpin = b.Hairpin || network.Hairpin
+				return b
 			}
-			if got := probeTCP(t, site, one, two); got != tt.tcp {
-				t.Errorf("TCP: %+v, not %+v", got, tt.tcp)
+			site := must(lab.Site(name, network))(t)
+			probe := Probe{
+				Inside: udp(t, must(site.Host("inside"))(t)), Neighbor: udp(t, must(site.Host("neighbor"))(t)),
+				One: udp(t, one), OneOther: udp(t, one), Two: udp(t, two),
+				Patience: patience, Moment: moment,
+			}
+			got, outer, err := probe.Measure(want(UDP))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != want(UDP) {
+				t.Errorf("UDP: %+v, not %+v", got, want(UDP))
+			}
+			if got.Filtering != Blocked && got.Mapping != None && outer.Addr() != site.Outer4 {
+				t.Errorf("packets come from %s, and not from %s", outer.Addr(), site.Outer4)
+			}
+			if got := probeTCP(t, site, one, two, want(TCP)); got != want(TCP) {
+				t.Errorf("TCP: %+v, not %+v", got, want(TCP))
 			}
 		})
 	}
 }
 
-func probeUDP(t *testing.T, site *Site, one, two *Host) (b behaviour) {
-	t.Helper()
-	inside, neighbor := must(site.Host("inside"))(t), must(site.Host("neighbor"))(t)
-	any4 := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	// observed returns where packets from a socket seem to come from.
-	observed := func(c, by *net.UDPConn, host *Host) (from netip.AddrPort, ok bool) {
-		send(t, c, netip.AddrPortFrom(host.Addr4, addrOf(by).Port()), "hello")
-		wait := patience
-		if site.net.Kind == NoUDP {
-			wait = moment
-		}
-		from, _, ok = udpFrom(t, by, wait)
-		return from, ok
-	}
-	oneA, oneB, twoA := udp(t, one, any4), udp(t, one, any4), udp(t, two, any4)
-
-	c := udp(t, inside, any4)
-	outer, ok := observed(c, oneA, one)
-	if !ok {
-		b.Filtering = "blocked"
-		return b
-	}
-	// Nobody was sent to but oneA: the others' packets come before its own, or not
-	// at all.
-	send(t, twoA, outer, "all")
-	send(t, oneB, outer, "addresses")
-	send(t, oneA, outer, "ports")
-	heard := ""
-	for {
-		_, text, ok := udpFrom(t, c, patience)
-		if !ok {
-			b.Filtering = "blocked"
-			return b
-		}
-		heard += text + " "
-		if text == "ports" {
-			break
-		}
-	}
-	b.Filtering = map[string]string{"ports ": "ports", "addresses ports ": "addresses", "all addresses ports ": "all"}[heard]
-	if b.Filtering == "" {
-		b.Filtering = heard
-	}
-
-	fromB, okB := observed(c, oneB, one)
-	fromTwo, okTwo := observed(c, twoA, two)
-	switch {
-	case !okB || !okTwo:
-		t.Fatal("packets do not go out")
-	case outer == fromB && outer == fromTwo && outer == netip.AddrPortFrom(inside.Addr4, addrOf(c).Port()):
-		b.Mapping = "none"
-	case outer == fromB && outer == fromTwo:
-		b.Mapping = "endpoint-independent"
-		if outer.Port() == addrOf(c).Port() {
-			t.Errorf("port %d is the same inside and outside", outer.Port())
-		}
-	case outer != fromB && outer != fromTwo:
-		b.Mapping = "dependent"
-	}
-	if b.Mapping != "none" && outer.Addr() != site.Outer4 {
-		t.Errorf("packets come from %s, and not from %s", outer.Addr(), site.Outer4)
-	}
-
-	n := udp(t, neighbor, any4)
-	send(t, n, outer, "hairpin")
-	_, text, _ := udpFrom(t, c, map[bool]time.Duration{true: patience, false: moment}[site.net.Hairpin || b.Mapping == "none"])
-	b.Hairpin = text == "hairpin"
-	return b
-}
-
-func probeTCP(t *testing.T, site *Site, one, two *Host) (b behaviour) {
+func probeTCP(t *testing.T, site *Site, one, two *Host, expected Behavior) (b Behavior) {
 	t.Helper()
 	inside, neighbor := must(site.Host("inside"))(t), must(site.Host("neighbor"))(t)
 	any4 := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
@@ -266,74 +167,49 @@ func probeTCP(t *testing.T, site *Site, one, two *Host) (b behaviour) {
 	}
 	oneA, oneB, twoA := tcp(t, one, any4), tcp(t, one, any4), tcp(t, two, any4)
 	outer := observed(oneA, one)
-	kind := site.net.Kind
-	open := kind == Public || kind == FullCone
 	switch {
-	case opens(two, outer, open):
-		b.Filtering = "all"
-	case opens(one, outer, kind == AddressRestricted):
-		b.Filtering = "addresses"
+	case opens(two, outer, expected.Filtering == EndpointIndependent):
+		b.Filtering = EndpointIndependent
+	case opens(one, outer, expected.Filtering == AddressDependent):
+		b.Filtering = AddressDependent
 	default:
-		b.Filtering = "ports" // an answer has come
+		b.Filtering = AddressAndPortDependent // an answer has come
 	}
 	fromB, fromTwo := observed(oneB, one), observed(twoA, two)
 	switch {
 	case outer == fromB && outer == fromTwo && outer == netip.AddrPortFrom(inside.Addr4, own.Port()):
-		b.Mapping = "none"
+		b.Mapping = None
 	case outer == fromB && outer == fromTwo:
-		b.Mapping = "endpoint-independent"
+		b.Mapping = EndpointIndependent
 	case outer != fromB && outer != fromTwo:
-		b.Mapping = "dependent"
+		b.Mapping = AddressAndPortDependent
 	}
-	b.Hairpin = opens(neighbor, outer, site.net.Hairpin || b.Mapping == "none")
+	b.KeepsPort = b.Mapping != None && outer.Port() == own.Port()
+	b.Hairpin = opens(neighbor, outer, expected.Hairpin)
 	return b
 }
 
-// Behind two NATs of one kind, both sides send at the same time to where the
-// other's packets came from: hole punching as it is in the books. It succeeds, or
-// not, as the books say.
+// Behind two routers, both sides send at the same time to where the other's packets
+// came from: hole punching as it is in the books. It succeeds, or not, as
+// [Punchable] says.
 func TestHolesCanBePunched(t *testing.T) {
 	lab := New(t)
 	meeting := must(lab.Host("meeting"))(t)
-	any4 := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	kinds := slices.DeleteFunc(Kinds(), func(k Kind) bool { return k == NoUDP })
+	kinds := slices.DeleteFunc(Kinds(), func(k Kind) bool { return k.Behavior(UDP).Filtering == Blocked })
 	hosts := map[string]*Host{}
 	for _, k := range kinds {
 		for _, side := range []string{"left", "right"} {
-			site := must(lab.Site(fmt.Sprint(k, " ", side), Network{Kind: k}))(t)
-			hosts[fmt.Sprint(k, " ", side)] = must(site.Host(fmt.Sprint(k, " ", side)))(t)
+			name := fmt.Sprint(k, " ", side)
+			hosts[name] = must(must(lab.Site(name, Network{Kind: k}))(t).Host(name))(t)
 		}
 	}
 	for _, a := range kinds {
 		for _, b := range kinds {
-			m := udp(t, meeting, any4)
-			at := netip.AddrPortFrom(meeting.Addr4, addrOf(m).Port())
-			var sockets [2]*net.UDPConn
-			var outer [2]netip.AddrPort
-			for i, name := range []string{fmt.Sprint(a, " left"), fmt.Sprint(b, " right")} {
-				sockets[i] = udp(t, hosts[name], any4)
-				send(t, sockets[i], at, "hello")
-				outer[i], _, _ = udpFrom(t, m, patience)
-			}
-			// A symmetric NAT's new mapping is only known to whom its packets reach.
-			listens, sends := 1, 0
-			if b == Symmetric {
-				listens, sends = 0, 1
-			}
-			send(t, sockets[listens], outer[sends], "opens")
-			send(t, sockets[sends], outer[listens], "comes")
-			strict := func(k Kind) bool { return k == PortRestricted || k == DoubleNAT || k == NoIncoming || k == Symmetric }
-			possible := !(a == Symmetric && strict(b) || b == Symmetric && strict(a))
-			wait := map[bool]time.Duration{true: patience, false: moment}[possible]
-			from, _, ok := udpFrom(t, sockets[listens], wait)
-			if ok {
-				send(t, sockets[listens], from, "answer")
-				for text := ""; ok && text != "answer"; {
-					_, text, ok = udpFrom(t, sockets[sends], wait)
-				}
-			}
-			if ok != possible {
-				t.Errorf("%s × %s: direct %v, expected %v", a, b, ok, possible)
+			left, right := udp(t, hosts[fmt.Sprint(a, " left")]), udp(t, hosts[fmt.Sprint(b, " right")])
+			want := Punchable(a, b, UDP)
+			got, err := Punch(Side{a, left}, Side{b, right}, udp(t, meeting), want, patience, moment)
+			if err != nil || got != want {
+				t.Errorf("%s × %s: direct %v, expected %v: %v", a, b, got, want, err)
 			}
 		}
 	}

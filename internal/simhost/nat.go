@@ -9,12 +9,14 @@ import (
 )
 
 // NATKind is how a NAT maps and filters. The names are those of RFC 3489, the
-// descriptions use the terms of RFC 4787.
+// descriptions use the terms of RFC 4787. What the kinds do is the table of
+// natlab.Kind.Behavior, to which the kernel's NATs are held, too.
 type NATKind int
 
 const (
 	// Firewall does not translate, and lets in only replies: packets from an
-	// address and port to which a machine behind it has sent.
+	// address and port to which the machine has sent. Machines behind it reach
+	// each other.
 	Firewall NATKind = iota
 	// FullCone maps endpoint-independently and does not filter.
 	FullCone
@@ -36,8 +38,8 @@ const natLifetime = 5 * time.Minute
 const lanLatency = 200 * time.Microsecond
 
 // NAT is a network address translator, or a firewall, with machines behind it.
-// It does not hairpin: machines behind it reach each other only by their private
-// addresses.
+// A translator does not hairpin, and maps to other ports than those inside:
+// machines behind it reach each other only by their private addresses.
 type NAT struct {
 	net   *Network
 	kind  NATKind
@@ -77,7 +79,7 @@ func (n *Network) NewNAT(kind NATKind) *NAT {
 func (t *NAT) NewMachine() *Machine {
 	if t.kind == Firewall {
 		m := t.net.NewMachine()
-		m.firewall = &filter{}
+		m.firewall, m.wall = &filter{}, t
 		return m
 	}
 	t.mu.Lock()
@@ -133,14 +135,13 @@ func (t *NAT) mapping(from *endpoint, to netip.AddrPort) *mapping {
 		}
 		delete(t.byPort, m.outer.addr.Port())
 	}
-	// A cone keeps the port number if it is free, as most NATs do.
-	port := from.addr.Port()
-	for t.kind == Symmetric || t.byPort[port] != nil {
+	// Many NATs keep the port number if it is free, which hides the mistakes of those
+	// who rely on it.
+	t.lastPort++
+	for t.byPort[t.lastPort] != nil || t.lastPort == from.addr.Port() {
 		t.lastPort++
-		if port = t.lastPort; t.byPort[port] == nil {
-			break
-		}
 	}
+	port := t.lastPort
 	m := &mapping{inside: from}
 	m.filter.kind = t.kind
 	m.outer = &endpoint{net: t.net, addr: netip.AddrPortFrom(t.site.ip, port)}

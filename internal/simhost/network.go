@@ -353,8 +353,10 @@ type Machine struct {
 	nat  *NAT // nil with a public address
 	ip   netip.Addr
 	port uint16 // of ListenAddr
-	// firewall is nil for a machine that everybody can send to.
+	// firewall is nil for a machine that everybody can send to. Those behind the same
+	// wall can in any case.
 	firewall *filter
+	wall     *NAT
 	down     atomic.Int32 // calls of Down without an Up
 
 	mu       sync.Mutex
@@ -574,12 +576,17 @@ func (ep *endpoint) arrive(data []byte, from netip.AddrPort) {
 	}
 	src := ep.net.machineAt(from)
 	c := ep.bound.Load()
-	if src == nil || c == nil || ep.net.cut(src, ep.owner) || ep.owner.firewall != nil && !ep.owner.firewall.admits(from) {
+	if src == nil || c == nil || ep.net.cut(src, ep.owner) || !ep.owner.admits(src, from) {
 		ep.net.lost.Add(1)
 		return
 	}
 	ep.net.carried.Add(1)
 	c.queue.push(data, from)
+}
+
+// admits reports whether the machine's firewall, if any, lets a packet in.
+func (m *Machine) admits(src *Machine, from netip.AddrPort) bool {
+	return m.firewall == nil || src.wall == m.wall || m.firewall.admits(from)
 }
 
 // send sends a packet from this endpoint.

@@ -52,16 +52,6 @@ func startBehind(t testing.TB, lab *natlab.Lab, name string, network natlab.Netw
 	return start(t, h, o)
 }
 
-// direct reports whether hole punching can connect peers behind two routers:
-// unless one side sends from a port that the other does not know and would have
-// to.
-func direct(a, b natlab.Kind) bool {
-	byPort := func(k natlab.Kind) bool {
-		return k != natlab.Public && k != natlab.FullCone && k != natlab.AddressRestricted
-	}
-	return !(a == natlab.Symmetric && byPort(b) || b == natlab.Symmetric && byPort(a))
-}
-
 // verdict returns a test for an event by which a node says what it has found out
 // about itself.
 func verdict(want p2pnode.Reachability) func(Reply) bool {
@@ -73,16 +63,13 @@ func verdict(want p2pnode.Reachability) func(Reply) bool {
 	}
 }
 
-// reachable is what a node behind a router finds out about itself. Those whom its
-// packets have opened an address-restricted NAT to can dial it: they say that it is
-// public, though strangers cannot, and it keeps its relays.
+// reachable is what a node behind a router finds out about itself. One behind an
+// address-restricted NAT is public to those that it asks, and keeps its relays.
 func reachable(k natlab.Kind) p2pnode.Reachability {
-	switch k {
-	case natlab.Public, natlab.FullCone, natlab.AddressRestricted:
+	if k.DialedBack() {
 		return p2pnode.ReachabilityPublic
-	default:
-		return p2pnode.ReachabilityPrivate
 	}
+	return p2pnode.ReachabilityPrivate
 }
 
 // sure reports whether hole punching, where it is possible, connects two peers every
@@ -269,7 +256,7 @@ func TestNATByNAT(t *testing.T) {
 	meetings := func(possible bool) {
 		for _, k := range kinds {
 			for _, l := range kinds {
-				if direct(k, l) != possible {
+				if natlab.Direct(k, l) != possible {
 					continue
 				}
 				wg.Go(func() {
