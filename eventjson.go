@@ -30,6 +30,7 @@ func UnmarshalEvent(data []byte) (Event, error) {
 var eventReaders = map[string]func([]byte) (Event, error){
 	"peer-connected":            readEvent[EventPeerConnected],
 	"peer-disconnected":         readEvent[EventPeerDisconnected],
+	"path-changed":              readEvent[EventPathChanged],
 	"peer-found":                readEvent[EventPeerFound],
 	"addrs-changed":             readEvent[EventAddrsChanged],
 	"reachability-changed":      readEvent[EventReachabilityChanged],
@@ -81,6 +82,12 @@ func (e EventPeerConnected) MarshalJSON() ([]byte, error) {
 func (e EventPeerDisconnected) MarshalJSON() ([]byte, error) {
 	type plain EventPeerDisconnected
 	return typed("peer-disconnected", plain(e))
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e EventPathChanged) MarshalJSON() ([]byte, error) {
+	type plain EventPathChanged
+	return typed("path-changed", plain(e))
 }
 
 // MarshalJSON implements [json.Marshaler].
@@ -255,6 +262,7 @@ func (e *EventProvided) UnmarshalJSON(data []byte) error {
 
 func (e EventPeerConnected) stamped(at time.Time) Event           { e.At = at; return e }
 func (e EventPeerDisconnected) stamped(at time.Time) Event        { e.At = at; return e }
+func (e EventPathChanged) stamped(at time.Time) Event             { e.At = at; return e }
 func (e EventPeerFound) stamped(at time.Time) Event               { e.At = at; return e }
 func (e EventAddrsChanged) stamped(at time.Time) Event            { e.At = at; return e }
 func (e EventReachabilityChanged) stamped(at time.Time) Event     { e.At = at; return e }

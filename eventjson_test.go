@@ -29,6 +29,7 @@ func someEvents(t testing.TB) []Event {
 	return []Event{
 		EventPeerConnected{at, filledPeer(id)},
 		EventPeerDisconnected{at, id},
+		EventPathChanged{at, filledPeer(id), ma.StringCast("/ip4/192.0.2.1/tcp/1")},
 		EventPeerFound{at, id, addrs, "mdns"},
 		EventAddrsChanged{at, addrs},
 		EventReachabilityChanged{at, ReachabilityPrivate},

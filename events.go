@@ -55,6 +55,18 @@ type EventPeerDisconnected struct {
 	ID peer.ID `json:"id"`
 }
 
+// EventPathChanged reports that a connected peer has another best connection than
+// before, which new streams take: a direct one after a hole was punched, for example,
+// or a relayed one after the direct one closed. See [Peer].
+type EventPathChanged struct {
+	EventTime
+	// Peer describes the peer by its best connection of now.
+	Peer Peer `json:"peer"`
+	// Was is the remote address of the best connection before; that of a relayed
+	// one has /p2p-circuit.
+	Was ma.Multiaddr `json:"was"`
+}
+
 // EventPeerFound reports a peer that no option or call has added. Its source is:
 //   - "mdns": multicast DNS found it, and the node dials it. It is not reported
 //     again while the node remembers it.
@@ -283,9 +295,10 @@ func (o eventsOption) applyEvents(c *eventsConfig) { o(c) }
 
 // EventsWithState makes the stream begin with the events that make up the
 // current state, with the times at which they happened: [EventPeerConnected],
-// [EventAddrsChanged], [EventReachabilityChanged],
-// [EventAddrReachabilityChanged], [EventPortMapped], [EventDHTModeChanged],
-// [EventRelayReserved] and [EventTopicPeerJoined]. Between them and the events that follow, nothing is
+// the last [EventPathChanged] of each connected peer, [EventAddrsChanged],
+// [EventReachabilityChanged], [EventAddrReachabilityChanged], [EventPortMapped],
+// [EventDHTModeChanged], [EventRelayReserved] and [EventTopicPeerJoined]. Between
+// them and the events that follow, nothing is
 // missing or repeated.
 func EventsWithState() EventsOption {
 	return eventsOption(func(c *eventsConfig) { c.state = true })
@@ -318,8 +331,12 @@ func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multia
 	}
 	w.bus, err = watch.Follow(group, watch.Config{
 		Host: h, Change: &w.change, Moved: &w.moved, Gone: gone, Log: log,
-		Connected:    func(p nethost.Peer) { w.emit(EventPeerConnected{Peer: peerOf(p)}) },
-		Disconnected: func(id peer.ID) { w.emit(EventPeerDisconnected{ID: id}) },
+		Connected: func(p nethost.Peer) { w.emit(EventPeerConnected{Peer: peerOf(p)}) },
+		Rerouted:  func(p nethost.Peer, was ma.Multiaddr) { w.emit(EventPathChanged{Peer: peerOf(p), Was: was}) },
+		Disconnected: func(id peer.ID) {
+			w.hub.Drop(statePart{"path", string(id)})
+			w.emit(EventPeerDisconnected{ID: id})
+		},
 		Another: func(id peer.ID) {
 			if h.Doubtful(id) {
 				group.Go(func(ctx context.Context) {
@@ -347,35 +364,39 @@ func (w *watcher) topicLeft(topic string) {
 	})
 }
 
+// statePart names a part of a node's state.
+type statePart struct{ what, id string }
+
 // stateOf returns which part of a node's state an event is about, and whether
 // that part is now present or gone.
 func stateOf(ev Event) (key any, present bool) {
-	type part struct{ what, id string }
 	switch ev := ev.(type) {
 	case EventPeerConnected:
-		return part{"peer", string(ev.Peer.ID)}, true
+		return statePart{"peer", string(ev.Peer.ID)}, true
+	case EventPathChanged:
+		return statePart{"path", string(ev.Peer.ID)}, true
 	case EventPeerDisconnected:
-		return part{"peer", string(ev.ID)}, false
+		return statePart{"peer", string(ev.ID)}, false
 	case EventAddrsChanged:
-		return part{what: "addrs"}, true
+		return statePart{what: "addrs"}, true
 	case EventReachabilityChanged:
-		return part{what: "reachability"}, true
+		return statePart{what: "reachability"}, true
 	case EventAddrReachabilityChanged:
-		return part{"addr", string(ev.Addr.Bytes())}, ev.Reachability != ReachabilityUnknown
+		return statePart{"addr", string(ev.Addr.Bytes())}, ev.Reachability != ReachabilityUnknown
 	case EventPortMapped:
-		return part{"port " + ev.Protocol, strconv.Itoa(int(ev.Port))}, true
+		return statePart{"port " + ev.Protocol, strconv.Itoa(int(ev.Port))}, true
 	case EventPortUnmapped:
-		return part{"port " + ev.Protocol, strconv.Itoa(int(ev.Port))}, false
+		return statePart{"port " + ev.Protocol, strconv.Itoa(int(ev.Port))}, false
 	case EventDHTModeChanged:
-		return part{what: "dht"}, true
+		return statePart{what: "dht"}, true
 	case EventRelayReserved:
-		return part{"relay", string(ev.ID)}, true
+		return statePart{"relay", string(ev.ID)}, true
 	case EventRelayLost:
-		return part{"relay", string(ev.ID)}, false
+		return statePart{"relay", string(ev.ID)}, false
 	case EventTopicPeerJoined:
-		return part{"topic " + ev.Topic, string(ev.ID)}, true
+		return statePart{"topic " + ev.Topic, string(ev.ID)}, true
 	case EventTopicPeerLeft:
-		return part{"topic " + ev.Topic, string(ev.ID)}, false
+		return statePart{"topic " + ev.Topic, string(ev.ID)}, false
 	default:
 		return nil, false
 	}

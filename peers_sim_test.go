@@ -1,11 +1,17 @@
 package p2pnode_test
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
@@ -42,6 +48,114 @@ func TestPeersShowTheDirectConnectionBesideARelayedOneWithoutLimits(t *testing.T
 			}
 			return errors.New("the connection is relayed")
 		})
+	})
+}
+
+// pathsOf records the events about the connections to a peer: how it is connected,
+// and how it was.
+func pathsOf(ctx context.Context, n *p2ptest.Node, id peer.ID, opts ...p2pnode.EventsOption) func() string {
+	word := func(a ma.Multiaddr) string {
+		if _, err := a.ValueForProtocol(ma.P_CIRCUIT); err == nil {
+			return "relayed"
+		}
+		return "direct"
+	}
+	var mu sync.Mutex
+	var list []string
+	events := n.Events(ctx, opts...)
+	go func() {
+		for ev := range events {
+			text := ""
+			switch ev := ev.(type) {
+			case p2pnode.EventPeerConnected:
+				if ev.Peer.ID == id {
+					text = word(ev.Peer.Addr)
+				}
+			case p2pnode.EventPathChanged:
+				if ev.Peer.ID == id {
+					text = word(ev.Was) + " to " + word(ev.Peer.Addr)
+				}
+			case p2pnode.EventPeerDisconnected:
+				if ev.ID == id {
+					text = "gone"
+				}
+			}
+			if text != "" {
+				mu.Lock()
+				list = append(list, text)
+				mu.Unlock()
+			}
+		}
+	}()
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Join(list, ", ")
+	}
+}
+
+// Events tell when a direct connection takes the place of a relayed one, and when the
+// relayed one is what is left.
+func TestPathChangesAreTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		relay := sim.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true}))
+		opts := []p2pnode.Option{
+			p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching(),
+			p2pnode.WithoutDHT(), // which would dial what it finds
+		}
+		a := sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
+		b := sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
+		if err := b.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // hole punching waits for an observed address
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		ofA, ofB := pathsOf(ctx, a, b.ID()), pathsOf(ctx, b, a.ID())
+		are := func(when, want string) {
+			t.Helper()
+			if ofA() != want || ofB() != want {
+				t.Errorf("%s: %q and %q, want %q", when, ofA(), ofB(), want)
+			}
+		}
+		if err := a.Connect(t.Context(), b.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		want := "relayed, relayed to direct"
+		are("after hole punching", want)
+		if late := pathsOf(ctx, a, b.ID(), p2pnode.EventsWithState()); true {
+			synctest.Wait()
+			if late() != want {
+				t.Errorf("who asks for the state is told %q, want %q", late(), want)
+			}
+		}
+
+		for _, c := range a.Host().Network().ConnsToPeer(b.ID()) {
+			if _, err := c.RemoteMultiaddr().ValueForProtocol(ma.P_CIRCUIT); err != nil {
+				if err := c.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(time.Second)
+		want += ", direct to relayed"
+		are("after the direct connection closed", want)
+
+		if err := a.Disconnect(t.Context(), b.ID()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		want += ", gone"
+		are("after Disconnect", want)
+		if late := pathsOf(ctx, a, b.ID(), p2pnode.EventsWithState()); true {
+			synctest.Wait()
+			if late() != "" {
+				t.Errorf("the state of a peer that is gone is %q", late())
+			}
+		}
 	})
 }
 

@@ -64,6 +64,13 @@ func (h *Hub[E]) Forget(which func(E) bool) {
 	}
 }
 
+// Drop drops a part of the state, without an event.
+func (h *Hub[E]) Drop(key any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.now, key)
+}
+
 // Subscribe returns a subscription to the events from now on. With state it
 // begins with the events that make up the current state, in their order:
 // between them and the events that follow, nothing is missing or repeated.

@@ -49,20 +49,10 @@ func (h *Host) Peers() []Peer {
 // Peer describes one connected peer by its best connection: direct before
 // relayed, then the oldest. It reports whether there is one.
 func (h *Host) Peer(id peer.ID) (Peer, bool) {
-	conns := slices.DeleteFunc(h.swarm.ConnsToPeer(id), network.Conn.IsClosed)
-	if len(conns) == 0 {
+	best := h.best(id)
+	if best == nil {
 		return Peer{}, false
 	}
-	best := slices.MinFunc(conns, func(a, b network.Conn) int {
-		// Not by Limited: connections through a relay without limits are not.
-		if x, y := addrs.IsCircuit(a.RemoteMultiaddr()), addrs.IsCircuit(b.RemoteMultiaddr()); x != y {
-			if y {
-				return -1
-			}
-			return 1
-		}
-		return a.Stat().Opened.Compare(b.Stat().Opened)
-	})
 	p := Peer{
 		ID:        id,
 		Addr:      best.RemoteMultiaddr(),
@@ -88,6 +78,24 @@ func (h *Host) Peer(id peer.ID) (Peer, bool) {
 		p.Protocols[i] = protocol.ID(causes.Clean(string(protocolID)))
 	}
 	return p, true
+}
+
+// best returns the best open connection to a peer, nil without one.
+func (h *Host) best(id peer.ID) network.Conn {
+	conns := slices.DeleteFunc(h.swarm.ConnsToPeer(id), network.Conn.IsClosed)
+	if len(conns) == 0 {
+		return nil
+	}
+	return slices.MinFunc(conns, func(a, b network.Conn) int {
+		// Not by Limited: connections through a relay without limits are not.
+		if x, y := addrs.IsCircuit(a.RemoteMultiaddr()), addrs.IsCircuit(b.RemoteMultiaddr()); x != y {
+			if y {
+				return -1
+			}
+			return 1
+		}
+		return a.Stat().Opened.Compare(b.Stat().Opened)
+	})
 }
 
 // PeerIDs returns the connected peers.
