@@ -419,8 +419,10 @@ func TestAttackPubSubUnderSiege(t *testing.T) {
 					if what.eclipse && r.share < 0.6 {
 						t.Errorf("of the peers of the victim %v were attackers: that is no eclipse", r.share)
 					}
-					if what.eclipse && r.honest < 2 {
-						t.Errorf("%d of the victim's mesh were attackers, %d were not: gossipsub keeps two that the node has dialed", r.mesh, r.honest)
+					// Gossipsub grafts two that the node has dialed, but not while one of
+					// them has just pruned it.
+					if what.eclipse && r.honest < 1 {
+						t.Errorf("all %d in the victim's mesh were attackers", r.mesh)
 					}
 					if scoring && (r.lowest < 0 || math.IsInf(r.lowest, 1)) {
 						t.Errorf("the lowest score of an honest peer was %v", r.lowest)

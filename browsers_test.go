@@ -141,7 +141,4 @@ func TestUDPBlockedTCPConnectsMeanwhile(t *testing.T) {
 	if why := client.base.WhyNot(peer.AddrInfo{ID: server.ID(), Addrs: []ma.Multiaddr{silent}}); why != "" {
 		t.Errorf("TCP waited until the dial over UDP had failed: %s", why)
 	}
-	if n, _, err := hole.ReadFrom(make([]byte, 2048)); err != nil || n == 0 {
-		t.Errorf("UDP was not tried: %v", err)
-	}
 }

@@ -298,8 +298,7 @@ func (o eventsOption) applyEvents(c *eventsConfig) { o(c) }
 // the last [EventPathChanged] of each connected peer, [EventAddrsChanged],
 // [EventReachabilityChanged], [EventAddrReachabilityChanged], [EventPortMapped],
 // [EventDHTModeChanged], [EventRelayReserved] and [EventTopicPeerJoined]. Between
-// them and the events that follow, nothing is
-// missing or repeated.
+// them and the events that follow, nothing is missing or repeated.
 func EventsWithState() EventsOption {
 	return eventsOption(func(c *eventsConfig) { c.state = true })
 }

@@ -269,6 +269,42 @@ func TestProvideSurvivesACrash(t *testing.T) {
 	})
 }
 
+// What was announced when there was one other server reaches those that come right
+// after, though what is announced next reaches all of them at once.
+func TestProvideReachesServersThatComeLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := quiet(t)
+		first := sim.Node(t)
+		boot := p2pnode.WithBootstrapPeers(first.AddrInfo())
+		provider := sim.Node(t, boot, p2pnode.WithDHTMode(p2pnode.DHTModeClient))
+		sim.Ready()
+		list := contents(t, 25)
+		if err := provider.Provide(t.Context(), list[0]); err != nil {
+			t.Fatal(err)
+		}
+		later := p2ptest.Nodes{sim.Node(t, boot), sim.Node(t, boot)}
+		sim.Ready()
+		for _, n := range later {
+			if err := provider.Connect(t.Context(), n.AddrInfo()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range list[1:] {
+			if err := provider.Provide(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		sim.Crash(first)
+		for _, c := range list {
+			if !findsProvider(t, later[0], provider, c) {
+				t.Errorf("%s is not found", c)
+			}
+		}
+	})
+}
+
 // Every node restarts within an hour, and forgets the records that it held: what
 // is provided is found nevertheless, all the time.
 func TestProvideOutlivesTheRestartOfEveryHolder(t *testing.T) {

@@ -282,7 +282,7 @@ func (d *DHT) Adverts() (all, pending int) {
 
 // announce announces a namespace, one of whose calls this is.
 func (a *adverts) announce(ctx context.Context, ad *advert) error {
-	err := a.d.store(ctx, ad.key)
+	_, err := a.d.store(ctx, ad.key)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	defer a.wake.Notify()
@@ -409,11 +409,17 @@ func (a *adverts) refillPeer(ctx context.Context, id peer.ID) {
 			near = append(near, key)
 		}
 	}
+	lost := false
 	for i, key := range near {
-		if i == 0 {
-			var lost *notHeldError
-			if !errors.As(a.d.holds(ctx, messenger, id, key), &lost) {
+		// Who lacks one may lack all, but one may have been announced to fewer peers
+		// than others.
+		if !lost {
+			if i == fewKeys {
 				return
+			}
+			var not *notHeldError
+			if lost = errors.As(a.d.holds(ctx, messenger, id, key), &not); !lost {
+				continue
 			}
 		}
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)

@@ -68,12 +68,14 @@ type keeper struct {
 	waits   map[*wait]bool             // calls of ProvideMany that wait
 	sent    map[peer.ID]sent           // when peers are sent records in bulk
 	entered map[bitstr.Key]time.Time   // when regions were entered in the history, lately
+	shorts  map[string]int             // of keys that fewer peers took than should hold them, how many are missing
 }
 
 func newKeeper(d *DHT) *keeper {
 	return &keeper{
 		d: d, changing: make(chan struct{}, 1), proved: make(map[peer.ID]time.Time),
 		calls: make(map[string][]*announcement), waits: make(map[*wait]bool), sent: make(map[peer.ID]sent), entered: make(map[bitstr.Key]time.Time),
+		shorts: make(map[string]int),
 	}
 }
 
@@ -265,6 +267,7 @@ func (k *keeper) forget(keys []multihash.Multihash) {
 			a.cancel(errStopped)
 		}
 		delete(k.waiting, string(key))
+		delete(k.shorts, string(key))
 		if k.dropped != nil {
 			k.dropped[string(key)] = true
 		}

@@ -54,28 +54,37 @@ func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	}
 }
 
-// announce stores a provider record once, and reports the result.
+// announce stores a provider record of the keeper's once, and reports the result.
 func (d *DHT) announce(ctx context.Context, c cid.Cid) error {
 	begun := time.Now()
-	err := d.store(ctx, c.Hash())
+	missing, err := d.store(ctx, c.Hash())
+	if err == nil {
+		d.keep.short(c.Hash(), missing)
+	}
 	d.cfg.Announced(c, time.Since(begun), err)
 	return err
 }
 
 // store names the node as a provider of key, to those who ask it and in the
-// active DHTs. It fails if no other peer holds the record.
-func (d *DHT) store(ctx context.Context, key multihash.Multihash) error {
+// active DHTs. It fails if no other peer holds the record, and returns how many more
+// should: the network may be smaller, or not known yet.
+func (d *DHT) store(ctx context.Context, key multihash.Multihash) (missing int, err error) {
 	ctx, done := d.bind(ctx)
 	defer done()
 	// First to those who ask: the first peer to join a lone node should find what
 	// it has. The store is the node's own, so an ended ctx does not matter.
 	if err := d.answer(ctx, key); err != nil {
-		return err
+		return 0, err
 	}
 	if err := d.awaitTable(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	return d.inActive(func(t *dht.IpfsDHT) error { return d.storeIn(ctx, t, key) })
+	err = d.inActive(func(t *dht.IpfsDHT) error {
+		took, err := d.storeIn(ctx, t, key)
+		missing = max(missing, t.BucketSize()-took)
+		return err
+	})
+	return missing, err
 }
 
 // inActive calls put for each active DHT, and fails if all of them do.
@@ -95,19 +104,20 @@ func (d *DHT) inActive(put func(*dht.IpfsDHT) error) error {
 
 // storeIn does what the upstream Provide does, and verifies the result:
 // upstream returns nil even when every peer refused the record, because the
-// message has no reply. It asks one of the peers for the record.
-func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) error {
+// message has no reply. It asks one of the peers for the record, and returns how
+// many took it.
+func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Multihash) (took int, err error) {
 	self := peer.AddrInfo{ID: d.self, Addrs: table.FilteredAddrs()}
 	if len(self.Addrs) == 0 {
-		return errNoAddress
+		return 0, errNoAddress
 	}
 	closest, err := d.closest(ctx, table, string(key))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
 	if err != nil {
-		return err
+		return 0, err
 	}
 	type result struct {
 		peer peer.ID
@@ -135,11 +145,11 @@ func (d *DHT) storeIn(ctx context.Context, table *dht.IpfsDHT, key multihash.Mul
 	}
 	switch {
 	case held:
-		return nil
+		return len(closest) - len(why), nil
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return 0, context.Cause(ctx)
 	default:
-		return fmt.Errorf("%w: none of the %d closest peers holds the record: %s", errs.ErrNoPeers, len(closest), strings.Join(why, "; "))
+		return 0, fmt.Errorf("%w: none of the %d closest peers holds the record: %s", errs.ErrNoPeers, len(closest), strings.Join(why, "; "))
 	}
 }
 

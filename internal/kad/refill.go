@@ -45,6 +45,8 @@ const (
 	// maxReturned bounds how many peers are about to be asked. Others that come
 	// back meanwhile are left to the visits.
 	maxReturned = 1 << 10
+	// maxShorts bounds of how many keys it is known that peers are missing.
+	maxShorts = 1 << 10
 	// maxRegionBits bounds how many regions are visited.
 	maxRegionBits = 10
 )
@@ -153,6 +155,11 @@ func (d *DHT) eachReturned(ctx context.Context, name string, f func(context.Cont
 	}
 	defer sub.Close()
 	r := newReturned()
+	for _, id := range d.cfg.Host.Network().Peers() {
+		if d.serves(id) {
+			r.add(id) // it may have come after the first announcement looked for peers
+		}
+	}
 	for range refillAtOnce {
 		wg.Go(func() {
 			for {
@@ -200,26 +207,70 @@ func (d *DHT) tableOf(id peer.ID) *dht.IpfsDHT {
 // one of them. It reports false when the peer is to be asked later.
 func (k *keeper) refillPeer(ctx context.Context, id peer.ID) bool {
 	table := k.d.tableOf(id)
-	length, known := k.regionBits(ctx)
-	if table == nil || !known || !k.d.cfg.Host.Connected(id) {
-		return true // without the length every peer would get everything
-	}
-	if k.sending(id) {
-		return false // it will have the records that it does not hold yet
-	}
-	region := prefixOf(kb.ConvertPeerID(id), length)
-	key, err := k.pick(ctx, region, k.near(table, id))
-	if err != nil || key == nil {
+	if table == nil || !k.d.cfg.Host.Connected(id) {
 		return true
+	}
+	length, known := k.regionBits(ctx)
+	if !known || k.sending(id) {
+		// Without the length it would get everything, and what it is being sent it
+		// will hold.
+		n, err := k.keys.Size(ctx)
+		return err != nil || n == 0
+	}
+	region, near := prefixOf(kb.ConvertPeerID(id), length), k.near(table, id)
+	key := k.shortest(near)
+	if key == nil {
+		var err error
+		if key, err = k.pick(ctx, region, near); err != nil || key == nil {
+			return true
+		}
 	}
 	messenger, err := pb.NewProtocolMessenger(table.MessageSender())
 	if err != nil {
 		return true
 	}
-	if k.d.holds(ctx, messenger, id, key) != nil {
+	if k.d.holds(ctx, messenger, id, key) == nil {
+		k.holdsToo(key)
+	} else {
 		k.resend(ctx, table, messenger, id, region, key)
 	}
 	return true
+}
+
+// short notes how many more peers should hold a key than took it. One that was
+// announced before the node knew its network may be with a single peer: these are
+// what peers that come are asked for first.
+func (k *keeper) short(key multihash.Multihash, missing int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.shorts[string(key)]; missing <= 0 {
+		delete(k.shorts, string(key))
+	} else if ok || len(k.shorts) < maxShorts {
+		k.shorts[string(key)] = missing
+	}
+}
+
+// holdsToo notes that one more peer holds a key.
+func (k *keeper) holdsToo(key multihash.Multihash) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.shorts[string(key)]--; k.shorts[string(key)] <= 0 {
+		delete(k.shorts, string(key))
+	}
+}
+
+// shortest returns the key that the most peers are missing of those that near is true
+// of, nil if none is known to be short of peers.
+func (k *keeper) shortest(near func(multihash.Multihash) bool) (key multihash.Multihash) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	most := 0
+	for other, missing := range k.shorts {
+		if missing > most && near(multihash.Multihash(other)) {
+			key, most = multihash.Multihash(other), missing
+		}
+	}
+	return key
 }
 
 // sent is when a sweeping provider has sent records to a peer, without a pause of
@@ -307,6 +358,7 @@ func (k *keeper) resend(ctx context.Context, table *dht.IpfsDHT, messenger *pb.P
 		err = k.d.holds(ctx, messenger, id, first)
 	}
 	if err == nil {
+		k.holdsToo(first)
 		err = k.each(ctx, region, func(keys []multihash.Multihash) error {
 			for _, key := range keys {
 				if !near(key) || slices.Equal(key, first) {
