@@ -323,6 +323,17 @@ func (s *Site) Plug(h *Host) error {
 	return h.ns.ip(own)
 }
 
+// Break makes the router drop all packets of IPv4 or IPv6 between its local network and
+// the public one, while hosts keep their addresses and routes.
+func (s *Site) Break(version Stack) error {
+	family := map[Stack]string{IPv4: "ipv4", IPv6: "ipv6"}[version]
+	return s.router.nft("insert rule inet filter forward meta nfproto " + family + " drop\n")
+}
+
+// IP runs commands of the program ip on the machine, one a line: for interfaces besides
+// eth0.
+func (h *Host) IP(commands string) error { return h.ns.ip(commands) }
+
 // Unplug takes a machine off its network.
 func (h *Host) Unplug() error { return h.ns.ip("link del eth0") }
 

@@ -385,8 +385,16 @@ func (c *Client) circuitAddrs(h *nethost.Host) []ma.Multiaddr {
 			continue
 		}
 		circuit := ma.StringCast(fmt.Sprintf("/p2p/%s/p2p-circuit", p.ID))
+		// Of a relay that is elsewhere, its loopback and private addresses are nobody's
+		// here.
+		from := addrs.Loopback
+		for _, conn := range h.Conns(p.ID) {
+			if !conn.Relayed {
+				from = min(from, addrs.ReachOf(conn.Addr))
+			}
+		}
 		for _, a := range h.KnownAddrs(p.ID) {
-			if !addrs.IsCircuit(a) {
+			if !addrs.IsCircuit(a) && addrs.ReachOf(a) <= from {
 				out = append(out, a.Encapsulate(circuit))
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -53,6 +54,8 @@ type Options struct {
 	PortMapping bool `json:"portMapping,omitempty"`
 	// Log prints the log to standard error.
 	Log bool `json:"log,omitempty"`
+	// NoAnnounce are prefixes whose addresses are not announced.
+	NoAnnounce []netip.Prefix `json:"noAnnounce,omitempty"`
 	// Listen are the addresses to listen on; none: those of the library.
 	Listen []string `json:"listen,omitempty"`
 }
@@ -178,6 +181,11 @@ func (s *server) do(c Command) (r Reply, err error) {
 	case "addrs":
 		for _, a := range s.node.Host().Addrs() {
 			r.Addrs = append(r.Addrs, fmt.Sprintf("%s/p2p/%s", a, s.node.Host().ID()))
+		}
+		return r, nil
+	case "known": // addresses of another peer
+		for _, a := range s.node.Host().Peerstore().Addrs(c.Peer) {
+			r.Addrs = append(r.Addrs, a.String())
 		}
 		return r, nil
 	case "connect":

@@ -50,6 +50,9 @@ func (s *server) startNode(ctx context.Context, o Options) (node, error) {
 	if o.Log {
 		opts = append(opts, p2pnode.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	}
+	if len(o.NoAnnounce) > 0 {
+		opts = append(opts, p2pnode.WithNoAnnounce(o.NoAnnounce...))
+	}
 	if o.PortMapping {
 		opts = append(opts, p2pnode.WithPortMapping())
 	}

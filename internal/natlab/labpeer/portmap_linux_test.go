@@ -105,6 +105,10 @@ func (p *driven) findings(kind p2pnode.FindingKind) (list []p2pnode.Finding) {
 // is needed; strangers connect there. Close removes it, TCP's and UDP's, though both
 // are for the same port.
 func TestAPortIsMappedAndRemoved(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits for peers and routers: run without -short")
+	}
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		natlab.PortMapping
@@ -166,6 +170,10 @@ func TestAPortIsMappedAndRemoved(t *testing.T) {
 // its own, is found out: peers refute the address, the node no longer announces it,
 // and Diagnose names it.
 func TestAPortMappingThatLiesIsNoticed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits for peers and routers: run without -short")
+	}
+	t.Parallel()
 	elsewhere := netip.MustParseAddr("5.250.0.9")
 	for _, tt := range []struct {
 		name   string
