@@ -9,14 +9,33 @@ import (
 )
 
 // PublishOption configures a call of [Node.Publish] or [Topic.Publish]:
-// [PublishMinPeers], [PublishWait], [PublishNow], [PublishValue].
+// [PublishMinPeers], [PublishWait], [PublishNow], [PublishValue], [PublishNoCopy].
 type PublishOption interface {
-	applyPublish(*gossip.Publishing) error
+	// By value, which spares an allocation.
+	applyPublish(gossip.Publishing) (gossip.Publishing, error)
 }
 
 type publishOption func(*gossip.Publishing) error
 
-func (o publishOption) applyPublish(c *gossip.Publishing) error { return o(c) }
+func (o publishOption) applyPublish(c gossip.Publishing) (gossip.Publishing, error) {
+	set := c
+	err := o(&set)
+	return set, err
+}
+
+type publishValue struct{ v any }
+
+func (o publishValue) applyPublish(c gossip.Publishing) (gossip.Publishing, error) {
+	c.Value = o.v
+	return c, nil
+}
+
+type publishNoCopy struct{}
+
+func (publishNoCopy) applyPublish(c gossip.Publishing) (gossip.Publishing, error) {
+	c.NoCopy = true
+	return c, nil
+}
 
 // PublishMinPeers sets how many peers a message must reach, at least 1,
 // overriding the default of 1. The last of [PublishMinPeers] and [PublishNow]
@@ -57,19 +76,19 @@ func PublishNow() PublishOption {
 // PublishValue sets what validators and subscriptions of this node find in the
 // Value of the [Message]: what data encodes, so that they need not decode it. It
 // does not leave the node. By default Value is nil until a validator sets it.
-func PublishValue(v any) PublishOption {
-	return publishOption(func(c *gossip.Publishing) error {
-		c.Value = v
-		return nil
-	})
-}
+func PublishValue(v any) PublishOption { return publishValue{v} }
+
+// PublishNoCopy makes Publish keep data itself instead of a copy, which it makes by
+// default: do not modify data afterwards, not even when Publish has returned an
+// error.
+func PublishNoCopy() PublishOption { return publishNoCopy{} }
 
 func publishing(opts []PublishOption) (gossip.Publishing, error) {
-	if len(opts) == 0 { // spares an allocation
-		return gossip.Publishing{MinPeers: 1, Wait: publishWait}, nil
-	}
 	cfg := gossip.Publishing{MinPeers: 1, Wait: publishWait}
-	err := inTurn(opts, func(o PublishOption) error { return o.applyPublish(&cfg) })
+	err := inTurn(opts, func(o PublishOption) (err error) {
+		cfg, err = o.applyPublish(cfg)
+		return err
+	})
 	return cfg, err
 }
 
@@ -94,7 +113,7 @@ func (n *Node) needPubSub() error {
 // then returns [ErrLimit]: half of the PubSubQueue of [Limits] is for what Publish
 // queues for a peer. A nil error means that the message is on its way to at least
 // so many peers, not that anyone has processed it. Publish keeps no reference to
-// data.
+// data, but for [PublishNoCopy].
 //
 // A node that publishes to a topic without a subscription stays on the topic,
 // and keeps track of its peers, until 30 seconds after the last message. A

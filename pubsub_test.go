@@ -100,6 +100,21 @@ func TestPublishToNobody(t *testing.T) {
 	mustNot(t, <-result)
 }
 
+// Publish keeps no reference to data unless it may.
+func TestPublishCopiesDataByDefault(t *testing.T) {
+	n := newNode(t)
+	sub := subscribe(t, n, "t")
+	data := []byte("text")
+	mustNot(t, n.Publish(testContext(t), "t", data, PublishNow()))
+	if m := next(t, sub); &m.Data[0] == &data[0] {
+		t.Error("the message has the caller's bytes")
+	}
+	mustNot(t, n.Publish(testContext(t), "t", data, PublishNow(), PublishNoCopy()))
+	if m := next(t, sub); &m.Data[0] != &data[0] {
+		t.Error("PublishNoCopy has copied")
+	}
+}
+
 // A slow reader loses the oldest messages, and each is counted (pitfall 19).
 func TestPitfall19SlowReaderIsTold(t *testing.T) {
 	a := newNode(t)

@@ -10,8 +10,7 @@ import (
 // Codec converts values to the data of messages and back. Its methods must be safe
 // for concurrent use.
 type Codec[T any] interface {
-	// Encode returns the data of a value. The caller does not modify it, and does not
-	// keep it.
+	// Encode returns the data of a value, in bytes of its own: the message keeps them.
 	Encode(v T) ([]byte, error)
 	// Decode returns the value of data from any peer. It must bound what it allocates
 	// for it, must not block, since the messages of all topics wait for it, and must

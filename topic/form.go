@@ -58,11 +58,13 @@ func (f *form[T]) judge(ctx context.Context, m *p2pnode.Message) error {
 		}
 		return err
 	}
-	v, err := f.value(m, rest)
-	if err != nil {
-		return err
+	v, ok := m.Value.(T) // an own message has it
+	if !ok {
+		if v, err = f.value(m, rest); err != nil {
+			return err
+		}
+		m.Value = v
 	}
-	m.Value = v
 	for _, check := range f.checks {
 		if err := check(ctx, Message[T]{v, version, m}); err != nil {
 			return err

@@ -88,7 +88,11 @@ func (t *Topic[T]) Publish(ctx context.Context, v T, opts ...p2pnode.PublishOpti
 	if err != nil {
 		return fmt.Errorf("topic: publish to %q: %w", t.topic.Name(), err)
 	}
-	return t.topic.Publish(ctx, data, append(slices.Clip(opts), p2pnode.PublishValue(v))...)
+	value, own := p2pnode.PublishValue(v), p2pnode.PublishNoCopy()
+	if len(opts) == 0 { // spares an allocation
+		return t.topic.Publish(ctx, data, value, own)
+	}
+	return t.topic.Publish(ctx, data, append(slices.Clip(opts), value, own)...)
 }
 
 // Subscribe subscribes to the topic as [p2pnode.Node.Subscribe] does, with the same

@@ -184,6 +184,8 @@ type Publishing struct {
 	// Value is what the validators have the message for already, and what readers
 	// get with it; see [ValueOf].
 	Value any
+	// NoCopy leaves data to the message, which otherwise gets a copy.
+	NoCopy bool
 
 	stop <-chan struct{} // ends the wait with errs.ErrClosed
 }
@@ -207,7 +209,10 @@ func (r *Router) Publish(ctx context.Context, name string, data []byte, o Publis
 		r.release(t, false)
 		return err
 	}
-	err = r.send(ctx, t, slices.Clone(data), o.Value)
+	if !o.NoCopy {
+		data = slices.Clone(data)
+	}
+	err = r.send(ctx, t, data, o.Value)
 	r.handed(size)
 	r.release(t, err == nil)
 	if err != nil {
