@@ -200,6 +200,8 @@ var program = map[string]string{
 	"p2ptest":      "examples/simulate",
 	"topic":        "examples/chat",
 	"internal/cli": "flags that every program has",
+
+	"internal/natlab": "examples/relay lab: the routers that it is shown with",
 }
 
 // forbidden are modules that the packages of the library do not use, by the

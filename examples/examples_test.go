@@ -603,28 +603,41 @@ func TestDiscoverUsage(t *testing.T) {
 func TestRelayAllInOne(t *testing.T) {
 	p := finished(t, "relay")
 	p.Line("the relay listens on /ip4/127.0.0.1/")
-	p.Line("the listener opened no port", "p2p-circuit")
-	p.Line("connected, relayed: true")
-	p.Line(`"hello from behind the relay"`)
+	p.Line("reservation at the relay")
+	p.Line("its circuit address is", "p2p-circuit")
+	p.Line("connected to", "relayed")
+	p.Line("result: ", " relayed")
 }
 
-func TestRelayThreeRoles(t *testing.T) {
-	relay := start(t, "relay", "-role", "relay", "-listen", loopback)
-	relayAddr := word(relay.Line("-role listen"), 4)
-	listener := start(t, "relay", "-role", "listen", "-relay", relayAddr)
-	peerAddr := word(listener.Line("-role dial"), 4)
-	finished(t, "relay", "-role", "dial", "-peer", peerAddr).Line("connected, relayed: true")
-	listener.Line("connected through", "p2p-circuit")
-	stop(t, listener, relay)
+// Three processes, which take tickets, addresses and peer IDs from each other.
+func TestRelayThreeProcesses(t *testing.T) {
+	relay := start(t, "relay", "relay", "-listen", loopback)
+	ticket, address := word(relay.Line("-join P2PTICKET"), 3), word(relay.Line("-join /ip4/127.0.0.1/"), 3)
+	for _, join := range []string{ticket, address} {
+		listener := start(t, "relay", "listen", "-no-listen", "-join", join)
+		listener.Line("reachability: private")
+		listener.Line("reservation at the relay")
+		command := strings.Fields(listener.Line("relay dial", "-join "+join))
+		id := command[len(command)-1]
+		dialer := finished(t, "relay", append(command[1:], "-no-listen")...)
+		dialer.Line("connected to "+id, "relayed")
+		dialer.Line("600 bytes there and back", id, "opened relayed")
+		dialer.Line("result: " + id + " relayed")
+		listener.Line("stream of", "relayed")
+		listener.Line("echoed 600 bytes")
+		stop(t, listener)
+	}
+	stop(t, relay)
 	// The relay has stopped: the error has the reason.
-	fails(t, start(t, "relay", "-role", "listen", "-relay", relayAddr), "refused")
+	fails(t, start(t, "relay", "listen", "-no-listen", "-join", address), "refused")
 }
 
 func TestRelayUsage(t *testing.T) {
 	usage(t, "relay",
-		[]string{"-role", "-role", "king"},
-		[]string{"-relay: ", "-role", "listen"},
-		[]string{"-peer: ", "-role", "dial", "-peer", "x"},
+		[]string{"king", "king"},
+		[]string{"-join is missing", "listen"},
+		[]string{"-join: ", "listen", "-join", "P2PTICKET1X"},
+		[]string{"-peer: ", "dial", "-peer", "x"},
 		[]string{"-listen: ", "-listen", "x"})
 }
 

@@ -1,7 +1,8 @@
-// Package natlab builds networks of Linux network namespaces, for tests: hosts on
-// a public network, and hosts on local networks behind routers that translate
-// addresses or filter packets as those of homes, offices and carriers do. The
-// stacks, the routers and their connection tracking are the kernel's.
+// Package natlab builds networks of Linux network namespaces, for tests and for
+// examples/relay: hosts on a public network, and hosts on local networks behind
+// routers that translate addresses or filter packets as those of homes, offices
+// and carriers do. The stacks, the routers and their connection tracking are the
+// kernel's.
 //
 // A [Lab] has a public network that routes between its customers. A [Host] is
 // such a customer itself, or is on the local network of a [Site], whose router is
