@@ -117,7 +117,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		fmt.Fprintf(out, "admin: http://%s/health\n", addr)
 	}
 	events := n.Events(ctx) // before printing the addresses, to miss no peer
-	fmt.Fprintf(out, "peer ID %s\nOthers join with WithNetwork(%q) and one or more of:\n", n.ID(), *network)
+	fmt.Fprintf(out, "peer ID %s\n", n.ID())
+	if ticket, err := n.Ticket(); err != nil {
+		fmt.Fprintf(out, "warning: %v\n", err)
+	} else {
+		fmt.Fprintf(out, "Others join with its ticket:\n  WithTicket(%q)\n", ticket.Text())
+	}
+	fmt.Fprintf(out, "or with WithNetwork(%q) and one or more of:\n", *network)
 	for _, a := range n.Addrs() {
 		fmt.Fprintf(out, "  WithBootstrapAddrs(%q)\n", a)
 	}

@@ -72,6 +72,46 @@ func join(t *testing.T, server *clitest.Program, opts ...p2pnode.Option) *p2pnod
 	return n
 }
 
+// A ticket is enough to join: it has the network's name and the server's addresses.
+func TestBootstrapPrintsATicket(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "swarm.key")
+	for _, args := range [][]string{nil, {"-swarm-key", key}} {
+		server := clitest.Start(t, run, append(args, "-identity", filepath.Join(dir, "boot.key"), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0")...)
+		text := strings.Split(server.Line("WithTicket"), `"`)[1]
+		id := strings.Fields(server.Line("peer ID"))[2]
+		ticket, err := p2pnode.ParseTicket(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ticket.Network() != "test" || ticket.HasKey() || len(ticket.Peers()) != 1 || ticket.Peers()[0].ID.String() != id {
+			t.Errorf("%v; the server is %s", ticket, id)
+		}
+		opts := []p2pnode.Option{p2pnode.WithoutListening(), p2pnode.WithTicket(text)}
+		if args != nil { // the key is not in it
+			psk, err := p2pnode.LoadOrCreateSwarmKey(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			opts = append(opts, p2pnode.WithPrivateNetwork(psk))
+		}
+		n, err := p2pnode.New(t.Context(), opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.WaitReady(t.Context(), p2pnode.StageRouting); err != nil {
+			t.Error(err)
+		}
+		server.Line("+", n.ID().String())
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestBootstrapRelays(t *testing.T) {
 	server := clitest.Start(t, run, "-identity", filepath.Join(t.TempDir(), "boot.key"), "-network", "test", "-listen", "/ip4/127.0.0.1/tcp/0", "-relay")
 	relay, err := p2pnode.ParsePeers(strings.Split(server.Line("WithBootstrapAddrs"), `"`)[1])

@@ -34,6 +34,9 @@ func laboratory(ctx context.Context, f *flags, out io.Writer) error {
 	l := &lab{Lab: net}
 	err = l.run(ctx, kinds, out)
 	l.stop()
+	if ctx.Err() != nil { // it was interrupted, and so were its processes
+		err = nil
+	}
 	return errors.Join(err, net.Close())
 }
 
