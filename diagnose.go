@@ -72,6 +72,9 @@ const (
 	FindingNotOverRelays FindingKind = "topics-not-relayed"
 	// FindingUDPBlocked ("udp-blocked"): almost every dial over UDP fails.
 	FindingUDPBlocked FindingKind = "udp-blocked"
+	// FindingNoAutoNATPeer ("no-autonat-peer"): the node has [WithAutoNAT] and does not
+	// know whether others can dial it, because no connected peer answers that.
+	FindingNoAutoNATPeer FindingKind = "no-autonat-peer"
 	// FindingNATNoRelay ("nat-without-relay"): others cannot dial the node, and
 	// it has no relay.
 	FindingNATNoRelay FindingKind = "nat-without-relay"
@@ -249,6 +252,10 @@ func reachOf(n *Node) diag.Reach {
 		Reachability: reachability(n).String(), Listening: len(n.base.ListenAddrs()) > 0,
 		Announced: addrsOf([]peer.AddrInfo{{Addrs: n.base.Addrs()}}),
 		Looks:     n.relay.Finds(), Sought: n.relay.Sought(),
+	}
+	if t := n.reach.Load(); t != nil && n.cfg.reachability == network.ReachabilityUnknown {
+		peers, able := t.Servers()
+		r.Asks, r.Unasked, r.Asked = true, peers-able, able
 	}
 	if p := portMappingStatus(n); p != nil {
 		r.Unmapped = p.Missing

@@ -320,3 +320,21 @@ func TestUnreachableNodeServesTheDHTAgainOnceItIsReachable(t *testing.T) {
 		at("public", true)
 	})
 }
+
+// Diagnose says when nobody can tell the node whether others can dial it.
+func TestDiagnoseNobodyAnswersAutoNAT(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		deaf, able := sim.Node(t), sim.Node(t, p2pnode.WithAutoNAT())
+		n := sim.Node(t, p2pnode.WithAutoNAT(), p2pnode.WithBootstrapPeers(deaf.AddrInfo()))
+		sim.Ready(n)
+		time.Sleep(time.Minute)
+		names(t, finds(t, n, p2pnode.FindingNoAutoNATPeer), "WithAutoNAT", "WithReachability")
+		if err := n.Connect(t.Context(), able.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		finds(t, n)
+	})
+}

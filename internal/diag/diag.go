@@ -35,6 +35,7 @@ const (
 	ValidatorPanics   Kind = "validator-panics"
 	NotOverRelays     Kind = "topics-not-relayed"
 	UDPBlocked        Kind = "udp-blocked"
+	NoAutoNATPeer     Kind = "no-autonat-peer"
 	NATWithoutRelay   Kind = "nat-without-relay"
 	NoReservation     Kind = "no-reservation"
 	PortMappingFails  Kind = "port-mapping-fails"
@@ -143,6 +144,10 @@ type DHT struct {
 type Reach struct {
 	Reachability string // "Unknown", "Public" or "Private"
 	Listening    bool
+	// Asks reports whether the node asks peers for its reachability, Unasked how many
+	// peers it could ask if they answered, and Asked how many do.
+	Asks           bool
+	Unasked, Asked int
 	// Announced are the addresses that the node announces, except circuit
 	// addresses.
 	Announced []Addr
@@ -341,6 +346,10 @@ func (j *judge) reach(r Reach, d *DHT, c Company) {
 	if r.UDPBlocked {
 		j.add(UDPBlocked, "let UDP through the firewall, or enable only TCP and WebSocket with WithTransports",
 			"95 of 100 dials over UDP, which QUIC uses, have failed; the peers may also be gone")
+	}
+	if r.Asks && r.Reachability == "Unknown" && r.Listening && r.Asked == 0 && r.Unasked > 0 {
+		j.add(NoAutoNATPeer, "give WithAutoNAT or WithNATTraversal to nodes that others can dial, or say with WithReachability what is known",
+			"the node cannot find out whether others can dial it: none of %d connected peers answers AutoNAT's questions", r.Unasked)
 	}
 	switch {
 	case r.Reachability != "Private" || len(r.Relays) > 0:

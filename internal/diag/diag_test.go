@@ -110,6 +110,9 @@ var cases = []struct {
 	}, nil},
 	{"nobody has told what it speaks", func(s *Situation) { s.Company.DHT.Table = 0 }, nil},
 	{"UDP", func(s *Situation) { s.Reach.UDPBlocked = true }, []Kind{UDPBlocked}},
+	{"nobody answers AutoNAT's questions", func(s *Situation) { s.Reach.Asks, s.Reach.Unasked = true, 3 }, []Kind{NoAutoNATPeer}},
+	{"nobody is there to answer", func(s *Situation) { s.Reach.Asks = true }, nil},
+	{"one peer answers AutoNAT's questions", func(s *Situation) { s.Reach.Asks, s.Reach.Unasked, s.Reach.Asked = true, 2, 1 }, nil},
 	{"NAT", func(s *Situation) { s.Reach.Reachability = "Private" }, []Kind{NATWithoutRelay}},
 	{"NAT, and relays are looked for", func(s *Situation) { s.Reach.Reachability, s.Reach.Looks = "Private", true }, []Kind{NATWithoutRelay}},
 	{"NAT, and no relay was found", func(s *Situation) {

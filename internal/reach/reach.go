@@ -164,6 +164,22 @@ func (t *Tracker) Reachability() network.Reachability {
 	return t.overall
 }
 
+// Servers returns how many peers are connected directly and identified, and how many
+// of them answer questions.
+func (t *Tracker) Servers() (peers, able int) {
+	for _, id := range t.cfg.Host.PeerIDs() {
+		protos := t.cfg.Host.Protocols(id)
+		if len(protos) == 0 || !slices.ContainsFunc(t.cfg.Host.Conns(id), func(c nethost.Conn) bool { return !c.Relayed }) {
+			continue
+		}
+		peers++
+		if slices.Contains(protos, autonatv2.DialProtocol) {
+			able++
+		}
+	}
+	return peers, able
+}
+
 // NeedsRelay reports whether the node should keep reservations: unless strangers can
 // dial it for certain. Servers that this node has sent packets to can be let in by a
 // NAT that keeps strangers out (address-dependent filtering, RFC 4787, section 5), so
