@@ -82,7 +82,7 @@ func checkPeer(p peer.AddrInfo) error {
 		if len(a) == 0 {
 			return fmt.Errorf("an address of peer %s is nil", p.ID)
 		}
-		if err := addrs.Undialable(a); err != nil {
+		if err := addrs.Undialable(a); err != nil && !addrs.IsZoned(a) {
 			return fmt.Errorf("%s cannot be dialed: %w; Addrs of the other side returns addresses that can", a, err)
 		}
 	}

@@ -670,7 +670,7 @@ func (c *config) canDial(p peer.AddrInfo) bool { return slices.ContainsFunc(p.Ad
 // no kind: it resolves to other addresses.
 func (c *config) dials(a ma.Multiaddr) bool {
 	switch kind := addrs.KindOf(a); {
-	case addrs.Undialable(a) != nil:
+	case addrs.Undialable(a) != nil && !addrs.IsZoned(a):
 		return false
 	case kind == addrs.Circuit:
 		return !c.noRelay

@@ -262,7 +262,7 @@ func Undialable(a ma.Multiaddr) error {
 	case IsListenOnly(a):
 		return errors.New("it means every interface or any port, and is for listening alone")
 	case linkLocal(a):
-		return errors.New("link-local IPv6 addresses are not dialed, because they differ between interfaces: use another address of the machine")
+		return errors.New("link-local IPv6 addresses mean something on their link alone, and are dialed over TCP, with the interface: /ip6zone/<interface>/ip6/…/tcp/<port>; use another address of the machine elsewhere")
 	default:
 		return Misshapen(a)
 	}
@@ -323,6 +323,13 @@ func linkLocal(a ma.Multiaddr) bool {
 		}
 	}
 	return false
+}
+
+// IsZoned reports whether an address is a link-local IPv6 one, with its zone, of TCP:
+// this machine can dial it, and others on the link, each with a zone of its own.
+func IsZoned(a ma.Multiaddr) bool {
+	return KindOf(a) == TCP && len(a) > 2 && a[0].Protocol().Code == ma.P_IP6ZONE && a[1].Protocol().Code == ma.P_IP6 &&
+		linkLocal(a) && Misshapen(a) == nil
 }
 
 // IsIP6 reports whether an address starts with an IPv6 address.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	ma "github.com/multiformats/go-multiaddr"
@@ -46,7 +47,29 @@ func Start(h *nethost.Host, service string, found func(peer.AddrInfo), log *slog
 }
 
 // HandlePeerFound is called by the mDNS service, from its own goroutine.
-func (a *Announcer) HandlePeerFound(ai peer.AddrInfo) { a.found(ai) }
+func (a *Announcer) HandlePeerFound(ai peer.AddrInfo) {
+
+	ai.Addrs = nethost.OnLinks(ai.Addrs)
+	a.found(ai)
+}
+
+// announced is the host as mDNS sees it: with link-local addresses, where there are no
+// others.
+type announced struct{ *nethost.Host }
+
+// Network implements host.Host.
+func (a announced) Network() network.Network { return announcedNetwork{a.Host.Network(), a.Host} }
+
+type announcedNetwork struct {
+	network.Network
+	host *nethost.Host
+}
+
+// InterfaceListenAddresses implements network.Network.
+func (n announcedNetwork) InterfaceListenAddresses() ([]ma.Multiaddr, error) {
+	list, err := n.Network.InterfaceListenAddresses()
+	return append(n.host.LinkAddrs(), list...), err
+}
 
 func (a *Announcer) startLocked() error {
 	moves := a.host.Moves()
@@ -59,7 +82,7 @@ func (a *Announcer) startLocked() error {
 		a.told, a.moves = told, moves
 		return nil
 	}
-	s := mdns.NewMdnsService(a.host, a.service, a)
+	s := mdns.NewMdnsService(announced{a.host}, a.service, a)
 	if err := s.Start(); err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func (h *Host) WhyNot(p peer.AddrInfo) string {
 	var told []string
 	for _, a := range addrs.Merge(p, peer.AddrInfo{ID: p.ID, Addrs: h.KnownAddrs(p.ID)})[0].Addrs {
 		if err, ok := h.failures.of(p.ID, a, time.Time{}); ok && len(told) < maxTold {
-			told = append(told, a.String()+": "+causes.Dial(err, h.private))
+			told = append(told, asIs(a).String()+": "+causes.Dial(err, h.private))
 		}
 	}
 	return strings.Join(told, "; ")
@@ -163,7 +163,7 @@ func (d Dialer) addresses(p peer.AddrInfo, begun time.Time, err error) []string 
 	seen := make(map[string]bool)
 	tell := func(a ma.Multiaddr, why string) {
 		if seen[string(a.Bytes())] = true; why != "" {
-			told = append(told, a.String()+": "+why)
+			told = append(told, asIs(a).String()+": "+why)
 		}
 	}
 	var de *swarm.DialError
@@ -185,7 +185,7 @@ func (d Dialer) addresses(p peer.AddrInfo, begun time.Time, err error) []string 
 		return nil // no address was dialed
 	}
 	var silent []ma.Multiaddr
-	for _, a := range slices.Concat(p.Addrs, d.Host.KnownAddrs(p.ID)) {
+	for _, a := range slices.Concat(forDialing(p.Addrs), d.Host.KnownAddrs(p.ID)) {
 		if seen[string(a.Bytes())] || len(a) == 0 {
 			continue
 		}

@@ -59,6 +59,7 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 	// minutes, with an error that hides why. Callers here have a reason to dial,
 	// so forget that first.
 	d.Host.Forgive(p.ID)
+	p.Addrs = forDialing(p.Addrs)
 	direct := len(p.Addrs) == 0 || slices.ContainsFunc(p.Addrs, func(a ma.Multiaddr) bool { return !addrs.IsCircuit(a) })
 	if !direct {
 		// A relayed connection satisfies callers who know only circuit addresses;

@@ -140,7 +140,7 @@ func (g *gate) leads(id peer.ID, a ma.Multiaddr) bool {
 	g.mu.Lock()
 	near := g.near[id]
 	g.mu.Unlock()
-	return near && reach == addrs.Private || slices.Contains(g.reaches(), reach)
+	return near && (reach == addrs.Private || onLink(a)) || slices.Contains(g.reaches(), reach)
 }
 
 // reachOfTeller returns the reach of a peer's own address: through a relay it may

@@ -44,7 +44,8 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 			if t.dial > 0 {
 				opts = append(opts, tcp.WithConnectionTimeout(t.dial))
 			}
-			return t.keep(tcp.NewTCPTransport(u, rm, share, opts...))
+			made, err := tcp.NewTCPTransport(u, rm, share, opts...)
+			return t.keep(linkTCP{made}, err)
 		})
 	case addrs.QUIC:
 		return libp2p.Transport(func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {

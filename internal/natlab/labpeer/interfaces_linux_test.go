@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -180,5 +181,64 @@ link set tun0far up
 	learned := neighbor.must(Command{Do: "known", Peer: p.id}).Addrs
 	if !slices.ContainsFunc(learned, func(a string) bool { return strings.Contains(a, h.Addr4.String()) }) {
 		t.Error("the neighbor does not know the address on the LAN")
+	}
+}
+
+// Two hosts that have nothing but link-local addresses find each other by mDNS, and
+// connect; given an address with its zone, Connect does too.
+func TestLinkLocalAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits for peers: run without -short")
+	}
+	t.Parallel()
+	lab := natlab.New(t)
+	site := must(lab.Site("link", natlab.Network{Kind: natlab.Public, Stack: natlab.IPv6}))(t)
+	var peers [3]*driven
+	var hosts [3]*natlab.Host
+	for i := range peers {
+		hosts[i] = must(site.Host(fmt.Sprint("link ", i)))(t)
+		if err := hosts[i].IP("addr flush dev eth0 scope global\n"); err != nil {
+			t.Fatal(err)
+		}
+		// The last one takes no part in mDNS.
+		peers[i] = start(t, hosts[i], Options{MDNS: i < 2, Listen: everywhere})
+	}
+	ev := peers[1].mustAwait("the other one", opened(peers[0].id, false))
+	t.Logf("connected over %s after %.1fs", ev.Addrs, ev.At.Sub(peers[1].started).Seconds())
+	if !strings.HasPrefix(ev.Addrs[0], "/ip6zone/eth0/ip6/fe80::") {
+		t.Errorf("the address is %s", ev.Addrs)
+	}
+	speak(t, peers[1], peers[0])
+
+	var at netip.Addr
+	if err := hosts[0].Do(func() error {
+		all, err := net.InterfaceAddrs()
+		for _, a := range all {
+			if ip, ok := netip.AddrFromSlice(a.(*net.IPNet).IP); ok && ip.IsLinkLocalUnicast() {
+				at = ip
+			}
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	zoned := fmt.Sprintf("/ip6zone/eth0/ip6/%s/tcp/4001/p2p/%s", at, peers[0].id)
+	last := must(site.Host("last"))(t)
+	if err := last.IP("addr flush dev eth0 scope global\n"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, last, Options{Bootstrap: []string{zoned}, Listen: everywhere}).mustAwait("its bootstrap peer", opened(peers[0].id, false))
+	peers[2].must(Command{Do: "connect", Peer: peers[0].id, Addrs: []string{zoned}})
+	_, err := peers[2].call(Command{Do: "connect", Peer: peers[1].id, Addrs: []string{fmt.Sprintf("/ip6zone/eth0/ip6/%s/tcp/4999/p2p/%s", at, peers[1].id)}})
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf(": /ip6zone/eth0/ip6/%s/tcp/4999: connection refused", at)) {
+		t.Errorf("a port where nobody listens: %v", err)
+	}
+	_, err = peers[2].call(Command{Do: "connect", Peer: peers[1].id, Addrs: []string{fmt.Sprintf("/ip6/%s/tcp/4001/p2p/%s", at, peers[1].id)}})
+	if err == nil || !strings.Contains(err.Error(), "ip6zone") {
+		t.Errorf("without a zone: %v", err)
+	}
+	_, err = peers[2].call(Command{Do: "connect", Peer: peers[1].id, Addrs: []string{fmt.Sprintf("/ip6zone/eth0/ip6/%s/udp/4001/quic-v1/p2p/%s", at, peers[1].id)}})
+	if err == nil || !strings.Contains(err.Error(), "over TCP") {
+		t.Errorf("over QUIC: %v", err)
 	}
 }
