@@ -1,7 +1,6 @@
 package p2pnode
 
 import (
-	"context"
 	"encoding/json"
 	"log/slog"
 	"net/netip"
@@ -306,10 +305,6 @@ func EventsWithState() EventsOption {
 // eventBuffer is how many events wait for a consumer of [Node.Events].
 const eventBuffer = 256
 
-// doubtTimeout is how long a peer that has opened another connection has to answer on
-// the older ones.
-const doubtTimeout = 3 * time.Second
-
 // watcher reports changes: by events to users, by signals to the node's parts.
 type watcher struct {
 	change signal.Signal // something that WaitReady or the keeper looks at may have changed
@@ -322,8 +317,9 @@ type watcher struct {
 func newWatcher() *watcher { return &watcher{hub: hub.New(eventBuffer, stateOf)} }
 
 // follow starts turning the host's bus events into this package's. gone is
-// called for each peer that disconnected.
-func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multiaddr, gone func(peer.ID), log *slog.Logger) (err error) {
+// called for each peer that disconnected, and another for each that has opened another
+// connection.
+func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multiaddr, gone, another func(peer.ID), log *slog.Logger) (err error) {
 	reachable := func(r network.Reachability) { w.emit(EventReachabilityChanged{Reachability: reachabilityOf(r)}) }
 	if w.found {
 		reachable = nil
@@ -336,15 +332,7 @@ func (w *watcher) follow(group *lifecycle.Group, h *nethost.Host, self ma.Multia
 			w.hub.Drop(statePart{"path", string(id)})
 			w.emit(EventPeerDisconnected{ID: id})
 		},
-		Another: func(id peer.ID) {
-			if h.Doubtful(id) {
-				group.Go(func(ctx context.Context) {
-					bound, cancel := context.WithTimeout(ctx, doubtTimeout)
-					defer cancel()
-					h.CloseDead(bound, id)
-				})
-			}
-		},
+		Another:      another,
 		Addrs:        func() { w.emit(EventAddrsChanged{Addrs: withID(self, h.Addrs())}) },
 		Reachability: reachable,
 	})

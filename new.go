@@ -323,6 +323,10 @@ func startEvents(n *Node) error {
 	return n.watch.follow(group, n.base, n.self, func(id peer.ID) {
 		n.relay.Disconnected(id)
 		n.losses.Add(id)
+	}, func(id peer.ID) {
+		if n.base.Doubtful(id) {
+			n.group.Go(func(ctx context.Context) { check(ctx, n, id) })
+		}
 	}, n.log)
 }
 
@@ -577,6 +581,35 @@ func foundNearby(n *Node, ai peer.AddrInfo) {
 	n.keeper.Found(ai, "mdns")
 }
 
+// doubtTimeout is how long a peer that has opened another connection has to answer on
+// the older ones.
+const doubtTimeout = 3 * time.Second
+
+// check closes a peer's dead connections.
+func check(ctx context.Context, n *Node, id peer.ID) {
+	bound, cancel := context.WithTimeout(ctx, doubtTimeout)
+	alive := n.base.CloseDead(bound, id)
+	cancel()
+	if !alive {
+		bound, cancel := context.WithTimeout(ctx, againTimeout)
+		defer cancel()
+		dialAgain(bound, n, id)
+	}
+}
+
+// againTimeout is how long a dial takes of a peer whose connections were dead.
+const againTimeout = 20 * time.Second
+
+// dialAgain dials a peer whose connections were dead.
+func dialAgain(ctx context.Context, n *Node, id peer.ID) {
+	if n.keeper.Released(id) {
+		return
+	}
+	if err := n.dialer.Connect(ctx, peer.AddrInfo{ID: id}); err != nil {
+		n.log.Debug("peer not reached again", "peer", id, "err", err)
+	}
+}
+
 // startRecovery watches for what a node recovers from by itself: a machine that
 // slept, a network that changed, peers that are back.
 func startRecovery(n *Node) error {
@@ -588,14 +621,7 @@ func startRecovery(n *Node) error {
 	})
 	check := &keeper.Checker{
 		Peers: n.base.PeerIDs, Alive: n.base.CloseDead, Leave: n.base.CloseLeft, Lost: n.losses.By, Log: n.log,
-		Again: func(ctx context.Context, id peer.ID) {
-			if n.keeper.Released(id) {
-				return
-			}
-			if err := n.dialer.Connect(ctx, peer.AddrInfo{ID: id}); err != nil {
-				n.log.Debug("peer not reached after a move", "peer", id, "err", err)
-			}
-		},
+		Again: func(ctx context.Context, id peer.ID) { dialAgain(ctx, n, id) },
 	}
 	n.group.Go(func(ctx context.Context) {
 		n.base.WatchInterfaces(ctx, func(began time.Time) {

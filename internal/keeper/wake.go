@@ -71,8 +71,8 @@ type Checker struct {
 	Alive func(context.Context, peer.ID) bool
 	// Leave closes connections that cannot go on after a move.
 	Leave func()
-	// Again dials a peer that was connected before a move, and is not any more: it does
-	// not know.
+	// Again dials a peer that is not connected any more because the network may have
+	// changed: it does not know.
 	Again func(context.Context, peer.ID)
 	// Lost returns the peers that were lost by a change of addresses that began at a
 	// time.
@@ -121,7 +121,8 @@ func (c *Losses) By(began time.Time) (list []peer.ID) {
 	return list
 }
 
-// Run checks the connections at each signal, until ctx ends.
+// Run checks the connections at each signal, and dials peers again that do not respond,
+// until ctx ends.
 func (c *Checker) Run(ctx context.Context, moved *signal.Signal) {
 	wake := moved.Wait()
 	for ctx.Err() == nil {
@@ -131,7 +132,7 @@ func (c *Checker) Run(ctx context.Context, moved *signal.Signal) {
 			return
 		}
 		wake = moved.Wait()
-		c.check(ctx, c.Peers(), checkTimeout, nil)
+		c.check(ctx, c.Peers(), checkTimeout, c.Again)
 		if !backoff.Sleep(ctx, checkGap) {
 			return
 		}

@@ -125,6 +125,20 @@ type customer struct {
 	inner4, inner6   netip.Prefix // routed to the customer
 }
 
+// customerOf returns the addresses of the nth customer.
+func customerOf(n int) customer {
+	v6 := func(format string) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf(format, n)) }
+	return customer{
+		n:        n,
+		gateway4: netip.AddrFrom4([4]byte{5, byte(n), 0, 1}),
+		outer4:   netip.AddrFrom4([4]byte{5, byte(n), 0, 2}),
+		inner4:   netip.PrefixFrom(netip.AddrFrom4([4]byte{5, byte(n), 1, 0}), 24),
+		gateway6: v6("2a05:%x::1/64").Addr(),
+		outer6:   v6("2a05:%x::2/64").Addr(),
+		inner6:   v6("2a05:%x:1::/64"),
+	}
+}
+
 // connect makes a namespace a customer of the public network: its interface is
 // wan.
 func (l *Lab) connect(ns *namespace, device string, stack Stack) (customer, error) {
@@ -135,16 +149,7 @@ func (l *Lab) connect(ns *namespace, device string, stack Stack) (customer, erro
 	if n > 250 {
 		return customer{}, errors.New("the public network is full")
 	}
-	v6 := func(format string) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf(format, n)) }
-	c := customer{
-		n:        n,
-		gateway4: netip.AddrFrom4([4]byte{5, byte(n), 0, 1}),
-		outer4:   netip.AddrFrom4([4]byte{5, byte(n), 0, 2}),
-		inner4:   netip.PrefixFrom(netip.AddrFrom4([4]byte{5, byte(n), 1, 0}), 24),
-		gateway6: v6("2a05:%x::1/64").Addr(),
-		outer6:   v6("2a05:%x::2/64").Addr(),
-		inner6:   v6("2a05:%x:1::/64"),
-	}
+	c := customerOf(n)
 	at := fmt.Sprint("c", n)
 	core := fmt.Sprintf("link add %s type veth peer name %s netns /proc/self/fd/3\nlink set %[1]s up\n", at, device)
 	own := fmt.Sprintf("link set %s up\n", device)
@@ -198,6 +203,7 @@ type Site struct {
 	lab    *Lab
 	router *namespace
 	net    Network
+	at     customer
 	// Outer4 and Outer6 are the addresses of the router on the public network, or
 	// those of the carrier's NAT.
 	Outer4, Outer6 netip.Addr
@@ -225,7 +231,7 @@ func (l *Lab) Site(name string, network Network) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Outer4, s.Outer6 = c.outer4, c.outer6
+	s.at, s.Outer4, s.Outer6 = c, c.outer4, c.outer6
 	outer := c.outer4
 	s.lan4, s.lan6 = netip.MustParsePrefix("192.168.1.0/24"), c.inner6
 	if network.Private.IsValid() {

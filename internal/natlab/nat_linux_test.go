@@ -214,3 +214,70 @@ func TestHolesCanBePunched(t *testing.T) {
 		}
 	}
 }
+
+// A router that forgets lets nobody in until a packet has gone out again; one that is
+// renumbered sends from its new address.
+func TestRoutersForget(t *testing.T) {
+	const long, moment = 20 * time.Second, 100 * time.Millisecond
+	lab := New(t)
+	one := must(lab.Host("one"))(t)
+	for _, k := range []Kind{FullCone, PortRestricted, Symmetric, NoIncoming} {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			site := must(lab.Site(string(k), Network{Kind: k}))(t)
+			inside, outside := udp(t, must(site.Host("inside"))(t)), udp(t, one)
+			// arrives sends a packet, and returns where it seems to come from.
+			arrives := func(from, to *net.UDPConn, at netip.AddrPort, timeout time.Duration) (netip.AddrPort, bool) {
+				t.Helper()
+				if err := to.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := from.WriteToUDPAddrPort([]byte("hello"), at); err != nil {
+					t.Fatal(err)
+				}
+				_, sender, err := to.ReadFromUDPAddrPort(make([]byte, 100))
+				return sender, err == nil
+			}
+			out := func() netip.AddrPort {
+				t.Helper()
+				from, ok := arrives(inside, outside, netip.MustParseAddrPort(outside.LocalAddr().String()), long)
+				if !ok {
+					t.Fatal("no packet comes out")
+				}
+				return from
+			}
+			in := func(at netip.AddrPort, timeout time.Duration) bool {
+				t.Helper()
+				_, ok := arrives(outside, inside, at, timeout)
+				return ok
+			}
+			from := out()
+			if !in(from, long) {
+				t.Fatal("no answer comes in")
+			}
+			if err := site.Forget(); err != nil {
+				t.Fatal(err)
+			}
+			if in(from, moment) {
+				t.Error("it has not forgotten")
+			}
+			if !in(out(), long) {
+				t.Error("no answer comes in any more")
+			}
+			if !k.translates() {
+				return
+			}
+			was := site.Outer4
+			if err := site.Renumber(); err != nil {
+				t.Fatal(err)
+			}
+			from = out()
+			if from.Addr() == was || from.Addr() != site.Outer4 {
+				t.Errorf("packets come from %s, not from %s; before it was %s", from, site.Outer4, was)
+			}
+			if !in(from, long) {
+				t.Error("no answer comes in at the new address")
+			}
+		})
+	}
+}

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -13,11 +15,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multistream"
+
+	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
 
 // settled is how old a connection is when another one to the same peer is a reason to
 // check it: those of simultaneous dials and of hole punching are younger.
 const settled = time.Second
+
+// relayedNew is how old a relayed connection may be that is closed to get a direct one:
+// an older one may have streams from before.
+const relayedNew = 20 * time.Second
 
 // checks are the peers whose connections are being checked.
 type checks struct {
@@ -64,12 +72,17 @@ func (h *Host) Doubtful(id peer.ID) bool {
 // CloseDead pings a peer over each of its connections, and closes those on which it
 // does not answer before ctx ends. It reports whether any is left. Any answer counts,
 // even that it does not speak ping.
+//
+// If a direct connection was dead and only new relayed ones are left, it closes those
+// too: upstream punches no hole while it believes in a direct connection, and not
+// later either. The caller is to dial again.
 func (h *Host) CloseDead(ctx context.Context, id peer.ID) (alive bool) {
 	if !h.checks.begin(id) {
 		return true
 	}
 	defer h.checks.end(id)
 	var wg sync.WaitGroup
+	var lost atomic.Bool // a direct one
 	for _, c := range h.swarm.ConnsToPeer(id) {
 		wg.Go(func() {
 			err := pingOver(ctx, c)
@@ -78,10 +91,18 @@ func (h *Host) CloseDead(ctx context.Context, id peer.ID) (alive bool) {
 				_ = h.Peerstore().Put(id, answered, time.Now()) // if it fails, only Peer.LastSeen is missing
 			case errors.Is(ctx.Err(), context.DeadlineExceeded):
 				_ = c.Close() // it closes in any case
+				if !addrs.IsCircuit(c.RemoteMultiaddr()) {
+					lost.Store(true)
+				}
 			}
 		})
 	}
 	wg.Wait()
+	left := h.Conns(id)
+	stays := slices.ContainsFunc(left, func(c Conn) bool { return !c.Relayed || time.Since(c.Opened) > relayedNew })
+	if lost.Load() && len(left) > 0 && !stays {
+		_ = h.Disconnect(id) // it closes in any case
+	}
 	return h.Connected(id)
 }
 
