@@ -261,9 +261,43 @@ func TestTicketKeysDoNotShow(t *testing.T) {
 // can be used, or in an error.
 func FuzzParseTicket(f *testing.F) {
 	key := bytes.Repeat([]byte{3}, 32)
-	f.Add([]byte{}, "acme", []byte(somePeer("1").ID), somePeer("1").Addrs[0].Bytes(), false)
-	f.Add(key, "a b", []byte("id"), []byte{4, 0, 0, 0, 0, 6, 0, 0}, true)
-	f.Add(key, "", []byte(somePeer("1").ID), ma.StringCast("/p2p-circuit").Bytes(), true)
+	id, addr := []byte(somePeer("1").ID), somePeer("1").Addrs[0].Bytes()
+	circuit := ma.StringCast(somePeer("2").Addrs[0].String() + "/p2p/" + somePeer("2").ID.String() + "/p2p-circuit")
+	for _, whole := range []struct {
+		key    []byte
+		name   string
+		addr   []byte
+		secret bool
+	}{
+		{nil, "acme", addr, false},
+		{key, "acme", addr, true},
+		{key[:8], "acme", addr, false}, // a fingerprint
+		{nil, "", addr, false},         // the public network
+		{nil, "acme/dev_1.0-b", circuit.Bytes(), false},
+		{nil, "acme", ma.StringCast("/dns4/boot.example.com/tcp/443/tls/ws").Bytes(), false},
+		{nil, "acme", ma.StringCast("/ip6/2001:db8::1/udp/4001/quic-v1/webtransport").Bytes(), false},
+		{nil, "acme", []byte{0xff, 0xff, 0x7f, 1, 2}, false}, // of a later version
+	} {
+		f.Add(whole.key, whole.name, id, whole.addr, whole.secret)
+		raw := ticket.Ticket{Network: whole.name, Public: whole.name == "", Peers: []ticket.Peer{{ID: id, Addrs: [][]byte{whole.addr, addr}}}}
+		if whole.secret {
+			raw.Key = whole.key
+		} else if len(whole.key) > 0 {
+			raw.Mark = whole.key
+		}
+		text, err := ticket.Encode(raw)
+		if err == nil {
+			_, err = ParseTicket(text)
+		}
+		if err != nil {
+			f.Errorf("the seed %+v is no ticket: %v", whole, err)
+		}
+	}
+	f.Add(key, "a b", id, addr, true)                                  // not a name
+	f.Add([]byte{}, "acme", []byte("id"), addr, false)                 // not an ID
+	f.Add([]byte{}, "acme", id, []byte{4, 0, 0, 0, 0, 6, 0, 0}, false) // cannot be dialed
+	f.Add([]byte{}, "acme", id, ma.StringCast("/p2p-circuit").Bytes(), false)
+	f.Add([]byte{}, "acme", id, ma.StringCast("/ip4/192.0.2.1/tcp/4001/p2p/"+somePeer("2").ID.String()).Bytes(), false) // somebody else
 	f.Fuzz(func(t *testing.T, key []byte, name string, id, addr []byte, secret bool) {
 		raw := ticket.Ticket{Network: name, Public: name == "", Peers: []ticket.Peer{{ID: id, Addrs: [][]byte{addr, somePeer("1").Addrs[0].Bytes()}}, {ID: id, Addrs: [][]byte{addr}}}}
 		switch {
