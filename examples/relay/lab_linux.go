@@ -91,7 +91,7 @@ func (l *lab) start(h *natlab.Host, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, args...) //nolint:noctx // it is stopped by stop
+	cmd := exec.Command(self, args...) // it is stopped by stop
 	cmd.Stdout, cmd.Stderr = w, w
 	p := &process{name: h.Name, lines: bufio.NewScanner(r), out: r}
 	p.Process, err = h.Start(cmd)
