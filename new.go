@@ -581,13 +581,13 @@ func foundNearby(n *Node, ai peer.AddrInfo) {
 	n.keeper.Found(ai, "mdns")
 }
 
-// doubtTimeout is how long a peer that has opened another connection has to answer on
-// the older ones.
+// doubtTimeout is how long a peer that has opened another connection has at least to
+// answer on the older ones.
 const doubtTimeout = 3 * time.Second
 
 // check closes a peer's dead connections.
 func check(ctx context.Context, n *Node, id peer.ID) {
-	bound, cancel := context.WithTimeout(ctx, doubtTimeout)
+	bound, cancel := context.WithTimeout(ctx, n.base.Patience(id, doubtTimeout))
 	alive := n.base.CloseDead(bound, id)
 	cancel()
 	if !alive {

@@ -27,6 +27,10 @@ const settled = time.Second
 // an older one may have streams from before.
 const relayedNew = 20 * time.Second
 
+// patientTrips is how many round trips Patience adds: opening a stream and a ping take
+// two, and what is lost on the way is sent again.
+const patientTrips = 6
+
 // checks are the peers whose connections are being checked.
 type checks struct {
 	mu   sync.Mutex
@@ -55,18 +59,24 @@ func (c *checks) end(id peer.ID) {
 
 // Doubtful reports whether a peer has a connection that another one makes doubtful:
 // a peer that moved, or whose router forgot about the old one, dials again, while this
-// side would use the old one for half a minute.
+// side would use the old one for half a minute. A relayed one is not: it ends when the
+// relay's connection to the peer does.
 func (h *Host) Doubtful(id peer.ID) bool {
 	list := h.swarm.ConnsToPeer(id)
 	if len(list) < 2 {
 		return false
 	}
 	for _, c := range list {
-		if time.Since(c.Stat().Opened) >= settled {
+		if time.Since(c.Stat().Opened) >= settled && !addrs.IsCircuit(c.RemoteMultiaddr()) {
 			return true
 		}
 	}
 	return false
+}
+
+// Patience returns how long a peer has to answer: more if its answers take long.
+func (h *Host) Patience(id peer.ID, least time.Duration) time.Duration {
+	return least + patientTrips*h.Peerstore().LatencyEWMA(id)
 }
 
 // CloseDead pings a peer over each of its connections, and closes those on which it
