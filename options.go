@@ -548,8 +548,8 @@ func WithReachability(r network.Reachability) Option {
 }
 
 // WithPortMapping asks the router to forward the ports on which the node listens over
-// IPv4, by NAT-PMP (RFC 6886) or UPnP, whichever the router answers first. Off by
-// default, because it changes the router's settings.
+// IPv4, by PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP, whichever the router answers
+// first. Off by default, because it changes the router's settings.
 //
 // The mappings last a minute or two, are renewed every 20 seconds, and are removed by
 // Close. After a move to another network the node looks for a router again, and while

@@ -131,10 +131,10 @@ var cases = []struct {
 		s.Reach.Ports = []Port{{Text: "udp 192.0.2.9:5001"}}
 	}, nil},
 	{"no port mapping", func(s *Situation) {
-		s.Reach.Reachability, s.Reach.Unmapped = "Private", "no router on the LAN answers to UPnP or NAT-PMP"
+		s.Reach.Reachability, s.Reach.Unmapped = "Private", "no router on the LAN answers to PCP, NAT-PMP or UPnP"
 	}, []Kind{NATWithoutRelay, NoPortMapping}},
 	{"no port mapping, and none needed", func(s *Situation) {
-		s.Reach.Reachability, s.Reach.Unmapped = "Private", "no router on the LAN answers to UPnP or NAT-PMP"
+		s.Reach.Reachability, s.Reach.Unmapped = "Private", "no router on the LAN answers to PCP, NAT-PMP or UPnP"
 		s.Reach.Relays = []Relay{{Peer: "R", Reserved: true}}
 	}, nil},
 	{"a reservation of two", func(s *Situation) {

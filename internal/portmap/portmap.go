@@ -1,8 +1,8 @@
-// Package portmap has a router forward ports to the node, by UPnP or NAT-PMP.
+// Package portmap has a router forward ports to the node, by PCP, NAT-PMP or UPnP.
 //
 // UPnP is upstream's part (p2p/net/nat of go-libp2p v0.51): it finds routers, and makes
-// and renews mappings, every 20 seconds, for a minute each. NAT-PMP is in pmp.go. What
-// upstream lacks besides is here:
+// and renews mappings, every 20 seconds, for a minute each. PCP and NAT-PMP are in
+// pcp.go and pmp.go. What upstream lacks besides is here:
 //
 //   - Another search, when there was no router, when it has stopped to map, or when
 //     the machine has moved.
@@ -65,7 +65,7 @@ type Config struct {
 	Log     *slog.Logger
 
 	// Discover finds the router, in ways of which the first to succeed wins; nil for
-	// NAT-PMP and UPnP.
+	// PCP or NAT-PMP, and UPnP.
 	Discover []func(context.Context, Route) (Router, error)
 	// Route returns the default route; nil for that of the machine.
 	Route func() Route
@@ -119,7 +119,11 @@ func Start(cfg Config) *Manager {
 				if !route.Router.Is4() {
 					return nil, errors.New("there is no default route")
 				}
-				r, err := findPMP(ctx, netip.AddrPortFrom(route.Router, pmpPort))
+				to := netip.AddrPortFrom(route.Router, serverPort)
+				r, err := findPCP(ctx, to, route.Own)
+				if err != nil && ctx.Err() == nil {
+					r, err = findPMP(ctx, to)
+				}
 				if err != nil {
 					return nil, err // not a nil of its type
 				}
@@ -146,7 +150,7 @@ func Start(cfg Config) *Manager {
 // The reasons of State.Missing.
 const (
 	searching = "the node looks for a router that maps ports"
-	noRouter  = "no router on the LAN answers to UPnP or NAT-PMP"
+	noRouter  = "no router on the LAN answers to PCP, NAT-PMP or UPnP"
 	refused   = "the router has mapped no port: it refuses, does not answer, or does not know its public address"
 )
 

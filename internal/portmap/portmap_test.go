@@ -330,8 +330,8 @@ func TestNATPMP(t *testing.T) {
 	defer r.mu.Unlock()
 	want := [][]byte{
 		{0, 0}, {0, 0},
-		{0, 2, 0, 0, 0x0f, 0xa1, 0x0f, 0xa1, 0, 0, 0, 120},
-		{0, 1, 0, 0, 0x0f, 0xa1, 0x0f, 0xa1, 0, 0, 0, 120},
+		{0, 0}, {0, 2, 0, 0, 0x0f, 0xa1, 0x0f, 0xa1, 0, 0, 0, 120},
+		{0, 0}, {0, 1, 0, 0, 0x0f, 0xa1, 0x0f, 0xa1, 0, 0, 0, 120},
 		{0, 1, 0, 0, 0x0f, 0xa1, 0, 0, 0, 0, 0, 0},
 		{0, 2, 0, 0, 0x0f, 0xa1, 0, 0, 0, 0, 0, 0},
 	}
@@ -368,6 +368,137 @@ func TestNATPMPThatRefuses(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// pcpServer maps port n to n+1000 for the machine own.
+func pcpServer(own netip.Addr) func(request []byte) []byte {
+	return func(request []byte) []byte {
+		if request[0] != 2 { // it speaks NAT-PMP too, but is not to be asked
+			return nil
+		}
+		b := slices.Clone(request)
+		b[1] |= 128
+		clear(b[8:24])
+		if from := own.As16(); !slices.Equal(request[8:24], from[:]) {
+			b[3] = 12 // ADDRESS_MISMATCH
+			return b
+		}
+		if len(request) == pcpLength {
+			binary.BigEndian.PutUint16(b[42:], binary.BigEndian.Uint16(request[40:])+1000)
+			outer := outside.As16()
+			copy(b[44:], outer[:])
+		}
+		return b
+	}
+}
+
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+func TestPCP(t *testing.T) {
+	r := newPMPRouter(t, 1, pcpServer(loopback)) // it is asked again
+	p, err := findPCP(t.Context(), r.LocalAddr().(*net.UDPAddr).AddrPort(), loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, protocol := range protocols {
+		if err := p.AddMapping(t.Context(), protocol, 4001); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := p.GetMapping(protocol, 4001); !ok || got != netip.AddrPortFrom(outside, 5001) {
+			t.Errorf("%s: %v, %v", protocol, got, ok)
+		}
+	}
+	if err := p.RemoveMapping(t.Context(), "udp", 4001); err != nil {
+		t.Error(err)
+	}
+	if got, ok := p.GetMapping("udp", 4001); ok {
+		t.Errorf("a removed mapping: %v", got)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.got) != 6 {
+		t.Fatalf("%d requests: %v", len(r.got), r.got)
+	}
+	tcp, udp, noUDP, noTCP := r.got[2], r.got[3], r.got[4], r.got[5]
+	for name, pair := range map[string][2][]byte{"tcp": {tcp, noTCP}, "udp": {udp, noUDP}} {
+		add, remove := pair[0], pair[1]
+		if add[36] != pcpProtocols[name] || add[7] != 120 || !slices.Equal(remove[4:8], make([]byte, 4)) {
+			t.Errorf("%s: %v, and then %v", name, add, remove)
+		}
+		if !slices.Equal(add[24:42], remove[24:42]) {
+			t.Errorf("%s is removed with another nonce, protocol or port: %v, %v", name, add, remove)
+		}
+	}
+	if slices.Equal(tcp[24:36], udp[24:36]) {
+		t.Error("two mappings have one nonce")
+	}
+}
+
+// A router that speaks an older version, refuses, or answers nonsense, maps nothing.
+func TestPCPThatRefuses(t *testing.T) {
+	serve := pcpServer(loopback)
+	for name, says := range map[string]func([]byte) []byte{
+		"speaks NAT-PMP":    func(q []byte) []byte { return []byte{0, q[1] | 128, 0, 1} },
+		"another's address": pcpServer(outside),
+		"refuses":           func(q []byte) []byte { b := serve(q); b[3] = 2; return b },
+		"is cut short":      func(q []byte) []byte { return serve(q)[:20] },
+		"has no address":    func(q []byte) []byte { b := serve(q); clear(b[min(len(b), 44):]); return b },
+		"maps for 0 time":   func(q []byte) []byte { b := serve(q); clear(b[4:8]); return b },
+		"maps to no port":   func(q []byte) []byte { b := serve(q); clear(b[min(len(b), 42):min(len(b), 44)]); return b },
+	} {
+		r := newPMPRouter(t, 0, says)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		p, err := findPCP(ctx, r.LocalAddr().(*net.UDPAddr).AddrPort(), loopback)
+		if err == nil {
+			_ = p.AddMapping(ctx, "udp", 4001)
+			if got, ok := p.GetMapping("udp", 4001); ok {
+				t.Errorf("%s: mapped to %v", name, got)
+			}
+			if err := p.group.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		cancel()
+	}
+}
+
+// A response to another request is none.
+func TestPCPAnswersItsRequest(t *testing.T) {
+	request := make([]byte, pcpLength)
+	for i := range request {
+		request[i] = byte(i)
+	}
+	if !pcpAnswers(request, request) {
+		t.Error("its own response is refused")
+	}
+	for _, i := range []int{24, 35, 36, 40, 41} { // nonce, protocol, inner port
+		b := slices.Clone(request)
+		b[i]++
+		if pcpAnswers(b, request) {
+			t.Errorf("byte %d may differ", i)
+		}
+	}
+}
+
+func FuzzPCP(f *testing.F) {
+	request := make([]byte, pcpLength)
+	request[0], request[1] = pcpVersion, pcpMap
+	binary.BigEndian.PutUint16(request[40:], 4001)
+	request[7] = 120
+	good := pcpServer(netip.IPv6Unspecified())(request)
+	f.Add(good)
+	f.Add(good[:pcpHeader])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !pcpAnswers(b, request) { // ask drops these
+			return
+		}
+		if outer, err := pcpMapped(b); err != nil && outer.IsValid() || outer.IsValid() && !outer.Addr().Is4() {
+			t.Errorf("%v: %v, %v", b, outer, err)
+		}
+	})
 }
 
 func FuzzNATPMP(f *testing.F) {

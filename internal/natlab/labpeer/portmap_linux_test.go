@@ -116,7 +116,7 @@ func TestAPortIsMappedAndRemoved(t *testing.T) {
 	}{
 		{"UPnP", natlab.PortMapping{UPnP: true}, Options{Traversal: true}},
 		{"both", natlab.PortMapping{UPnP: true, PMP: true}, Options{Traversal: true}},
-		{"NAT-PMP", natlab.PortMapping{PMP: true}, Options{PortMapping: true}},
+		{"PCP", natlab.PortMapping{PMP: true}, Options{PortMapping: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
