@@ -76,8 +76,9 @@ func (n *Node) removePeers(s keeper.Source, what string, ids []peer.ID) error {
 // merged. It does not wait for the reservations: [EventRelayReserved] reports
 // them, and [Node.WaitReady] with [StageReachable] waits.
 //
-// It returns [ErrDisabled] for a node without [WithAutoRelay], because a node
-// decides at its start whether it is reached through relays. If any peer lacks
+// It returns [ErrDisabled] for a node without [WithAutoRelay] and
+// [WithRelayDiscovery], because a node decides at its start whether it is reached
+// through relays. If any peer lacks
 // an ID or an address that the node can dial, is this node itself, or is banned
 // or not allowed ([ErrBanned]), it adds none and returns an error. It returns
 // [ErrClosed] after Close.
@@ -86,7 +87,7 @@ func (n *Node) AddRelays(relays ...peer.AddrInfo) error {
 		return ErrClosed
 	}
 	if !n.relay.Enabled() {
-		return fmt.Errorf("p2pnode: add relays: %w", off("AutoRelay", "give WithAutoRelay with at least one relay"))
+		return fmt.Errorf("p2pnode: add relays: %w", off("AutoRelay", "give WithAutoRelay with at least one relay, or WithRelayDiscovery"))
 	}
 	relays = addrs.Merge(relays...)
 	if err := n.checkWanted(relays); err != nil {

@@ -52,30 +52,32 @@ type keeper struct {
 	mu      sync.Mutex
 	keys    keystore.Keystore // nil until the node provides something
 	pending keystore.Keystore
-	trouble error                      // of writing to the datastore, until it works again
-	silent  bool                       // the datastore has not answered
-	last    Progress                   // as it was when the datastore last answered
-	sweeps  []*sweep.SweepingProvider  // one for each table
-	earlier uint64                     // failures of sweeping providers that were replaced
-	failed  time.Time                  // when a lookup of the sweeping providers failed last
-	hurried bool                       // they are about to be closed
-	proved  map[peer.ID]time.Time      // when a peer has shown that it holds what it takes
-	calls   map[string][]*announcement // by key, of what is announced one by one
-	waiting map[string]bool            // given to the sweeping providers; no peer has taken it yet
-	moved   int                        // taken, but not removed from pending yet
-	dropped map[string]bool            // no longer provided, since the keys that are announced were read
-	refused uint64                     // announcements in bulk that no peer has taken
-	waits   map[*wait]bool             // calls of ProvideMany that wait
-	sent    map[peer.ID]sent           // when peers are sent records in bulk
-	entered map[bitstr.Key]time.Time   // when regions were entered in the history, lately
-	shorts  map[string]int             // of keys that fewer peers took than should hold them, how many are missing
+	trouble error                             // of writing to the datastore, until it works again
+	silent  bool                              // the datastore has not answered
+	last    Progress                          // as it was when the datastore last answered
+	sweeps  []*sweep.SweepingProvider         // one for each table
+	earlier uint64                            // failures of sweeping providers that were replaced
+	failed  time.Time                         // when a lookup of the sweeping providers failed last
+	hurried bool                              // they are about to be closed
+	proved  map[peer.ID]time.Time             // when a peer has shown that it holds what it takes
+	calls   map[string][]*announcement        // by key, of what is announced one by one
+	waiting map[string]bool                   // given to the sweeping providers; no peer has taken it yet
+	takers  map[peer.ID][]multihash.Multihash // the first peers to take what was waited for
+	moved   int                               // taken, but not removed from pending yet
+	dropped map[string]bool                   // no longer provided, since the keys that are announced were read
+	refused uint64                            // announcements in bulk that no peer has taken
+	waits   map[*wait]bool                    // calls of ProvideMany that wait
+	sent    map[peer.ID]sent                  // when peers are sent records in bulk
+	entered map[bitstr.Key]time.Time          // when regions were entered in the history, lately
+	shorts  map[string]int                    // of keys that fewer peers took than should hold them, how many are missing
+	doubts  map[peer.ID]doubted               // peers that did not hold what they had taken
 }
 
 func newKeeper(d *DHT) *keeper {
 	return &keeper{
 		d: d, changing: make(chan struct{}, 1), proved: make(map[peer.ID]time.Time),
 		calls: make(map[string][]*announcement), waits: make(map[*wait]bool), sent: make(map[peer.ID]sent), entered: make(map[bitstr.Key]time.Time),
-		shorts: make(map[string]int),
+		shorts: make(map[string]int), doubts: make(map[peer.ID]doubted),
 	}
 }
 

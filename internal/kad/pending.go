@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 
 	"github.com/go-p2pnode/p2pnode/internal/backoff"
@@ -255,7 +256,7 @@ func (k *keeper) inBulk(ctx context.Context, keys []multihash.Multihash) (done [
 		waiting[string(key)] = true
 	}
 	k.mu.Lock()
-	k.waiting = waiting
+	k.waiting, k.takers = waiting, make(map[peer.ID][]multihash.Multihash)
 	k.mu.Unlock()
 	given := false
 	if err := k.sweep(); err != nil {
@@ -288,8 +289,14 @@ func (k *keeper) inBulk(ctx context.Context, keys []multihash.Multihash) (done [
 		break
 	}
 	k.mu.Lock()
+	takers := k.takers
+	k.takers, k.waiting = nil, nil // nothing is added from here
+	k.mu.Unlock()
+	for _, key := range k.confirm(ctx, takers) {
+		waiting[string(key)] = true
+	}
+	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.waiting = nil
 	if given && ctx.Err() == nil {
 		k.refused += uint64(len(waiting))
 	}

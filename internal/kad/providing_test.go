@@ -13,6 +13,7 @@ import (
 	"github.com/ipfs/go-cid"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
@@ -98,6 +99,52 @@ func TestProvideManyIsNotFooled(t *testing.T) {
 	}
 	if p, err := d.Progress(t.Context()); err != nil || p.Pending != len(list) {
 		t.Errorf("progress: %+v, %v", p, err)
+	}
+}
+
+// What a peer was sent last may never have arrived: in bulk, keys count as announced
+// when who took them holds the last one. A peer that takes again and again what it does
+// not hold is left out, for others to take it.
+func TestBulkIsConfirmed(t *testing.T) {
+	t.Parallel()
+	d := newDHT(t)
+	keys := numberedKeys(t, 3)
+	h, taker := newHolder(t, d.cfg.Host.ID, func(key string) bool { return key != string(keys[2]) })
+	meet(t, d, taker)
+	for _, key := range keys {
+		h.keys[string(key)]++
+	}
+	lost := func(keys ...multihash.Multihash) int {
+		return len(d.keep.confirm(testContext(t), map[peer.ID][]multihash.Multihash{taker.ID(): keys}))
+	}
+	takes := func() bool {
+		d.keep.mu.Lock()
+		d.keep.waiting, d.keep.takers = map[string]bool{"x": true}, make(map[peer.ID][]multihash.Multihash)
+		d.keep.mu.Unlock()
+		d.keep.taken(taker.ID(), []byte("x"))
+		d.keep.mu.Lock()
+		defer d.keep.mu.Unlock()
+		return len(d.keep.waiting) == 0
+	}
+	if n := lost(keys[2], keys[0], keys[1]); n != 0 {
+		t.Errorf("%d keys are lost, though the last one is held", n)
+	}
+	for range maxDoubts {
+		if !takes() {
+			t.Error("a peer is left out too soon")
+		}
+		if n := lost(keys...); n != len(keys) {
+			t.Errorf("%d keys are lost, and the last one is not held", n)
+		}
+	}
+	if takes() {
+		t.Error("a peer that never holds what it takes is not left out")
+	}
+	if lost(keys[0]); !takes() {
+		t.Error("a peer that holds what it takes stays left out")
+	}
+	if n := len(d.keep.confirm(testContext(t), map[peer.ID][]multihash.Multihash{newID(t): keys})); n != len(keys) {
+		t.Errorf("%d keys are lost, and their taker is gone", n)
 	}
 }
 

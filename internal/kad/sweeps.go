@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-datastore"
@@ -157,7 +158,7 @@ func (s proving) SendMessage(ctx context.Context, id peer.ID, m *pb.Message) err
 	if err := s.k.proves(ctx, s.MessageSender, id, m.Key); err != nil {
 		return err
 	}
-	s.k.taken(m.Key)
+	s.k.taken(id, m.Key)
 	return nil
 }
 
@@ -189,19 +190,89 @@ func (k *keeper) proves(ctx context.Context, sender pb.MessageSender, id peer.ID
 	return nil
 }
 
-// taken notes that a peer has taken a record.
-func (k *keeper) taken(key []byte) {
+// taken notes that a peer has taken a record, as far as is known: see confirm.
+func (k *keeper) taken(id peer.ID, key []byte) {
 	k.mu.Lock()
-	waited := k.waiting[string(key)]
-	delete(k.waiting, string(key))
+	d := k.doubts[id]
+	waited := k.waiting[string(key)] && (d.times < maxDoubts || time.Since(d.at) >= provedFor)
 	if waited {
+		delete(k.waiting, string(key))
 		k.moved++
+		k.takers[id] = append(k.takers[id], key)
 	}
 	k.mu.Unlock()
 	if waited {
 		k.took.Notify()
 	}
 }
+
+const (
+	// confirmAtOnce bounds how many peers are asked at a time.
+	confirmAtOnce = 16
+	// maxDoubts is how often in a row a peer may not hold what it has taken.
+	maxDoubts = 2
+)
+
+// confirm asks the peers that were the first to take keys for the last one of them, and
+// returns those of which none has come. A record has no reply: when the node crashes, or
+// loses the connection, what it has written last may never have been sent. What is on
+// one stream comes in order.
+func (k *keeper) confirm(ctx context.Context, takers map[peer.ID][]multihash.Multihash) (lost []multihash.Multihash) {
+	var mu sync.Mutex // guards lost
+	var wg sync.WaitGroup
+	room := make(chan struct{}, confirmAtOnce)
+	for id, keys := range takers {
+		room <- struct{}{} // each question ends within its timeout
+		wg.Go(func() {
+			defer func() { <-room }()
+			err := errNoDHT
+			if table := k.d.tableOf(id); table != nil {
+				var messenger *pb.ProtocolMessenger
+				if messenger, err = pb.NewProtocolMessenger(table.MessageSender()); err == nil {
+					err = k.d.holds(ctx, messenger, id, keys[len(keys)-1])
+				}
+			}
+			k.doubt(id, err)
+			if err != nil {
+				k.d.cfg.Log.Debug("a peer does not hold what it has taken", "peer", id, "records", len(keys), "err", err)
+				mu.Lock()
+				lost = append(lost, keys...)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return lost
+}
+
+// doubted is how often in a row a peer did not hold what it had taken, and when that was
+// last.
+type doubted struct {
+	times int
+	at    time.Time
+}
+
+// doubt notes whether a peer holds what it has taken. What one takes that often does not
+// is left for others to take, for provedFor: it would hold up what they hold.
+func (k *keeper) doubt(id peer.ID, err error) {
+	now := time.Now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for other, d := range k.doubts {
+		if now.Sub(d.at) >= provedFor {
+			delete(k.doubts, other)
+		}
+	}
+	var lost *notHeldError
+	switch {
+	case err == nil:
+		delete(k.doubts, id)
+	case errors.As(err, &lost):
+		k.doubts[id] = doubted{k.doubts[id].times + 1, now}
+	}
+}
+
+var errNoDHT = errors.New("it serves none of the DHTs any more")
 
 // failures returns how many keys no peer has taken from a sweeping provider.
 func failures(ctx context.Context, s *sweep.SweepingProvider) uint64 {

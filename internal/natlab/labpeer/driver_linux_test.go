@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/natlab"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 )
 
 // patience ends a test that waits in vain. It does not assert speed.
@@ -67,7 +68,7 @@ func start(t testing.TB, h *natlab.Host, o Options) *driven {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), asPeer+"=1", "GOMAXPROCS=1")
+	cmd.Env = append(os.Environ(), asPeer+"=1", "GOMAXPROCS=1", "GORACE=exitcode=0")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, log
 	process, err := h.Start(cmd)
 	if err != nil {
@@ -89,9 +90,12 @@ func start(t testing.TB, h *natlab.Host, o Options) *driven {
 		defer kill.Stop()
 		err := process.Wait()
 		<-p.done
-		if err != nil {
-			text, _ := os.ReadFile(log.Name())
-			t.Errorf("%s: %v\n%s", p.name, err, text)
+		text, err2 := os.ReadFile(log.Name())
+		if err != nil || err2 != nil {
+			t.Errorf("%s: %v\n%s", p.name, errors.Join(err, err2), text)
+		}
+		for _, report := range raced.Reports(string(text)) {
+			t.Errorf("%s: %s", p.name, report)
 		}
 		log.Close()
 	})
