@@ -303,12 +303,9 @@ func honest(request []byte) []byte {
 	return b
 }
 
-func TestNATPMP(t *testing.T) {
-	r := newPMPRouter(t, 1, honest) // it is asked again
-	p, err := findPMP(t.Context(), r.LocalAddr().(*net.UDPAddr).AddrPort())
-	if err != nil {
-		t.Fatal(err)
-	}
+// mapAndRemove maps a port for both protocols, removes one, and closes the router.
+func mapAndRemove(t *testing.T, p Router) {
+	t.Helper()
 	for _, protocol := range protocols {
 		if err := p.AddMapping(t.Context(), protocol, 4001); err != nil {
 			t.Fatal(err)
@@ -326,6 +323,15 @@ func TestNATPMP(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestNATPMP(t *testing.T) {
+	r := newPMPRouter(t, 1, honest) // it is asked again
+	p, err := findPMP(t.Context(), r.LocalAddr().(*net.UDPAddr).AddrPort())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapAndRemove(t, p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	want := [][]byte{
@@ -400,23 +406,7 @@ func TestPCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, protocol := range protocols {
-		if err := p.AddMapping(t.Context(), protocol, 4001); err != nil {
-			t.Fatal(err)
-		}
-		if got, ok := p.GetMapping(protocol, 4001); !ok || got != netip.AddrPortFrom(outside, 5001) {
-			t.Errorf("%s: %v, %v", protocol, got, ok)
-		}
-	}
-	if err := p.RemoveMapping(t.Context(), "udp", 4001); err != nil {
-		t.Error(err)
-	}
-	if got, ok := p.GetMapping("udp", 4001); ok {
-		t.Errorf("a removed mapping: %v", got)
-	}
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
+	mapAndRemove(t, p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.got) != 6 {
