@@ -142,3 +142,36 @@ func TestNATByNATIsThatOfTheLaboratory(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// Upstream tries three times to punch a hole when a relayed connection opens, and never
+// again. What spoils these attempts passes: here, the path between the two networks is
+// down for half a minute. The nodes try again, and are connected directly soon after, on
+// the relayed connection that they have.
+func TestAPairThatIsRelayedIsPunchedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		relay := sim.Node(t, p2pnode.WithProfile(p2pnode.ProfileServer))
+		var pair [2]*p2ptest.Node
+		for i := range pair {
+			pair[i] = sim.NAT(p2ptest.PortRestricted).Node(t, p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching(),
+				p2pnode.WithDHTMode(p2pnode.DHTModeClient), p2pnode.WithBootstrapPeers(relay.AddrInfo()))
+		}
+		a, b := pair[0], pair[1]
+		for _, n := range pair {
+			soonly(t, 30*time.Second, "a reservation", func() bool { return len(relaysOf(n)) == 1 })
+		}
+		sim.SetPath(a, b, p2ptest.Path{Loss: 1})
+		if err := a.Connect(t.Context(), b.AddrInfo()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		if p, _ := a.Peer(b.ID()); !p.Relayed {
+			t.Fatalf("connected by %v, with a path that loses everything", p)
+		}
+		sim.SetPath(a, b, p2ptest.Path{})
+		soonly(t, 55*time.Second, "a direct connection", func() bool {
+			p, _ := a.Peer(b.ID())
+			return p.ID != "" && !p.Relayed
+		})
+	})
+}

@@ -474,6 +474,9 @@ func startRelay(n *Node) error {
 			n.group.Go(func(ctx context.Context) { advertiseRelay(ctx, n) })
 		}
 	}
+	if n.cfg.holePunching {
+		n.group.Go(func(ctx context.Context) { n.relay.PunchAgain(ctx, n.base, &n.watch.moved) })
+	}
 	if n.relay.Enabled() {
 		n.stack.Push("relays", closeBudget, n.relay.Close)
 		return n.relay.Follow(n.group, n.base)

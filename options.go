@@ -927,8 +927,9 @@ func WithNATTraversal() Option {
 }
 
 // WithHolePunching lets two nodes behind NATs that are connected through a
-// relay try to connect directly (DCUtR). Off by default, because it makes the
-// node dial addresses that strangers name. Of several peers it dials one over TCP
+// relay try to connect directly (DCUtR): three times at once, and again after
+// pauses of 15 seconds, which grow to 10 minutes, while they remain relayed. Off by
+// default, because it makes the node dial addresses that strangers name. Of several peers it dials one over TCP
 // instead of QUIC, to learn its address there. Specification:
 // github.com/libp2p/specs/blob/master/relay/DCUtR.md.
 func WithHolePunching() Option {

@@ -174,6 +174,10 @@ func Collided(err error) bool {
 	return says(err, "negotiate security protocol") && !mismatch && !timeout(err)
 }
 
+// Overtaken reports whether a dial through a relay failed because another one to the
+// same peer was under way.
+func Overtaken(err error) bool { return says(err, "concurrent active dial") }
+
 // Handshake reports whether a dial failed as with different pre-shared keys: the
 // received data is garbled, or the other side, for which the sent data is garbled,
 // closes the connection or waits for more (cut). The latter has other causes, too.

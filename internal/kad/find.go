@@ -17,9 +17,12 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 const (
+	// enoughNamed servers that name addresses of a peer end the search for it.
+	enoughNamed = 3
 	// AddrsTimeout bounds the lookup of a provider's missing addresses, and all
 	// such lookups once the search itself is over.
 	AddrsTimeout = 5 * time.Second
@@ -297,6 +300,12 @@ func (d *DHT) addresses(ctx context.Context, id peer.ID) peer.AddrInfo {
 // FindPeer returns the addresses of a peer: those of a connected one at once,
 // otherwise those the DHT knows. If the error is nil, there is at least one. It
 // returns errs.ErrNotFound when the DHT does not know the peer.
+//
+// A lookup of upstream ends when it has asked all of the 20 closest servers, even
+// if the first has named the peer: where many servers are behind address-restricted
+// NATs, that takes a minute. This one ends once enoughNamed servers have named
+// addresses, or one has and the others are silent. The second lookup of a dial is
+// complete, because what the first one found did not serve.
 func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	ctx, done := d.bind(ctx)
 	defer done()
@@ -305,7 +314,13 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	if ai := known(); d.cfg.Host.Connected(id) && len(ai.Addrs) > 0 {
 		return ai, nil
 	}
-	ai, answered, err := follow(ctx, d, string(id), watch{}, func(ctx context.Context) (peer.AddrInfo, error) { return d.routing.FindPeer(ctx, id) })
+	ai, answered, err := d.findPeer(ctx, id, nethost.LookedUp(ctx, id))
+	if errors.Is(err, errNamed) {
+		if ai = known(); len(ai.Addrs) > 0 {
+			return ai, nil
+		}
+		ai, answered, err = d.findPeer(ctx, id, true) // those were no addresses to dial
+	}
 	switch {
 	case err == nil && len(ai.Addrs) == 0:
 		// The lookup may have ended because the peer has just connected; its
@@ -328,6 +343,37 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	default:
 		return peer.AddrInfo{}, fmt.Errorf("%w: the DHT knows no address of it", errs.ErrNotFound)
 	}
+}
+
+// errNamed is why a lookup ended of a peer whose addresses are in the peerstore now.
+var errNamed = errors.New("servers have named the peer")
+
+// findPeer looks a peer up. Unless the lookup is to be complete, it ends with errNamed
+// when enough servers have named addresses.
+func (d *DHT) findPeer(ctx context.Context, id peer.ID, complete bool) (peer.AddrInfo, bool, error) {
+	lookup, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var w watch
+	if !complete {
+		enough, named := func() { cancel(errNamed) }, 0
+		w.each = func(e *routing.QueryEvent) {
+			if !slices.ContainsFunc(e.Responses, func(r *peer.AddrInfo) bool { return r.ID == id && len(r.Addrs) > 0 }) {
+				return
+			}
+			switch named++; named {
+			case 1:
+				timer := time.AfterFunc(patience, enough)
+				context.AfterFunc(lookup, func() { timer.Stop() })
+			case enoughNamed:
+				enough()
+			}
+		}
+	}
+	ai, answered, err := follow(lookup, d, string(id), w, func(ctx context.Context) (peer.AddrInfo, error) { return d.routing.FindPeer(ctx, id) })
+	if errors.Is(context.Cause(lookup), errNamed) {
+		err = errNamed
+	}
+	return ai, answered, err
 }
 
 // ClosestPeers returns the servers of the DHTs that are closest to a key, at most

@@ -301,9 +301,15 @@ func TestStreamsPerPeerOnThePublicNetwork(t *testing.T) {
 }
 
 // Connections through one relay do not count for its address: a node can have as many
-// as its other limits let it.
+// as its other limits let it, and dial as often as it wants.
 func TestRelayedConnectionsAreNotThoseOfTheRelaysAddress(t *testing.T) {
-	m, err := New(Config{ConnHigh: 192, Log: slog.New(slog.DiscardHandler)})
+	for _, public := range []bool{false, true} {
+		relayedConnections(t, public)
+	}
+}
+
+func relayedConnections(t *testing.T, public bool) {
+	m, err := New(Config{ConnHigh: 192, Public: public, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,5 +332,12 @@ func TestRelayedConnectionsAreNotThoseOfTheRelaysAddress(t *testing.T) {
 	}
 	if direct >= 32 {
 		t.Error("direct connections are not bounded by address: the test shows nothing")
+	}
+	for i := range 500 {
+		s, err := m.OpenConnection(network.DirOutbound, false, ma.StringCast(relay+"/p2p-circuit"))
+		if err != nil {
+			t.Fatalf("dial %d through a relay: %v", i, err)
+		}
+		s.Done()
 	}
 }

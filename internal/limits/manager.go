@@ -123,8 +123,13 @@ func (m *Manager) Accepting(c network.ConnMultiaddrs) {
 	}
 }
 
-// relayed stands for the address of a relayed connection, which has no IP of its own.
-var relayed = ma.StringCast("/p2p-circuit")
+// relayed and dialed stand for the addresses of relayed connections, which have no IP
+// of their own. Upstream's rate of new connections makes one address of all those
+// without, so that what the node dials is in the one range that no rate bounds.
+var (
+	relayed = ma.StringCast("/p2p-circuit")
+	dialed  = ma.StringCast("/ip4/127.0.0.1/p2p-circuit")
+)
 
 // OpenConnection opens a scope for a connection, as libp2p's does. If a limit
 // refuses it, a silent connection is closed in its place, and counts as refused.
@@ -138,6 +143,9 @@ func (m *Manager) OpenConnection(dir network.Direction, usesFile bool, addr ma.M
 		// Upstream counts a relayed connection for the IP of the relay, so that a relay is
 		// good for seven peers.
 		endpoint = relayed
+		if dir == network.DirOutbound {
+			endpoint = dialed
+		}
 	}
 	s, err := m.ResourceManager.OpenConnection(dir, usesFile, endpoint)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -54,7 +55,22 @@ func (d Dialer) ConnectAnyway(ctx context.Context, p peer.AddrInfo) error {
 	return d.Connect(ctx, p)
 }
 
+// lookups is the key of the peers that have been looked up for a dial.
+type lookups struct{}
+
+// LookedUp reports whether a peer has been looked up for the same dial before: what
+// was found could not be dialed.
+func LookedUp(ctx context.Context, id peer.ID) bool {
+	made, _ := ctx.Value(lookups{}).(*sync.Map)
+	if made == nil {
+		return false
+	}
+	_, again := made.LoadOrStore(id, true)
+	return again
+}
+
 func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
+	ctx = context.WithValue(ctx, lookups{}, new(sync.Map))
 	// After a failed dial the swarm refuses the next ones for 5 seconds to 5
 	// minutes, with an error that hides why. Callers here have a reason to dial,
 	// so forget that first.
@@ -76,6 +92,13 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 		}
 		err = d.Via.Connect(ctx, p)
 	}
+	// The relay client (v0.51) fails a dial while another one to the same peer is under
+	// way, whatever becomes of that: its dialer may have given up, as a lookup does
+	// that has ended.
+	for i := 0; i < maxOvertaken && overtaken(err); i++ {
+		d.Host.Forgive(p.ID)
+		err = d.Via.Connect(ctx, p)
+	}
 	if err != nil {
 		return err
 	}
@@ -84,6 +107,26 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 		return ErrLostAtOnce
 	}
 	return nil
+}
+
+// maxOvertaken is how often a dial is made again that another one has overtaken.
+const maxOvertaken = 3
+
+// overtaken reports whether a dial failed because others through the same relays were
+// under way.
+func overtaken(err error) (all bool) {
+	var de *swarm.DialError
+	if !errors.As(err, &de) {
+		return false
+	}
+	for _, t := range de.DialErrors {
+		if addrs.IsCircuit(t.Address) {
+			if all = causes.Overtaken(t.Cause); !all {
+				return false
+			}
+		}
+	}
+	return all
 }
 
 // yieldFor is how long a node waits for the connection of a peer whose dial has met

@@ -46,17 +46,19 @@ func dialer(h *nethost.Host, via host.Host) nethost.Dialer {
 	return nethost.Dialer{Host: h, Via: via, Refusal: func(peer.ID) error { return nil }}
 }
 
-// backingOff is a host whose swarm refuses the first dials because another has
-// failed in the meantime.
+// backingOff is a host whose swarm refuses the first dials because of another one, with
+// a cause or errors for addresses.
 type backingOff struct {
 	host.Host
 	left, dials int
+	cause       error
+	addrs       []swarm.TransportError
 }
 
 func (h *backingOff) Connect(ctx context.Context, p peer.AddrInfo) error {
 	h.dials++
 	if h.left--; h.left >= 0 {
-		return &swarm.DialError{Peer: p.ID, Cause: swarm.ErrDialBackoff}
+		return &swarm.DialError{Peer: p.ID, Cause: h.cause, DialErrors: h.addrs}
 	}
 	return h.Host.Connect(ctx, p)
 }
@@ -65,14 +67,40 @@ func (h *backingOff) Connect(ctx context.Context, p peer.AddrInfo) error {
 // would hide why (pitfall 66); and it is not tried forever.
 func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
 	a, b := hosttest.New(t, loopback), hosttest.New(t, loopback)
-	once := &backingOff{Host: a, left: 1}
+	once := &backingOff{Host: a, left: 1, cause: swarm.ErrDialBackoff}
 	must(t, dialer(a, once).Connect(t.Context(), hosttest.Info(b)))
 	must(t, a.Disconnect(b.ID()))
-	always := &backingOff{Host: a, left: 1000}
+	always := &backingOff{Host: a, left: 1000, cause: swarm.ErrDialBackoff}
 	err := dialer(a, always).Connect(t.Context(), hosttest.Info(b))
 	var failed *nethost.ConnectError
 	if !errors.As(err, &failed) || failed.ID != b.ID() || !errors.Is(err, swarm.ErrDialBackoff) || always.dials != 2 {
 		t.Errorf("%v after %d dials", err, always.dials)
+	}
+}
+
+// A dial through relays is not refused because a lookup that has just ended was dialing
+// the same peer through them; and it is not tried forever.
+func TestADialThatAnotherOvertakesIsMadeAgain(t *testing.T) {
+	a, b := hosttest.New(t, loopback), hosttest.New(t, loopback)
+	circuit := ma.StringCast("/ip4/127.0.0.1/tcp/1/p2p/" + a.ID().String() + "/p2p-circuit")
+	refused := swarm.TransportError{Address: loopback, Cause: errTest}
+	overtaken := swarm.TransportError{Address: circuit, Cause: errors.New("concurrent active dial succeeded")}
+	failed := swarm.TransportError{Address: circuit, Cause: errTest}
+	for _, c := range []struct {
+		left, dials int
+		errs        []swarm.TransportError
+	}{
+		{2, 3, []swarm.TransportError{refused, overtaken, overtaken}},
+		{1000, 4, []swarm.TransportError{overtaken}},
+		{1000, 1, []swarm.TransportError{overtaken, failed}},
+		{1000, 1, []swarm.TransportError{refused}},
+	} {
+		via := &backingOff{Host: a, left: c.left, addrs: c.errs}
+		err := dialer(a, via).Connect(t.Context(), hosttest.Info(b))
+		if (err == nil) != (c.left < 1000) || via.dials != c.dials {
+			t.Errorf("%v, at first %v: %v after %d dials", c.errs, c.left, err, via.dials)
+		}
+		must(t, a.Disconnect(b.ID()))
 	}
 }
 

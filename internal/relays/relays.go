@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,10 +38,6 @@ const (
 	// hour are meant for choosing among strangers; here the relays are named.
 	retry      = 2 * time.Second
 	backoffFor = 10 * time.Second
-	// punching is how long an attempt to punch a hole may take, and how long the
-	// dial before it: in a third attempt the sides change roles, which some NATs
-	// need. Upstream has 10 seconds.
-	punching = 5 * time.Second
 	// Max bounds how many relays may be named.
 	Max = 16
 	// unbounded is how many reservations AutoRelay wants: as many as it gets
@@ -88,6 +83,7 @@ type Client struct {
 	cancel  context.CancelFunc
 	group   *lifecycle.Group     // set by Follow
 	auto    *autorelay.AutoRelay // set by Follow; nil if not enabled
+	puncher *holepunch.Service   // set while the host is made, with HolePunching
 
 	// host is set once, by Open, when the node is complete: the host needs the
 	// address factory before it is made.
@@ -123,8 +119,7 @@ func (c *Client) Options() []libp2p.Option {
 	// explicitly.
 	opts := []libp2p.Option{libp2p.EnableRelay()}
 	if c.cfg.HolePunching {
-		opts = append(opts, libp2p.EnableHolePunching(holepunch.WithTracer(punchTracer{c}), holepunch.DirectDialTimeout(punching),
-			holepunch.WithAddrFilter(punchAddrs{c})))
+		opts = append(opts, libp2p.EnableHolePunching(c.punching()...))
 	}
 	return opts
 }
@@ -513,51 +508,4 @@ func (t relayTracer) ReservationRequestFinished(renewal bool, err error) {
 	if !renewal {
 		t.c.answered(err)
 	}
-}
-
-// punchAddrs adds to the addresses at which a hole is punched those that the node does
-// not announce because nobody can dial them: the public ones of a machine behind a
-// firewall. Upstream (v0.51) takes those that are announced, and those that peers see.
-type punchAddrs struct{ c *Client }
-
-// FilterLocal implements [holepunch.AddrFilter].
-func (p punchAddrs) FilterLocal(_ peer.ID, list []ma.Multiaddr) []ma.Multiaddr {
-	h := p.c.host.Load()
-	if h == nil || p.c.cfg.Announce != nil {
-		return list
-	}
-	own, err := h.InterfaceAddrs()
-	if err != nil {
-		p.c.cfg.Log.Debug("addresses of the interfaces", "err", err)
-	}
-	list = slices.Clone(list)
-	for _, a := range own {
-		if addrs.ReachOf(a) == addrs.Global && !addrs.IsCircuit(a) && !p.c.hides(a) {
-			list = append(list, a)
-		}
-	}
-	return ma.Unique(list)
-}
-
-// FilterRemote implements [holepunch.AddrFilter].
-func (punchAddrs) FilterRemote(_ peer.ID, list []ma.Multiaddr) []ma.Multiaddr { return list }
-
-// punchTracer reports the end of a hole punching attempt.
-type punchTracer struct{ c *Client }
-
-func (t punchTracer) Trace(ev *holepunch.Event) {
-	end, ok := ev.Evt.(*holepunch.EndHolePunchEvt)
-	if !ok {
-		return
-	}
-	var err error
-	if !end.Success {
-		err = errors.New(strings.ReplaceAll(end.Error, "\n", " "))
-	}
-	if err == nil {
-		t.c.cfg.Log.Info("hole punched", "peer", ev.Remote, "took", end.EllapsedTime)
-	} else {
-		t.c.cfg.Log.Debug("hole punching failed", "peer", ev.Remote, "took", end.EllapsedTime, "err", err)
-	}
-	t.c.cfg.Punched(ev.Remote, end.EllapsedTime, err)
 }

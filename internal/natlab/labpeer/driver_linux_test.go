@@ -20,7 +20,7 @@ import (
 )
 
 // patience ends a test that waits in vain. It does not assert speed.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // asPeer in the environment makes the test binary a peer.
 const asPeer = "P2PNODE_LAB_PEER"
