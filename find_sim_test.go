@@ -342,30 +342,3 @@ func TestCIDsOfOneHashFindTheSameRecords(t *testing.T) {
 		}
 	})
 }
-
-// FindPeer, and so Connect by ID, returns soon after servers have named the peer's
-// addresses. A complete lookup asks all of the 20 closest servers: here it took 5 to 7
-// seconds, and up to a minute for a relayed peer among 10 behind address-restricted
-// NATs, in the laboratory.
-func TestFindPeerDoesNotWaitForTheSilent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sim := p2ptest.NewNetwork(t)
-		nodes := sim.Nodes(t, 24)
-		sim.Ready()
-		wanted := sim.Node(t, p2pnode.WithDHTMode(p2pnode.DHTModeClient), p2pnode.WithBootstrapPeers(nodes[0].AddrInfo(), nodes[1].AddrInfo()))
-		sim.Ready()
-		time.Sleep(time.Minute)
-		sim.Isolate(nodes[6:], wanted)
-		from := sim.Node(t, p2pnode.WithBootstrapPeers(nodes[2].AddrInfo()))
-		if err := from.WaitReady(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		begun := time.Now()
-		if _, err := from.FindPeer(t.Context(), wanted.ID()); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(begun); took > 3*time.Second {
-			t.Errorf("after %v", took)
-		}
-	})
-}

@@ -104,6 +104,36 @@ func TestADialThatAnotherOvertakesIsMadeAgain(t *testing.T) {
 	}
 }
 
+// lookingUp is a host that looks a peer up twice, as a routed host does if what it has
+// found first cannot be dialed.
+type lookingUp struct {
+	host.Host
+	again []bool
+}
+
+func (l *lookingUp) Connect(ctx context.Context, p peer.AddrInfo) error {
+	for range 2 {
+		l.again = append(l.again, nethost.LookedUp(ctx, p.ID))
+	}
+	return errTest
+}
+
+func TestTheSecondLookupOfADialIsKnown(t *testing.T) {
+	a := hosttest.New(t)
+	via := &lookingUp{Host: a}
+	for range 2 {
+		if err := dialer(a, via).Connect(t.Context(), peer.AddrInfo{ID: hosttest.New(t).ID()}); err == nil {
+			t.Error("the dial succeeded")
+		}
+	}
+	if want := []bool{false, true, false, true}; !slices.Equal(via.again, want) {
+		t.Errorf("%v, want %v", via.again, want)
+	}
+	if nethost.LookedUp(t.Context(), a.ID()) {
+		t.Error("a lookup for no dial is a second one")
+	}
+}
+
 // Errors describe the code with which the other side closed, once.
 func TestGoldenReasonsOfTheOtherSide(t *testing.T) {
 	told := make(map[string]bool)

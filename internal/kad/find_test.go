@@ -1,0 +1,69 @@
+package kad
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/routing"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// namedBy is a lookup in which servers, one after the other, name somebody, and others
+// never answer.
+type namedBy struct {
+	routing.Routing
+	named []peer.AddrInfo
+	left  peer.ID // was heard of, and is not asked
+}
+
+func (n namedBy) FindPeer(ctx context.Context, _ peer.ID) (peer.AddrInfo, error) {
+	for i := range n.named {
+		routing.PublishQueryEvent(ctx, &routing.QueryEvent{Type: routing.PeerResponse, ID: peer.ID(rune('a' + i)),
+			Responses: []*peer.AddrInfo{{ID: n.left}, &n.named[i]}})
+		time.Sleep(100 * time.Millisecond)
+	}
+	<-ctx.Done()
+	return peer.AddrInfo{}, ctx.Err()
+}
+
+// The lookup of a peer ends when three servers have named its addresses, or one has and
+// 2 seconds have passed. A complete one asks all of the 20 closest servers, whose dials
+// fail one after the other where they are behind NATs: Connect by ID took up to a minute
+// in the laboratory.
+func TestALookupEndsWhenThePeerIsNamed(t *testing.T) {
+	const wanted, other = peer.ID("wanted"), peer.ID("other")
+	at := []ma.Multiaddr{ma.StringCast("/ip4/5.1.0.2/tcp/4001")}
+	yes, no := peer.AddrInfo{ID: wanted, Addrs: at}, peer.AddrInfo{ID: other, Addrs: at}
+	const never = time.Minute
+	for name, c := range map[string]struct {
+		named    []peer.AddrInfo
+		complete bool
+		want     time.Duration
+	}{
+		"by three":          {[]peer.AddrInfo{yes, no, yes, yes, yes}, false, 300 * time.Millisecond},
+		"by one":            {[]peer.AddrInfo{no, yes}, false, 100*time.Millisecond + patience},
+		"by two":            {[]peer.AddrInfo{yes, yes, no}, false, patience},
+		"without addresses": {[]peer.AddrInfo{{ID: wanted}, {ID: wanted}, {ID: wanted}}, false, never},
+		"somebody else":     {[]peer.AddrInfo{no, no, no}, false, never},
+		"complete":          {[]peer.AddrInfo{yes, yes, yes}, true, never},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), never)
+				defer cancel()
+				d := &DHT{routing: namedBy{named: c.named, left: "left"}}
+				begun := time.Now()
+				_, answered, err := d.findPeer(ctx, wanted, c.complete)
+				// The servers sleep between their answers.
+				if took := time.Since(begun).Truncate(100 * time.Millisecond); took < c.want || took > c.want+200*time.Millisecond ||
+					!answered || errors.Is(err, errNamed) != (c.want < never) {
+					t.Errorf("after %v, want %v: %v, %v", took, c.want, answered, err)
+				}
+			})
+		})
+	}
+}
