@@ -57,6 +57,52 @@ func parseAddrs(texts []string, ifNone string, check func(ma.Multiaddr) error) (
 	return list, errors.Join(errs...)
 }
 
+// checkListenAddr checks an address of WithListenAddrs.
+func checkListenAddr(a ma.Multiaddr) error {
+	switch kind := addrs.KindOf(a); {
+	case kind == addrs.Circuit:
+		return fmt.Errorf("%s goes through a relay; use WithAutoRelay to make reservations", a)
+	case addrs.HasPeerID(a):
+		return fmt.Errorf("%s names a peer; leave out the /p2p part, or use WithBootstrapAddrs if this is a peer to connect to", a)
+	case addrs.Misshapen(a) != nil:
+		return fmt.Errorf("%s: %w", a, addrs.Misshapen(a))
+	case kind == addrs.Unknown:
+		return fmt.Errorf("%s has no known transport; use an address like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1", a)
+	}
+	return nil
+}
+
+// checkAnnounceAddr checks an address of WithAnnounceAddrs.
+func checkAnnounceAddr(a ma.Multiaddr) error {
+	switch {
+	case addrs.IsCircuit(a):
+		return fmt.Errorf("%s goes through a relay; WithAutoRelay announces such addresses", a)
+	case addrs.HasPeerID(a):
+		return fmt.Errorf("%s names a peer; leave out the /p2p part, which is added", a)
+	}
+	if err := addrs.Undialable(a); err != nil {
+		return fmt.Errorf("nobody can dial %s: %w", a, err)
+	}
+	return nil
+}
+
+// checkNameAddr checks an address of WithBootstrapDNS.
+func checkNameAddr(a ma.Multiaddr) error {
+	switch kind := addrs.KindOf(a); {
+	case addrs.HasPeerID(a):
+		return fmt.Errorf("%s names a peer: use WithBootstrapAddrs, which checks that it is the one who answers", a)
+	case addrs.IsDNSAddr(a):
+		return fmt.Errorf("%s stands for addresses that name peers: append /p2p/<peer ID> and use WithBootstrapAddrs", a)
+	case !addrs.IsName(a):
+		return fmt.Errorf("%s does not begin with a name: write /dns/<name>, /dns4/<name> or /dns6/<name>", a)
+	case addrs.Undialable(a) != nil:
+		return fmt.Errorf("%s cannot be dialed: %w", a, addrs.Undialable(a))
+	case kind != addrs.TCP && kind != addrs.QUIC && kind != addrs.WebSocket:
+		return fmt.Errorf("%s is for a transport that does not tell who answers; use /tcp/<port>, /udp/<port>/quic-v1 or /tcp/<port>/ws", a)
+	}
+	return nil
+}
+
 // checkPeers reports peers that no transport can dial.
 func checkPeers(peers []peer.AddrInfo) error {
 	if len(peers) == 0 {

@@ -3,11 +3,16 @@ package p2pnode
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 	"github.com/go-p2pnode/p2pnode/internal/keeper"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // AddBootstrapPeers adds peers to those of [WithBootstrapPeers], until the node
@@ -131,4 +136,96 @@ func (n *Node) checkWanted(peers []peer.AddrInfo) error {
 		}
 	}
 	return nil
+}
+
+// startKeeper makes the keeper. It does not dial yet, but accepts discovered
+// peers.
+func startKeeper(n *Node) error {
+	cfg := keeper.Config{
+		Self: n.id, Conns: keeperConns{n.base}, Log: n.log, Longest: n.cfg.bootstrapPause,
+		Dial:    n.dialer.Connect,
+		Dials:   func(id peer.ID, a ma.Multiaddr) bool { return n.cfg.dials(a) && n.base.MayDial(id, a) },
+		Given:   n.base.Given,
+		Waiting: n.dialer.Waiting,
+		Reached: func(err error) bool { return errors.Is(err, nethost.ErrLostAtOnce) },
+		Allowed: n.access.Allows, BanEnds: n.access.NextEnd,
+		Room:    func() bool { return n.base.PeerCount() < n.cfg.connLow },
+		Content: n.cfg.minPeers == 0, Refresh: func() {},
+		Change: &n.watch.change, Moved: &n.watch.moved,
+		Enough: func() bool {
+			// A node that has anybody to dial wants at least one peer.
+			return n.hasEnough() && (n.cfg.minPeers >= 0 || n.base.PeerCount() > 0)
+		},
+		New: func(p peer.AddrInfo, source string) {
+			n.watch.emit(EventPeerFound{ID: p.ID, Addrs: p.Addrs, Source: source})
+		},
+		Report: func(r keeper.Round) {
+			n.rounds.Add(1)
+			n.watch.emit(EventBootstrapRound{Round: *newBootstrapRound(&r)})
+			n.watch.change.Notify()
+		},
+	}
+	if n.dht != nil {
+		cfg.Refresh = n.dht.Refresh
+	}
+	if len(n.cfg.bootstrapDNS) > 0 {
+		names := &nethost.Names{Dialer: n.dialer, Addrs: n.cfg.bootstrapDNS}
+		cfg.Names = names.Ask
+	}
+	if n.data != nil {
+		cfg.Store = peerStore{n.data}
+	}
+	n.keeper = keeper.New(n.ctx, cfg)
+	n.keeper.Add(keeper.Bootstrap, n.cfg.bootstrapPeers()...)
+	n.keeper.Add(keeper.Persistent, n.cfg.persistent...)
+	return nil
+}
+
+// startKeeping comes last, so that Close saves the peers while they are still
+// connected.
+func startKeeping(n *Node) error {
+	n.keeper.Start()
+	n.stack.Push("saved peers", closeBudget, n.keeper.Close)
+	return nil
+}
+
+// peersName is the data directory's file with the saved peers.
+const peersName = "peers"
+
+// peerStore keeps the saved peers in the data directory.
+type peerStore struct{ *dataPart }
+
+func (s peerStore) Read(parse func([]byte) error) error { return s.dir.Read(peersName, parse) }
+
+func (s peerStore) Write(b []byte) error { return s.dir.Write(peersName, b) }
+
+// keeperConns is what the keeper sees of the host.
+type keeperConns struct{ h *nethost.Host }
+
+func (c keeperConns) Peers() []peer.ID { return c.h.PeerIDs() }
+
+func (c keeperConns) Connected(id peer.ID) bool { return c.h.Connected(id) }
+
+func (c keeperConns) OpenedAt(id peer.ID) time.Time { return c.h.OpenedAt(id) }
+
+func (c keeperConns) Addrs(id peer.ID) []ma.Multiaddr { return c.h.KnownAddrs(id) }
+
+func (c keeperConns) Protect(id peer.ID, tag string, on bool) { c.h.Protect(id, tag, on) }
+
+func (c keeperConns) Where(id peer.ID) (p keeper.Place) {
+	for _, conn := range c.h.Conns(id) {
+		if conn.Relayed { // not whether it is limited: a relay may have no limits
+			continue
+		}
+		if p.Since.IsZero() || conn.Opened.Before(p.Since) {
+			p.Since = conn.Opened
+		}
+		if ip, err := manet.ToIP(conn.Addr); err == nil {
+			p.IP, _ = netip.AddrFromSlice(ip)
+		}
+		if conn.Outbound {
+			p.Dialed = append(p.Dialed, conn.Addr)
+		}
+	}
+	return p
 }

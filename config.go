@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ipfs/go-datastore"
@@ -225,6 +226,15 @@ func (c *config) give(option string) {
 // replacing lists the groups of options that set the same value.
 var replacing = [][]string{
 	{"WithIdentity", "WithIdentityFile", "WithIdentityString"},
+}
+
+// keyOption replaces WithPrivateNetwork in a text by WithTicket if that is where
+// the key of the private network comes from.
+func (c *config) keyOption(text string) string {
+	if c.psk == nil || c.has("WithPrivateNetwork") {
+		return text
+	}
+	return strings.ReplaceAll(text, "WithPrivateNetwork", "WithTicket")
 }
 
 // namespaces yields those of DHT records that options add.

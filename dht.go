@@ -6,11 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/ipfs/go-cid"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	routedhost "github.com/libp2p/go-libp2p/p2p/host/routed"
 
+	"github.com/go-p2pnode/p2pnode/internal/causes"
 	"github.com/go-p2pnode/p2pnode/internal/kad"
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
 // tableWait is how long a call waits for the first peer in the routing table.
@@ -177,4 +183,72 @@ func quoted(key string) string {
 		return fmt.Sprintf("%.*q…", enough, key)
 	}
 	return fmt.Sprintf("%q", key)
+}
+
+func startDHT(n *Node) (err error) {
+	if n.cfg.noDHT {
+		return nil
+	}
+	k := dhtConfig(n.cfg)
+	switch {
+	case n.cfg.datastore != nil:
+		k.Store = n.cfg.datastore
+	case n.data != nil:
+		if s := n.data.openRecords(); s != nil {
+			n.stack.Push("datastore", closeBudget, s.Close)
+			k.Store = s
+		}
+	}
+	k.Datastore = k.Store
+	k.Host, k.Changed, k.Recovered = n.base, &n.watch.change, &n.recovered
+	k.RecordBytes = n.cfg.recordBytes()
+	k.RecordsFull = func(refused uint64) {
+		n.log.Warn("limit reached: provider records of others are dropped", "limit", "ProviderRecords", "dropped", refused)
+		n.watch.emit(EventLimitReached{Limit: "ProviderRecords", Refused: refused})
+	}
+	k.Announced = func(c cid.Cid, took time.Duration, err error) {
+		n.watch.emit(EventProvided{CID: c, Took: took, Err: causes.Cleaned(dhtError(n, "provide "+c.String(), err))})
+	}
+	k.Progress = func(p kad.Progress) { n.watch.emit(EventProvideProgress{Keys: p.Keys, Pending: p.Pending}) }
+	if n.dht, err = kad.New(n.ctx, k); err != nil {
+		return err
+	}
+	n.stack.Push("dht", closeBudget, n.dht.Close)
+	if err := n.dht.FollowMode(n.group, func(serves bool) {
+		n.log.Info("DHT mode", "server", serves)
+		n.watch.emit(EventDHTModeChanged{Server: serves})
+	}); err != nil {
+		return err
+	}
+	n.dialer.Via = routedhost.Wrap(n.base, n.dht)
+	n.host = nethost.Facing(n.dialer.Via, n.base)
+	return nil
+}
+
+var dhtModes = map[DHTMode]dht.ModeOpt{
+	DHTModeAutoServer: dht.ModeAutoServer,
+	DHTModeAuto:       dht.ModeAuto,
+	DHTModeServer:     dht.ModeServer,
+	DHTModeClient:     dht.ModeClient,
+}
+
+// dhtConfig returns the options' settings for the DHT.
+func dhtConfig(c *config) kad.Config {
+	k := kad.Config{
+		Mode: dhtModes[c.effectiveDHTMode()], Validators: c.validators, Signed: c.signed,
+		Interval: c.reprovideInterval, Lifetime: c.recordLifetime,
+		Options: c.dhtOptions, Log: c.logger, Accelerated: c.accelerated,
+	}
+	switch {
+	case c.ipfs:
+		k.Layout = kad.Public
+	case c.network == "ipfs":
+		// Among themselves, kubo nodes without public addresses speak the LAN
+		// protocol and js-libp2p nodes the other: speak both.
+		k.Layout = kad.Two
+	}
+	if !c.ipfs {
+		k.Prefix = protocol.ID(c.protocolPrefix())
+	}
+	return k
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode/internal/kad"
+	"github.com/go-p2pnode/p2pnode/internal/lan"
+	"github.com/go-p2pnode/p2pnode/internal/meet"
 )
 
 var errNoNamespace = errors.New("the namespace is empty")
@@ -94,4 +96,48 @@ func (n *Node) FindPeers(ctx context.Context, namespace string, opts ...FindOpti
 			}
 		}
 	}
+}
+
+// startRendezvous begins to keep peers of WithRendezvous connected.
+func startRendezvous(n *Node) error {
+	for _, r := range n.cfg.rendezvous {
+		n.group.Go(func(ctx context.Context) { meetBy(ctx, n, r.Namespace, r.Peers, nil) })
+	}
+	return nil
+}
+
+// meetBy advertises a namespace and keeps peers that are found under it connected
+// until ctx ends. Without a member function, each of them counts.
+func meetBy(ctx context.Context, n *Node, namespace string, want int, member func(peer.ID) bool) {
+	n.group.Go(func(context.Context) { n.dht.AdvertiseWhile(ctx, namespace, member == nil) })
+	meet.Run(ctx, meet.Config{
+		Self: n.id, Want: want, Member: member, Change: &n.watch.change, Log: n.log,
+		Find: func(ctx context.Context) iter.Seq2[peer.AddrInfo, error] {
+			return n.dht.FindProviders(ctx, kad.NamespaceCID(namespace), kad.Search{})
+		},
+		Dial: n.dialer.Connect, Connected: n.base.Connected,
+		Welcome: func(id peer.ID) bool { return n.access.Allows(id) && !n.keeper.Released(id) },
+		Room:    func() bool { return n.base.PeerCount() < n.cfg.connHigh },
+		Protect: func(id peer.ID, on bool) { n.base.Protect(id, "p2pnode-rendezvous "+namespace, on) },
+		Found:   func(ai peer.AddrInfo) { n.watch.emit(EventPeerFound{ID: ai.ID, Addrs: ai.Addrs, Source: "rendezvous"}) },
+	})
+}
+
+func startMDNS(n *Node) error {
+	if !n.cfg.mdns {
+		return nil
+	}
+	m, err := lan.Start(n.base, n.cfg.mdnsServiceName(), func(ai peer.AddrInfo) { foundNearby(n, ai) }, n.log)
+	if err != nil {
+		return err
+	}
+	n.stack.Push("mdns", closeBudget, m.Close)
+	n.group.Go(func(ctx context.Context) { m.Follow(ctx, &n.watch.moved) })
+	return nil
+}
+
+// foundNearby keeps a peer that was found on the LAN.
+func foundNearby(n *Node, ai peer.AddrInfo) {
+	n.base.Nearby(ai.ID)
+	n.keeper.Found(ai, "mdns")
 }

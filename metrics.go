@@ -131,3 +131,18 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.descs[m.name], m.kind, m.read(c.node))
 	}
 }
+
+func startMetrics(n *Node) error {
+	if n.cfg.metrics == nil {
+		return nil
+	}
+	c := newCollector(n)
+	if err := n.cfg.metrics.Register(c); err != nil {
+		return &OptionError{Option: "WithMetrics", Err: err}
+	}
+	n.stack.Push("metrics", closeBudget, func() error {
+		n.cfg.metrics.Unregister(c)
+		return nil
+	})
+	return nil
+}

@@ -2,9 +2,14 @@ package p2pnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/go-p2pnode/p2pnode/internal/access"
 	"github.com/go-p2pnode/p2pnode/internal/gossip"
 )
 
@@ -172,4 +177,65 @@ func subscribeTo(ctx context.Context, n *Node, topic string, opts []SubscribeOpt
 		}
 	}
 	return nil, n.fail(fmt.Errorf("subscribe to %s: %w", quoted(topic), err))
+}
+
+func startPubSub(n *Node) (err error) {
+	if n.cfg.noPubSub {
+		return nil
+	}
+	queue, total := n.cfg.pubsubBytes()
+	n.pubsub, err = gossip.New(context.WithoutCancel(n.ctx), gossip.Config{
+		Host: n.base, Blacklist: access.Blacklist{List: n.access}, MaxMessageSize: n.cfg.maxMessageSize, QueueBytes: queue, TotalBytes: total,
+		Options: n.cfg.pubsubOptions, Log: n.log, Closing: n.ctx.Done(), Scoring: scoringOf(n.cfg), Learned: n.base.Learned,
+		Trace: n.cfg.pubsubTrace, RelayedBytes: n.cfg.relayedPubSub,
+		Changed:    n.watch.change.Notify,
+		PeerJoined: func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerJoined{Topic: topic, ID: id}) },
+		TopicLeft:  n.watch.topicLeft,
+		PeerLeft:   func(topic string, id peer.ID) { n.watch.emit(EventTopicPeerLeft{Topic: topic, ID: id}) },
+		HealthChanged: func(topic string, health gossip.Health) {
+			n.watch.emit(EventTopicHealth{Topic: topic, Health: TopicHealth(health)})
+		},
+		Graylisted: func(id peer.ID, score float64) {
+			n.log.Warn("peer is graylisted: nothing of it is heard", "peer", id, "score", score)
+			n.watch.emit(EventPeerGraylisted{ID: id, Score: score})
+		},
+		Forgiven: func(id peer.ID, score float64) { n.watch.emit(EventPeerForgiven{ID: id, Score: score}) },
+		Meet: func(ctx context.Context, topic string, want int) {
+			meetBy(ctx, n, "p2pnode topic "+topic, want, func(id peer.ID) bool { return n.pubsub.Reaches(topic, id) })
+		},
+		Deaf: func(ctx context.Context, id peer.ID) {
+			n.watch.emit(EventPeerDeaf{ID: id})
+			n.log.Warn("reconnecting to peer that has stopped sending pubsub messages", "peer", id)
+			if err := errors.Join(n.base.Disconnect(id), n.dialer.Connect(ctx, peer.AddrInfo{ID: id})); err != nil {
+				n.log.Info("reconnecting failed", "peer", id, "err", err)
+			}
+		},
+	})
+	if err != nil {
+		return scoringError(err)
+	}
+	n.stack.Push("pubsub", closeBudget, n.pubsub.Close)
+	return nil
+}
+
+// scoringOf returns the scores of the options for the router.
+func scoringOf(c *config) *gossip.Scoring {
+	if c.scoring == nil {
+		return nil
+	}
+	s := c.scoring.inner()
+	named := make(map[peer.ID]bool)
+	for _, p := range slices.Concat(c.bootstrapPeers(), c.persistent) {
+		named[p.ID] = true
+	}
+	s.Trusted = func(id peer.ID) bool { return named[id] }
+	return &s
+}
+
+// scoringError files an error of the router's start under its option.
+func scoringError(err error) error {
+	if errors.Is(err, gossip.ErrOwnScore) {
+		return &OptionError{Option: "WithPeerScoring", Err: err}
+	}
+	return err
 }

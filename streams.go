@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -236,4 +237,33 @@ func (n *Node) Listen(p protocol.ID) (net.Listener, error) {
 		return nil, n.fail(fmt.Errorf("listen %q: %w", p, err))
 	}
 	return l, nil
+}
+
+func startStreams(n *Node) error {
+	n.streams = streams.New(n.ctx, streams.Config{
+		Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log, ProtocolBytes: protocolBytes(n), Identified: n.base.Identified,
+		Connect: func(ctx context.Context, id peer.ID) error {
+			if n.base.Connected(id) {
+				return nil
+			}
+			bound, done := n.bind(ctx)
+			defer done()
+			return n.dialer.Connect(bound, peer.AddrInfo{ID: id})
+		},
+	})
+	n.stack.Push("stream handlers", closeBudget, n.streams.Close)
+	return nil
+}
+
+// protocolBytes returns how many bytes the IDs of the node's protocols may have
+// together. Identify sends them in one message, of which peers read 4 KiB
+// (rust-libp2p) or 8 KiB; if it is larger, they learn no protocols. The same
+// message has the public key, the agent, and a few addresses.
+func protocolBytes(n *Node) int {
+	const message, rest = 4 << 10, 512
+	key, err := crypto.MarshalPublicKey(n.key.GetPublic())
+	if err != nil {
+		return 0 // the host has not started with such a key
+	}
+	return message - rest - len(key) - len(n.cfg.userAgent)
 }

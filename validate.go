@@ -1,11 +1,9 @@
 package p2pnode
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -16,55 +14,8 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/nethost"
 )
 
-// Checks of single values that several options share.
-
+// mdnsName is what WithMDNSService accepts.
 var mdnsName = regexp.MustCompile(`^_[A-Za-z0-9_-]{1,62}\._(udp|tcp)$`)
-
-// checkListenAddr checks an address of WithListenAddrs.
-func checkListenAddr(a ma.Multiaddr) error {
-	switch kind := addrs.KindOf(a); {
-	case kind == addrs.Circuit:
-		return fmt.Errorf("%s goes through a relay; use WithAutoRelay to make reservations", a)
-	case addrs.HasPeerID(a):
-		return fmt.Errorf("%s names a peer; leave out the /p2p part, or use WithBootstrapAddrs if this is a peer to connect to", a)
-	case addrs.Misshapen(a) != nil:
-		return fmt.Errorf("%s: %w", a, addrs.Misshapen(a))
-	case kind == addrs.Unknown:
-		return fmt.Errorf("%s has no known transport; use an address like /ip4/0.0.0.0/tcp/4001 or /ip4/0.0.0.0/udp/4001/quic-v1", a)
-	}
-	return nil
-}
-
-// checkAnnounceAddr checks an address of WithAnnounceAddrs.
-func checkAnnounceAddr(a ma.Multiaddr) error {
-	switch {
-	case addrs.IsCircuit(a):
-		return fmt.Errorf("%s goes through a relay; WithAutoRelay announces such addresses", a)
-	case addrs.HasPeerID(a):
-		return fmt.Errorf("%s names a peer; leave out the /p2p part, which is added", a)
-	}
-	if err := addrs.Undialable(a); err != nil {
-		return fmt.Errorf("nobody can dial %s: %w", a, err)
-	}
-	return nil
-}
-
-// checkNameAddr checks an address of WithBootstrapDNS.
-func checkNameAddr(a ma.Multiaddr) error {
-	switch kind := addrs.KindOf(a); {
-	case addrs.HasPeerID(a):
-		return fmt.Errorf("%s names a peer: use WithBootstrapAddrs, which checks that it is the one who answers", a)
-	case addrs.IsDNSAddr(a):
-		return fmt.Errorf("%s stands for addresses that name peers: append /p2p/<peer ID> and use WithBootstrapAddrs", a)
-	case !addrs.IsName(a):
-		return fmt.Errorf("%s does not begin with a name: write /dns/<name>, /dns4/<name> or /dns6/<name>", a)
-	case addrs.Undialable(a) != nil:
-		return fmt.Errorf("%s cannot be dialed: %w", a, addrs.Undialable(a))
-	case kind != addrs.TCP && kind != addrs.QUIC && kind != addrs.WebSocket:
-		return fmt.Errorf("%s is for a transport that does not tell who answers; use /tcp/<port>, /udp/<port>/quic-v1 or /tcp/<port>/ws", a)
-	}
-	return nil
-}
 
 // checkNoneNil checks options of an underlying library, which would panic on a
 // nil one when half of the node is up.
@@ -565,13 +516,6 @@ func replaced(option, part string, is func(*libp2p.Config) bool) []relation {
 // webSocketOff is what is wrong with a certificate for nothing.
 const webSocketOff = "it is for WebSocket, which WithTransports leaves out; add TransportWebSocket, or drop one of the two"
 
-// What is wrong with the addresses of a peer that this node cannot dial.
-const (
-	noneCarriesKey = "%s has no address that the transports %v can dial, only %v; name a TCP or WebSocket address, because other transports cannot carry the key of WithPrivateNetwork"
-	noneDials      = "%s has no address that the transports %v can dial, only %v; name another address, or add its transport with WithTransports"
-	onlyByRelay    = "%s can be dialed only through a relay, at %v, and WithoutRelay rules that out; name another address, or drop WithoutRelay"
-)
-
 // peersToMeet returns the relations of an option that names peers to dial: each
 // must be allowed, and needs an address that the node can dial.
 func peersToMeet(option string, peers func(*config) []peer.AddrInfo) []relation {
@@ -651,68 +595,6 @@ func (c *config) validate() []error {
 		row.find(c, report)
 	}
 	return errs
-}
-
-// keyOption replaces WithPrivateNetwork in a text by WithTicket if that is where
-// the key of the private network comes from.
-func (c *config) keyOption(text string) string {
-	if c.psk == nil || c.has("WithPrivateNetwork") {
-		return text
-	}
-	return strings.ReplaceAll(text, "WithPrivateNetwork", "WithTicket")
-}
-
-// canDial reports whether an enabled transport can dial one of a peer's
-// addresses.
-func (c *config) canDial(p peer.AddrInfo) bool { return slices.ContainsFunc(p.Addrs, c.dials) }
-
-// dials reports whether an enabled transport can dial an address. A /dnsaddr has
-// no kind: it resolves to other addresses.
-func (c *config) dials(a ma.Multiaddr) bool {
-	switch kind := addrs.KindOf(a); {
-	case addrs.Undialable(a) != nil && !addrs.IsZoned(a):
-		return false
-	case kind == addrs.Circuit:
-		return !c.noRelay
-	case slices.Contains(c.enabledTransports(), Transport(kind)), kind == addrs.Unknown && addrs.IsDNSAddr(a):
-		return true
-	default:
-		return c.bringsTransports()
-	}
-}
-
-// bringsTransports reports whether WithLibp2pOptions brings transports, of which
-// nobody knows what they dial.
-func (c *config) bringsTransports() bool {
-	if len(c.libp2pOptions) == 0 {
-		return false
-	}
-	theirs, err := nethost.Probe(c.libp2pOptions)
-	return err == nil && len(theirs.Transports) > 0
-}
-
-// checkDials reports peers that no transport of the node can dial, as validate
-// does of those that the options name.
-func (c *config) checkDials(peers []peer.AddrInfo) error {
-	var errs []error
-	for _, p := range peers {
-		switch {
-		case c.canDial(p):
-		case c.needsRelay(p):
-			errs = append(errs, fmt.Errorf(onlyByRelay, p.ID, p.Addrs))
-		case c.psk != nil:
-			errs = append(errs, fmt.Errorf(c.keyOption(noneCarriesKey), p.ID, c.enabledTransports(), p.Addrs))
-		default:
-			errs = append(errs, fmt.Errorf(noneDials, p.ID, c.enabledTransports(), p.Addrs))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// needsRelay reports whether only the relay client, which is off, could dial a
-// peer.
-func (c *config) needsRelay(p peer.AddrInfo) bool {
-	return !c.canDial(p) && slices.ContainsFunc(p.Addrs, addrs.IsCircuit)
 }
 
 // announcedByMDNS reports whether mDNS announces an address: it leaves out those
