@@ -187,7 +187,8 @@ const (
 	messageOverhead       = gossip.MessageOverhead
 	// subscriptionBuffer is how many messages wait for Next by default.
 	subscriptionBuffer = 1024
-	// leastRecords is the default bound of provider records on a small machine.
+	// leastRecords is the default bound of provider records, and that of value
+	// records, on a small machine.
 	leastRecords = 64 << 20
 )
 
@@ -381,9 +382,10 @@ func (c *config) pubsubBytes() (queue, total int64) {
 	return queue, cmp.Or(c.limits.PubSub, max(limits.Memory()/32, 4*queue))
 }
 
-// recordBytes bounds the provider records of others.
-func (c *config) recordBytes() int64 {
-	return cmp.Or(c.limits.ProviderRecords, max(limits.Memory()/32, leastRecords))
+// recordBytes bounds the records of others: those of providers, and values.
+func (c *config) recordBytes() (providers, values int64) {
+	most := max(limits.Memory()/32, leastRecords)
+	return cmp.Or(c.limits.ProviderRecords, most), cmp.Or(c.limits.ValueRecords, most)
 }
 
 // effectiveMinPeers returns the minimum of [WithMinPeers], or 1 if the options set

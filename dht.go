@@ -201,11 +201,14 @@ func startDHT(n *Node) (err error) {
 	}
 	k.Datastore = k.Store
 	k.Host, k.Changed, k.Recovered = n.base, &n.watch.change, &n.recovered
-	k.RecordBytes = n.cfg.recordBytes()
-	k.RecordsFull = func(refused uint64) {
-		n.log.Warn("limit reached: provider records of others are dropped", "limit", "ProviderRecords", "dropped", refused)
-		n.watch.emit(EventLimitReached{Limit: "ProviderRecords", Refused: refused})
+	k.RecordBytes, k.ValueBytes = n.cfg.recordBytes()
+	full := func(limit, what string) func(uint64) {
+		return func(refused uint64) {
+			n.log.Warn("limit reached: "+what+" of others are dropped", "limit", limit, "dropped", refused)
+			n.watch.emit(EventLimitReached{Limit: limit, Refused: refused})
+		}
 	}
+	k.RecordsFull, k.ValuesFull = full("ProviderRecords", "provider records"), full("ValueRecords", "value records")
 	k.Announced = func(c cid.Cid, took time.Duration, err error) {
 		n.watch.emit(EventProvided{CID: c, Took: took, Err: causes.Cleaned(dhtError(n, "provide "+c.String(), err))})
 	}

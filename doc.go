@@ -66,6 +66,8 @@
 //     peer or a subscriber that does not read costs no more ([WithLimits])
 //   - provider records of others: 64 MiB, or a 32nd of the memory; strangers fill
 //     no more; those who send most make room ([WithLimits])
+//   - value records of others: 64 MiB, or a 32nd of the memory; strangers fill no
+//     more; those farthest from the node's ID make room ([WithLimits])
 //   - DHT mode: auto-server; serves even where reachability is never
 //     determined, as on a LAN ([WithDHTMode])
 //   - accelerated DHT client: off; it crawls the public network each hour, which

@@ -58,6 +58,7 @@ func codeDefaults() map[string]string {
 		"certificate for WebSocket":      noneIf(!c.hasCertificate()),
 		"pubsub messages that wait":      fmt.Sprintf("%d MiB in one queue, a 32nd of the memory in all", queue>>20),
 		"provider records of others":     fmt.Sprintf("%d MiB, or a 32nd of the memory", leastRecords>>20),
+		"value records of others":        fmt.Sprintf("%d MiB, or a 32nd of the memory", leastRecords>>20),
 		"connection limits":              fmt.Sprintf("%d, %d", c.connLow, c.connHigh),
 		"streams per peer":               fmt.Sprint(limits.Limits(c.limits).PeerStreams(c.ipfs)),
 		"DHT mode":                       string(c.effectiveDHTMode()),

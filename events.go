@@ -250,9 +250,9 @@ type EventPeerForgiven struct {
 	Score float64 `json:"score"`
 }
 
-// EventLimitReached reports that a limit of [WithLimits] refused a connection,
-// a stream or a provider record: the first time, and then at most once a minute. The Memory limit
-// is not reported; [Status] counts what it refuses.
+// EventLimitReached reports that a limit of [WithLimits] refused a connection, a
+// stream, a provider record or a value record: the first time, and then at most once
+// a minute. The Memory limit is not reported; [Status] counts what it refuses.
 type EventLimitReached struct {
 	EventTime
 	// Limit is the field of [Limits]; "files" for the process's limit of open

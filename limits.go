@@ -58,6 +58,16 @@ type Limits struct {
 	// default is a 32nd of the memory, as for PubSub, and at least 64 MiB, some
 	// 150,000 records. A datastore set by [WithDHTOptions] has no such bound.
 	ProviderRecords int64 `json:"providerRecords,omitempty"`
+	// ValueRecords is how many bytes of value records (IPNS names, signed records,
+	// public keys, what [WithValidator] accepts) the node keeps for others; beyond
+	// that, those whose keys are farthest from its ID, as the DHT measures distance,
+	// make room for closer ones, and a record that is the farthest itself is refused.
+	// What the node puts itself does not count and is never dropped; what the
+	// application puts through [Node.DHT] counts as a record of others. Each counts
+	// with its key and 256 bytes more. The default is a 32nd of the memory, as for
+	// PubSub, and at least 64 MiB, some 90,000 IPNS names. A datastore set by
+	// [WithDHTOptions] has no such bound.
+	ValueRecords int64 `json:"valueRecords,omitempty"`
 }
 
 // Refused counts the connections and streams that each limit of [Limits] has

@@ -216,6 +216,11 @@ func optionRows(t *testing.T) []optionRow {
 		{name: "WithLimits", opt: WithLimits(Limits{Streams: 100})},
 		{name: "WithLimits", opt: WithLimits(Limits{StreamsPerPeer: 3})},
 		{name: "WithLimits", opt: WithLimits(Limits{Memory: 1})},
+		{name: "WithLimits", opt: WithLimits(Limits{ValueRecords: 1 << 20}), check: func(c *config) bool {
+			providers, values := c.recordBytes()
+			return values == 1<<20 && providers >= leastRecords
+		}},
+		{name: "WithLimits", opt: WithLimits(Limits{ValueRecords: 1})},
 		{name: "WithLimits", opt: WithLimits(Limits{ConnsPerIP: 1 << 30})},
 		{name: "WithLimits", opt: WithLimits(Limits{})},
 		{name: "WithAllowedPeers", opt: WithAllowedPeers(somePeer("1").ID), check: func(c *config) bool { return len(c.allowed) == 1 }},

@@ -82,16 +82,17 @@ type Config struct {
 	Store     datastore.Batching // of what is provided; nil: in memory
 	Interval  time.Duration      // between two announcements; 0: AnnounceInterval
 	Lifetime  time.Duration      // of the records of others; 0: RecordLifetime
-	// RecordBytes bounds the provider records of others, unless Options set a
-	// datastore; 0 is no bound. RecordsFull is called when records are refused, at
-	// most once a minute, with how many there have been.
-	RecordBytes int64
-	RecordsFull func(refused uint64)
-	Validators  map[string]record.Validator // by namespace, in addition to pk and ipns; not for Public
-	Signed      []string                    // the namespaces of signed records; not for Public
-	Options     []dht.Option                // applied last
-	Accelerated bool                        // with upstream's accelerated client; only for Public
-	Log         *slog.Logger
+	// RecordBytes and ValueBytes bound the provider records and the values of others,
+	// unless Options set a datastore for them; 0 is no bound. RecordsFull and
+	// ValuesFull are called when some are refused, at most once a minute, with how many
+	// there have been.
+	RecordBytes, ValueBytes int64
+	RecordsFull, ValuesFull func(refused uint64)
+	Validators              map[string]record.Validator // by namespace, in addition to pk and ipns; not for Public
+	Signed                  []string                    // the namespaces of signed records; not for Public
+	Options                 []dht.Option                // applied last
+	Accelerated             bool                        // with upstream's accelerated client; only for Public
+	Log                     *slog.Logger
 
 	Changed   *signal.Signal // notified when the routing table changes
 	Recovered *signal.Signal // there are peers again, after there were none
@@ -123,6 +124,7 @@ type DHT struct {
 	validators record.NamespacedValidator
 	stop       func() error
 	records    *records // nil without a bound
+	held       *held    // nil without a bound
 	group      *lifecycle.Group
 	keep       *keeper
 	values     *values
@@ -161,6 +163,9 @@ func New(ctx context.Context, cfg Config) (*DHT, error) {
 			return nil, errors.Join(err, d.Close())
 		}
 	}
+	if d.held != nil { // needs the values of an earlier run
+		d.group.Go(func(ctx context.Context) { d.held.count(ctx, d.tables[0].Validator, d.values.value) })
+	}
 	return d, nil
 }
 
@@ -179,9 +184,13 @@ func (d *DHT) start() error {
 	if d.cfg.Datastore != nil {
 		always = append(always, dht.Datastore(d.cfg.Datastore))
 	}
-	if d.cfg.RecordBytes > 0 && !bringsStore(d.cfg.Options) {
+	if d.cfg.RecordBytes > 0 && !bringsStore(d.cfg.Options, "ProviderDatastore") {
 		d.records = newRecords(d.cfg.Datastore, d.self, d.cfg.RecordBytes, d.cfg.RecordsFull)
 		always = append(always, dht.ProviderDatastore(d.records))
+	}
+	if d.cfg.ValueBytes > 0 && !bringsStore(d.cfg.Options, "ValueDatastore") {
+		d.held = newHeld(d.cfg.Datastore, d.self, d.cfg.ValueBytes, d.cfg.ValuesFull)
+		always = append(always, dht.ValueDatastore(d.held))
 	}
 	h := bookHost{d.cfg.Host, nil}
 	with := func(more ...dht.Option) []dht.Option { return slices.Concat(always, more, d.cfg.Options) }

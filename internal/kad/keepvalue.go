@@ -28,11 +28,11 @@ type values struct {
 	d     *DHT
 	store datastore.Batching // nil: in memory only
 	wake  signal.Signal      // there is a new one
+	turns turns              // of those who sign a record
 
 	mu   sync.Mutex
-	kept map[string]*kept         // by key; guarded by mu
-	busy map[string]chan struct{} // by key, until somebody has signed; guarded by mu
-	runs bool                     // guarded by mu
+	kept map[string]*kept // by key; guarded by mu
+	runs bool             // guarded by mu
 }
 
 // kept is a record. Only next and retry change; they are guarded by values.mu.
@@ -67,7 +67,7 @@ func parseKept(b []byte) (*kept, bool) {
 }
 
 func newValues(d *DHT) *values {
-	v := &values{d: d, kept: make(map[string]*kept), busy: make(map[string]chan struct{})}
+	v := &values{d: d, kept: make(map[string]*kept)}
 	if d.cfg.Store != nil {
 		v.store = namespace.Wrap(d.cfg.Store, datastore.NewKey("value").ChildString(cmp.Or(string(d.cfg.Prefix), "public")))
 	}
@@ -163,6 +163,14 @@ func (v *values) get(key string) *kept {
 	return v.kept[key]
 }
 
+// value returns the record that is kept under a key, nil for none.
+func (v *values) value(key string) []byte {
+	if k := v.get(key); k != nil {
+		return k.value
+	}
+	return nil
+}
+
 // save brings the store up to date with what is kept under a key.
 func (v *values) save(ctx context.Context, key string) error {
 	for v.store != nil {
@@ -181,33 +189,6 @@ func (v *values) save(ctx context.Context, key string) error {
 		}
 	}
 	return nil
-}
-
-// turn waits until nobody else signs a record under a key, or ctx ends. The
-// function that it returns ends the turn.
-func (v *values) turn(ctx context.Context, key string) (done func(), err error) {
-	mine := make(chan struct{})
-	for {
-		v.mu.Lock()
-		other := v.busy[key]
-		if other == nil {
-			v.busy[key] = mine
-		}
-		v.mu.Unlock()
-		if other == nil {
-			return func() {
-				v.mu.Lock()
-				delete(v.busy, key)
-				v.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }
 
 // StopPutting ends the putting again of records. Peers forget them when they

@@ -26,8 +26,6 @@ const (
 	recordSize = 256
 	// recountEvery is how often the records are counted: they expire.
 	recountEvery = time.Hour
-	// tellEvery is how often it is told at most that records were refused.
-	tellEvery = time.Minute
 	// maxBookAddrs is how many addresses of a peer are kept for its provider records,
 	// and maxBookBytes how many bytes of them.
 	maxBookAddrs = 64
@@ -40,16 +38,14 @@ const (
 // so that no stranger fills it. Those of the node itself are not counted.
 type records struct {
 	datastore.Batching
-	max  int64
-	self string               // the node's ID as in a key
-	full func(refused uint64) // called without locks, at most once a minute
-	over chan struct{}        // there is more than max
+	max     int64
+	self    string // the node's ID as in a key
+	refused refusals
+	over    chan struct{} // there is more than max
 
-	mu   sync.Mutex
-	all  int64            // guarded by mu
-	by   map[string]int64 // by the peer's ID as in a key; guarded by mu
-	lost uint64           // guarded by mu
-	told time.Time        // when full was last called; guarded by mu
+	mu  sync.Mutex
+	all int64            // guarded by mu
+	by  map[string]int64 // by the peer's ID as in a key; guarded by mu
 }
 
 func newRecords(store datastore.Batching, self peer.ID, limit int64, full func(uint64)) *records {
@@ -57,7 +53,7 @@ func newRecords(store datastore.Batching, self peer.ID, limit int64, full func(u
 		store = dssync.MutexWrap(datastore.NewMapDatastore())
 	}
 	id := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(self))
-	return &records{Batching: store, max: limit, self: id, full: full, over: make(chan struct{}, 1), by: make(map[string]int64)}
+	return &records{Batching: store, max: limit, self: id, refused: refusals{tell: full}, over: make(chan struct{}, 1), by: make(map[string]int64)}
 }
 
 // sentBy returns who sent a record, and the record's size.
@@ -114,7 +110,7 @@ func (r *records) prune(ctx context.Context) {
 			return
 		}
 		r.drop(key)
-		r.refuse()
+		r.refused.add()
 	}
 }
 
@@ -129,21 +125,6 @@ func levelOf(sizes []int64, room int64) int64 {
 		room -= size
 	}
 	return math.MaxInt64
-}
-
-// refuse counts a record for which there is no room, and tells of it.
-func (r *records) refuse() {
-	r.mu.Lock()
-	r.lost++
-	now, lost := time.Now(), r.lost
-	tell := r.told.IsZero() || now.Sub(r.told) >= tellEvery
-	if tell {
-		r.told = now
-	}
-	r.mu.Unlock()
-	if tell {
-		r.full(lost)
-	}
 }
 
 func (r *records) count(ctx context.Context) {
@@ -189,7 +170,7 @@ func (r *records) admit(ctx context.Context, key datastore.Key) bool {
 	over := r.all > r.max
 	r.mu.Unlock()
 	if !ok {
-		r.refuse()
+		r.refused.add()
 	}
 	if over {
 		select {
@@ -237,14 +218,15 @@ func (b batch) Delete(ctx context.Context, key datastore.Key) error {
 	return b.Batch.Delete(ctx, key)
 }
 
-// bringsStore reports whether options set a datastore for provider records. The
-// upstream configuration is an internal type.
-func bringsStore(opts []dht.Option) bool {
+// bringsStore reports whether options set a datastore for all records, or the one
+// that is named: ProviderDatastore or ValueDatastore. The upstream configuration is
+// an internal type.
+func bringsStore(opts []dht.Option, name string) bool {
 	cfg := reflect.New(reflect.TypeFor[dht.Option]().In(0).Elem())
 	for _, o := range opts {
 		reflect.ValueOf(o).Call([]reflect.Value{cfg}) // an error comes again, from upstream
 	}
-	for _, field := range []string{"Datastore", "ProviderDatastore"} {
+	for _, field := range []string{"Datastore", name} {
 		if f := cfg.Elem().FieldByName(field); f.IsValid() && !f.IsNil() {
 			return true
 		}

@@ -137,7 +137,8 @@ func TestBringsStore(t *testing.T) {
 		false: {dht.BucketSize(10), dht.Mode(dht.ModeServer)},
 		true:  {dht.BucketSize(10), dht.Datastore(store)},
 	} {
-		if bringsStore(opts) != want || bringsStore(append(opts, dht.ProviderDatastore(store))) != true {
+		if bringsStore(opts, "ProviderDatastore") != want || !bringsStore(append(opts, dht.ProviderDatastore(store)), "ProviderDatastore") ||
+			bringsStore(append(opts, dht.ProviderDatastore(store)), "ValueDatastore") != want {
 			t.Errorf("%d options", len(opts))
 		}
 	}

@@ -190,7 +190,7 @@ func (d *DHT) PutSigned(ctx context.Context, s Signed) error {
 	if err := f.check(s.Key, owner); err != nil {
 		return err
 	}
-	free, err := d.values.turn(ctx, s.Key)
+	free, err := d.values.turns.take(ctx, s.Key)
 	if err != nil {
 		return err
 	}
@@ -310,7 +310,7 @@ func (d *DHT) owns(key string) bool {
 // renew signs a kept record again, and puts it. It is no longer kept if somebody
 // else who has the key has published since.
 func (d *DHT) renew(ctx context.Context, key string) error {
-	free, err := d.values.turn(ctx, key)
+	free, err := d.values.turns.take(ctx, key)
 	if err != nil {
 		return err
 	}

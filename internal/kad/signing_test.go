@@ -186,7 +186,7 @@ func TestSequenceNumbersOfCallsAtTheSameTime(t *testing.T) {
 		t.Errorf("number %d, %v", r.Seq, err)
 	}
 	// One whose context has ended does not wait for its turn.
-	free, err := a.values.turn(ctx, key)
+	free, err := a.values.turns.take(ctx, key)
 	must(t, err)
 	ended, cancel := context.WithCancel(ctx)
 	cancel()

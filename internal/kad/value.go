@@ -125,7 +125,7 @@ func (d *DHT) put(ctx context.Context, key string, value []byte) error {
 // putIn stores a record in one DHT, and asks for it, because upstream does not
 // report which peers accepted it.
 func (d *DHT) putIn(ctx context.Context, table *dht.IpfsDHT, key string, value []byte) error {
-	if err := table.PutValue(ctx, key, value); err != nil {
+	if err := table.PutValue(asOwn(ctx), key, value); err != nil {
 		// Upstream refuses it if this node itself holds a better one.
 		if best, _ := table.GetValue(ctx, key); d.prefers(key, best, value) {
 			return d.newer(key, value, best)

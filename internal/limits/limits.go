@@ -23,6 +23,7 @@ type Limits struct {
 	PubSub          int64
 	PubSubQueue     int64
 	ProviderRecords int64
+	ValueRecords    int64
 }
 
 // DefaultStreamsPerPeer is the default on an application's own network: 1,000
@@ -64,6 +65,7 @@ func (l Limits) Check() error {
 		{"PubSub", l.PubSub, minPubSub, math.MaxInt64},
 		{"PubSubQueue", l.PubSubQueue, minPubSub, math.MaxInt64},
 		{"ProviderRecords", l.ProviderRecords, minRecords, math.MaxInt64},
+		{"ValueRecords", l.ValueRecords, minRecords, math.MaxInt64},
 	} {
 		if f.value != 0 && (f.value < f.min || f.value > f.max) {
 			return fmt.Errorf("%s is %d: it must be 0, for its default, or %d to %d", f.name, f.value, f.min, f.max)
@@ -84,6 +86,7 @@ func (l Limits) Or(m Limits) Limits {
 	setIfZero(&l.PubSub, m.PubSub)
 	setIfZero(&l.PubSubQueue, m.PubSubQueue)
 	setIfZero(&l.ProviderRecords, m.ProviderRecords)
+	setIfZero(&l.ValueRecords, m.ValueRecords)
 	return l
 }
 
