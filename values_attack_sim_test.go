@@ -142,10 +142,15 @@ func TestAttackC6ValuesOfStrangersAreBounded(t *testing.T) {
 			if all > limit || all < limit*9/10 || refused == 0 || len(keys) < 2*len(entries) {
 				t.Errorf("%d records were put and %d of them refused; the node has %d, which take %d bytes", len(keys), refused, len(entries), all)
 			}
+			var served []int
 			for i, key := range keys {
-				if got := serves(t, h, n, key); got != (i < len(entries)) {
-					t.Fatalf("record %d by distance, of %d that the node has: served %v", i, len(entries), got)
+				if serves(t, h, n, key) {
+					served = append(served, i)
 				}
+			}
+			// The farthest may be shorter than others, and have fitted in.
+			if last := len(entries) - 2; len(served) != len(entries) || served[last] != last {
+				t.Errorf("of the records by distance, the node serves %d", served)
 			}
 			for i, name := range names {
 				if !serves(t, h, n, name) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -133,17 +134,19 @@ func TestAttackC6ValuesAreBounded(t *testing.T) {
 	}
 	kept := func(s *shelf) (n int) {
 		t.Helper()
-		var last, first uint64 = 0, math.MaxUint64
+		var has []uint64
+		first := uint64(math.MaxUint64)
 		for _, key := range keys {
 			if s.get(t, key) != "" {
-				n++
-				last = max(last, s.distance(key))
+				has = append(has, s.distance(key))
 			} else {
 				first = min(first, s.distance(key))
 			}
 		}
-		if last > first {
-			t.Error("a record is gone, and one that is farther away is not")
+		slices.Sort(has)
+		n = len(has)
+		if has[n-2] > first { // the last may be shorter than others, and have fitted in
+			t.Error("a record is gone, and two that are farther away are not")
 		}
 		for key := range own {
 			if s.get(t, key) != value {
@@ -177,7 +180,7 @@ func TestValuesAreCountedOnce(t *testing.T) {
 	first := s.all
 	must(t, s.put(ctx, "/app/x", "2"+strings.Repeat("v", 1000)))
 	s.check(t)
-	if len(s.of) != 1 || s.all < first+1000 || s.all > first+1010 {
+	if len(s.of) != 1 || s.all < first+980 || s.all > first+1020 { // the time in it is longer or shorter
 		t.Errorf("%d bytes are counted in %d records, after %d bytes", s.all, len(s.of), first)
 	}
 	must(t, s.put(asOwn(ctx), "/app/x", "3"))
