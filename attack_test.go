@@ -282,6 +282,7 @@ func (h hungHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 
 // A log handler that hangs stops nothing, and is named by Close.
 func TestAttackALoggerThatHangsStopsNothing(t *testing.T) {
+	t.Parallel()
 	let := make(chan struct{})
 	n, err := New(testContext(t), loopback(), WithLogger(slog.New(hungHandler{slog.DiscardHandler, let})))
 	mustNot(t, err)

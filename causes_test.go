@@ -183,6 +183,7 @@ func TestEmptyPeerID(t *testing.T) {
 
 // A wrong key of a private network is named by Connect, on all three sides.
 func TestWrongNetworkKeyIsNamed(t *testing.T) {
+	t.Parallel()
 	key := func(b byte) Option { return WithPrivateNetwork(bytes.Repeat([]byte{b}, 32)) }
 	tcp := WithListenAddrs("/ip4/127.0.0.1/tcp/0")
 	one, two, none := newNode(t, tcp, shortDials, key(1)), newNode(t, tcp, shortDials, key(2)), newNode(t, tcp, shortDials)

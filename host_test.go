@@ -56,6 +56,7 @@ func TestSecurityProtocols(t *testing.T) {
 }
 
 func TestPrivateNetworkKeepsOthersOut(t *testing.T) {
+	t.Parallel()
 	one, two := WithPrivateNetwork(bytes.Repeat([]byte{1}, 32)), WithPrivateNetwork(bytes.Repeat([]byte{2}, 32))
 	tcp := WithListenAddrs("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws")
 	a, b := newNode(t, tcp, one), newNode(t, tcp, one)

@@ -89,6 +89,7 @@ func TestBootstrapDNSAsksTheAllowList(t *testing.T) {
 // Every transport returns the ID of the peer that answers, also with the key of a
 // private network.
 func TestBootstrapDNSOnEveryTransport(t *testing.T) {
+	t.Parallel()
 	key := p2pnode.WithPrivateNetwork(bytes.Repeat([]byte{1}, 32))
 	for _, row := range []struct {
 		listen string

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/util"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -44,6 +45,7 @@ func soonly(t *testing.T, limit time.Duration, what string, is func() bool) time
 // seconds through relays that it finds in the DHT, and whoever knows its ID connects.
 // One that crashes is replaced within 15 seconds.
 func TestRelaysAreFoundAndReplaced(t *testing.T) {
+	needs.Time(t)
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
 		boot := sim.Node(t)

@@ -222,9 +222,10 @@ func TestHonestPeersKeepTheirScores(t *testing.T) {
 // reject. It costs them at most a place in the mesh, and messages that both accept
 // arrive everywhere.
 func TestValidatorsOfTwoVersionsGraylistNobody(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	rounds := 60
-	if testing.Short() || raced.Detector {
+	if raced.Detector {
 		rounds = 10
 	}
 	synctest.Test(t, func(t *testing.T) {

@@ -91,12 +91,16 @@ func dialAt(tb testing.TB, n, other *Node, addr string) error {
 func TestWebSocketWithTLSIsVerified(t *testing.T) {
 	pair := tlsPair(t, "127.0.0.1", "node.test")
 	cert, key := writePair(t, t.TempDir(), pair)
+	listens := []string{"/ip4/127.0.0.1/tcp/0/tls/ws", "/ip4/127.0.0.1/tcp/0/wss", "/ip4/127.0.0.1/tcp/0/tls/sni/node.test/ws"}
+	if testing.Short() {
+		listens = listens[2:]
+	}
 	for what, opt := range map[string]Option{
 		"WithTLSConfig": WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}}),
 		"WithTLSFiles":  WithTLSFiles(cert, key),
 	} {
 		t.Run(what, func(t *testing.T) {
-			for _, listen := range []string{"/ip4/127.0.0.1/tcp/0/tls/ws", "/ip4/127.0.0.1/tcp/0/wss", "/ip4/127.0.0.1/tcp/0/tls/sni/node.test/ws"} {
+			for _, listen := range listens {
 				server := newNode(t, opt, WithListenAddrs(listen))
 				for _, a := range []string{"/ip4/127.0.0.1/tcp/PORT/tls/ws", "/ip4/127.0.0.1/tcp/PORT/wss", "/ip4/127.0.0.1/tcp/PORT/tls/sni/node.test/ws"} {
 					client := newNode(t, trusting(pair))

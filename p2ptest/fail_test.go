@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -408,6 +409,9 @@ func TestShapesSayWhoKnowsWhom(t *testing.T) {
 		{"one node", p2ptest.Ring(), 1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.n > 4 {
+				needs.Time(t)
+			}
 			synctest.Test(t, func(t *testing.T) {
 				sim := p2ptest.NewNetwork(t)
 				// Without a DHT nodes find no other peers.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
@@ -73,6 +74,7 @@ func TestMalformedRPCsDoNoHarm(t *testing.T) {
 }
 
 func TestProviderRecordsInTheNameOfOthersAreRefused(t *testing.T) {
+	needs.Time(t)
 	attack(t, func(t *testing.T, sim *p2ptest.Network, h *p2ptest.Hostile, victim *p2ptest.Node) {
 		bystander := sim.Node(t, via(victim))
 		cids, err := h.ProviderSpam(t.Context(), victim.AddrInfo(), 200, bystander.ID())

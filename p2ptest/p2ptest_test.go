@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
@@ -346,6 +347,9 @@ func TestHolePunching(t *testing.T) {
 		{p2ptest.Symmetric, p2ptest.PortRestricted, false},
 	} {
 		t.Run(fmt.Sprint(c.a, " and ", c.b), func(t *testing.T) {
+			if c.a != c.b {
+				needs.Time(t)
+			}
 			synctest.Test(t, func(t *testing.T) {
 				sim := p2ptest.NewNetwork(t)
 				relay := sim.Node(t, p2pnode.WithRelayService())

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 	"github.com/go-p2pnode/p2pnode/topic"
@@ -550,6 +551,7 @@ func TestEachEnds(t *testing.T) {
 
 // Only programs that import a codec link what it needs.
 func TestDependenciesOfCodecs(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	const module = "github.com/go-p2pnode/p2pnode"
 	deps := func(packages ...string) string {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/datadir"
 	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 func must(tb testing.TB, err error) {
@@ -57,6 +58,7 @@ func subnet(i int) Ban {
 // The list never exceeds its bound, even with concurrent additions, because the
 // next start could not read a longer one. Replacing an entry always works.
 func TestBansStayBelowTheirBound(t *testing.T) {
+	needs.Time(t)
 	l := newList(nil)
 	for i := range MaxBans - 1 {
 		must(t, l.Add(subnet(i)))

@@ -16,6 +16,7 @@ import (
 // A full disk fails the write and says so once; reading goes on, nothing is
 // damaged, and writing goes on when there is space again.
 func TestFullDisk(t *testing.T) {
+	needs.Time(t)
 	dir := needs.SmallDisk(t, 2<<20)
 	if dir == "" {
 		return

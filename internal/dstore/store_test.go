@@ -20,6 +20,8 @@ import (
 	"github.com/ipfs/go-datastore/query"
 	dstest "github.com/ipfs/go-datastore/test"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -414,6 +416,7 @@ func TestQueryPrefixAndOrder(t *testing.T) {
 // Everything at once, and Close in the middle: nothing blocks or panics, and what
 // was acknowledged is there.
 func TestConcurrentUseAndClose(t *testing.T) {
+	needs.Time(t)
 	t.Parallel()
 	s := newStore(t)
 	var wg sync.WaitGroup

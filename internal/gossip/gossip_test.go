@@ -30,6 +30,7 @@ import (
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 	"github.com/go-p2pnode/p2pnode/internal/leaktest"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/internal/ring"
 )
@@ -447,6 +448,9 @@ func stalled(t *testing.T, h host.Host, r *Router, serve network.StreamHandler) 
 func TestAttackPublishToAStalledPeerIsAnError(t *testing.T) {
 	for _, c := range []struct{ callers, messages, size int }{{1, 1500, 20_000}, {1, 10, 1_000_000}, {20, 5, 500_000}, {1, 2500, 1000}} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			if c.callers == 1 && c.messages > 10 {
+				needs.Time(t)
+			}
 			r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes = 4 << 20 })
 			reads := make(chan struct{})
 			var got atomic.Int64
@@ -510,6 +514,7 @@ func TestPublishWithoutWaitingDropsWhatAStalledPeerHasNoRoomFor(t *testing.T) {
 // The messages that wait for a peer that does not read are bounded in bytes, and
 // the others are lost and counted; peers that read get all (go-spacemesh#5696).
 func TestPeerThatDoesNotReadHoldsFewBytes(t *testing.T) {
+	needs.Time(t)
 	r := newRouter(t, newHost(t), func(c *Config) { c.QueueBytes = 4 << 20 })
 	deaf, reader := newHost(t), newHost(t)
 	stalled(t, deaf, r, func(network.Stream) {}) // it reads nothing
@@ -773,6 +778,7 @@ func signed(t *testing.T, h host.Host, topic string, number int) *pubsub_pb.Mess
 // All messages of one author arrive although another one has sent more valid
 // messages than can wait.
 func TestAttackAFloodLosesNoMessagesOfOthers(t *testing.T) {
+	needs.Time(t)
 	gate := make(chan struct{})
 	closed := func(context.Context, peer.ID, *pubsub.Message) bool {
 		<-gate

@@ -22,6 +22,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/record"
 	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 func until(t *testing.T, f func() bool) {
@@ -187,6 +189,7 @@ func named(t *testing.T, h host.Host, addrs []ma.Multiaddr) *pubsub_pb.PeerInfo 
 // few, and let through by the gate, and only on the word of a peer that has earned
 // it.
 func TestAttackPeersOfAPruneGoThroughTheGate(t *testing.T) {
+	needs.Time(t)
 	type heard struct {
 		teller, id peer.ID
 		addrs      int
@@ -426,6 +429,7 @@ func TestComputedParametersAreValid(t *testing.T) {
 
 // Two routers of a process score by their own parameters, each on its own.
 func TestRoutersScoreOnTheirOwn(t *testing.T) {
+	needs.Time(t)
 	gray := make(chan peer.ID, 10)
 	scoring := func(s Scoring) func(*Config) {
 		return func(c *Config) {

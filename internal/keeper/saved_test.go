@@ -13,6 +13,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/go-p2pnode/p2pnode/internal/keeper/peerfile"
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 // memory is a Store that counts writes.
@@ -195,6 +196,7 @@ func TestSavedPeersAreWrittenWhenThereIsNews(t *testing.T) {
 // Peers that have left are remembered until the next save, and not without
 // bound: a stranger can come under a new ID every second.
 func TestPeersThatHaveLeftAreForgotten(t *testing.T) {
+	needs.Time(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newNet()
 		f.min = 0

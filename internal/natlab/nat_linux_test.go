@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 const (
@@ -193,6 +195,7 @@ func probeTCP(t *testing.T, site *Site, one, two *Host, expected Behavior) (b Be
 // came from: hole punching as it is in the books. It succeeds, or not, as
 // [Punchable] says.
 func TestHolesCanBePunched(t *testing.T) {
+	needs.Time(t)
 	lab := New(t)
 	meeting := must(lab.Host("meeting"))(t)
 	kinds := slices.DeleteFunc(Kinds(), func(k Kind) bool { return k.Behavior(UDP).Filtering == Blocked })

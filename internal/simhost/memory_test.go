@@ -21,6 +21,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/transport"
 	ttransport "github.com/libp2p/go-libp2p/p2p/transport/testsuite"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/needs"
 )
 
 // newNet returns a network with a single latency, which closes when the test
@@ -49,6 +51,7 @@ func newTransport(tb testing.TB, n *Network) *memTransport {
 // deadlines of its stress tests are virtual, so they measure the transport and
 // not the machine.
 func TestMemoryTransportIsATransport(t *testing.T) {
+	needs.Time(t)
 	for _, subtest := range ttransport.Subtests {
 		name := runtime.FuncForPC(reflect.ValueOf(subtest).Pointer()).Name()
 		t.Run(name[strings.LastIndex(name, ".")+1:], func(t *testing.T) {
