@@ -17,18 +17,21 @@ import (
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
+// behindRouters starts two nodes, each behind a router of its own, that punch holes
+// and have a relay without limits.
+func behindRouters(t *testing.T, sim *p2ptest.Network, opts ...p2pnode.Option) (a, b *p2ptest.Node) {
+	relay := sim.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true}))
+	opts = append(opts, p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching())
+	return sim.NAT(p2ptest.PortRestricted).Node(t, opts...), sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
+}
+
 // TestPeersShowTheDirectConnectionBesideARelayedOneWithoutLimits: a relay
 // without limits makes relayed connections that libp2p does not call limited.
 func TestPeersShowTheDirectConnectionBesideARelayedOneWithoutLimits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
-		relay := sim.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true}))
-		opts := []p2pnode.Option{
-			p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching(),
-		}
-		a := sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
-		b := sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
+		a, b := behindRouters(t, sim)
 		sim.Ready()
 		sim.Until("a reservation", func() error {
 			if !b.Status().Relays[0].Reserved {
@@ -100,13 +103,7 @@ func TestPathChangesAreTold(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := p2ptest.NewNetwork(t)
-		relay := sim.Node(t, p2pnode.WithRelayLimits(p2pnode.RelayLimits{Unlimited: true}))
-		opts := []p2pnode.Option{
-			p2pnode.WithBootstrapPeers(relay.AddrInfo()), p2pnode.WithAutoRelay(relay.AddrInfo()), p2pnode.WithHolePunching(),
-			p2pnode.WithoutDHT(), // which would dial what it finds
-		}
-		a := sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
-		b := sim.NAT(p2ptest.PortRestricted).Node(t, opts...)
+		a, b := behindRouters(t, sim, p2pnode.WithoutDHT()) // which would dial what it finds
 		if err := b.WaitReady(t.Context(), p2pnode.StageReachable); err != nil {
 			t.Fatal(err)
 		}

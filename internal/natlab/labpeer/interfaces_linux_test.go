@@ -47,6 +47,9 @@ func speak(t *testing.T, a, b *driven) string {
 	return stream.Path
 }
 
+// reserved is the event of a reservation at a relay.
+func reserved(r Reply) bool { return r.Type == "EventRelayReserved" }
+
 // Hosts that have IPv6 alone find out that they can be dialed, or that a firewall keeps
 // others out, and connect by ID: directly, or with a hole punched through the firewall.
 func TestIPv6Only(t *testing.T) {
@@ -69,7 +72,7 @@ func TestIPv6Only(t *testing.T) {
 			said := p.mustAwait("its verdict", verdict(reachable(k)))
 			t.Logf("%s: %s after %.1fs", p.name, reachable(k), said.At.Sub(p.started).Seconds())
 			if k == natlab.NoIncoming {
-				p.mustAwait("a reservation", func(r Reply) bool { return r.Type == "EventRelayReserved" })
+				p.mustAwait("a reservation", reserved)
 			}
 			for _, a := range p.addrs("/ip4/") {
 				if !strings.Contains(a, "/127.0.0.1/") && !strings.Contains(a, "p2p-circuit") {
@@ -150,7 +153,7 @@ link set tun0far up
 	})
 	neighbor := start(t, must(site.Host("neighbor"))(t), Options{MDNS: true, Listen: everywhere})
 	p.mustAwait("its verdict", verdict(p2pnode.ReachabilityPrivate))
-	p.mustAwait("a reservation", func(r Reply) bool { return r.Type == "EventRelayReserved" })
+	p.mustAwait("a reservation", reserved)
 	neighbor.mustAwait("the neighbor", opened(p.id, false))
 	p.mustAwait("the verdict on the false address", judged(netip.MustParseAddr("5.240.0.1"), p2pnode.ReachabilityPrivate))
 

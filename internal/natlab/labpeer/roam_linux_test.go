@@ -75,7 +75,7 @@ func talk(a, b *driven) error {
 
 // homed fits the event after which a node is reachable: it has a relay, or needs none.
 func homed(r Reply) bool {
-	return r.Type == "EventRelayReserved" || verdict(p2pnode.ReachabilityPublic)(r)
+	return reserved(r) || verdict(p2pnode.ReachabilityPublic)(r)
 }
 
 // idsOf returns the peers of addresses.

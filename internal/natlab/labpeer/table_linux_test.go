@@ -237,7 +237,7 @@ func TestNATByNAT(t *testing.T) {
 					}
 					relay := p.mustAwait("reservation", func(r Reply) bool {
 						// Whom a full cone lets in tells the node that it needs no relay.
-						return r.Type == "EventRelayReserved" || k == natlab.FullCone && verdict(p2pnode.ReachabilityPublic)(r)
+						return reserved(r) || k == natlab.FullCone && verdict(p2pnode.ReachabilityPublic)(r)
 					})
 					t.Logf("%s: reachable after %.1fs", name, relay.At.Sub(p.started).Seconds())
 				}
