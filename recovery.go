@@ -53,10 +53,7 @@ const doubtTimeout = 3 * time.Second
 
 // check closes a peer's dead connections.
 func check(ctx context.Context, n *Node, id peer.ID) {
-	bound, cancel := context.WithTimeout(ctx, n.base.Patience(id, doubtTimeout))
-	alive := n.base.CloseDead(bound, id)
-	cancel()
-	if !alive {
+	if !n.base.CloseDead(ctx, id, doubtTimeout) {
 		bound, cancel := context.WithTimeout(ctx, againTimeout)
 		defer cancel()
 		dialAgain(bound, n, id)

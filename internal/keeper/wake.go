@@ -66,9 +66,9 @@ func WatchClock(ctx context.Context, now func() time.Time, woke func()) {
 // they would time out half a minute later.
 type Checker struct {
 	Peers func() []peer.ID
-	// Alive closes the connections on which a peer does not respond before ctx ends,
+	// Alive closes the connections on which a peer does not respond in time, at least,
 	// and reports whether any is left.
-	Alive func(context.Context, peer.ID) bool
+	Alive func(ctx context.Context, id peer.ID, least time.Duration) bool
 	// Leave closes connections that cannot go on after a move.
 	Leave func()
 	// Again dials a peer that is not connected any more because the network may have
@@ -169,10 +169,7 @@ func (c *Checker) check(ctx context.Context, peers []peer.ID, timeout time.Durat
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			asked, cancel := context.WithTimeout(ctx, timeout)
-			alive := c.Alive(asked, id)
-			cancel()
-			if alive || ctx.Err() != nil {
+			if c.Alive(ctx, id, timeout) || ctx.Err() != nil {
 				return
 			}
 			c.Log.Info("dead connection", "peer", id)

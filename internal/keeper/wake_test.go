@@ -111,12 +111,12 @@ func TestPeersLostByAMoveAreDialedAgain(t *testing.T) {
 		c := &Checker{
 			Peers: func() []peer.ID { return []peer.ID{"alive", "silent", "lost"} }, Lost: losses.By, Log: slog.New(slog.DiscardHandler),
 			Leave: func() { left = true },
-			Alive: func(ctx context.Context, id peer.ID) bool {
+			Alive: func(_ context.Context, id peer.ID, least time.Duration) bool {
 				if !left {
 					t.Error("peers are asked over connections that cannot go on")
 				}
 				if id == "silent" {
-					<-ctx.Done()
+					time.Sleep(least)
 				}
 				return id == "alive"
 			},

@@ -27,9 +27,17 @@ const settled = time.Second
 // an older one may have streams from before.
 const relayedNew = 20 * time.Second
 
-// patientTrips is how many round trips Patience adds: opening a stream and a ping take
+// patientTrips is how many round trips patience adds: opening a stream and a ping take
 // two, and what is lost on the way is sent again.
 const patientTrips = 6
+
+const (
+	// chances is how often a peer is asked that does not answer, while this machine is
+	// busy.
+	chances = 3
+	// pace is how long a process sleeps that is watched whether it keeps up.
+	pace = 25 * time.Millisecond
+)
 
 // checks are the peers whose connections are being checked.
 type checks struct {
@@ -74,32 +82,33 @@ func (h *Host) Doubtful(id peer.ID) bool {
 	return false
 }
 
-// Patience returns how long a peer has to answer: more if its answers take long.
-func (h *Host) Patience(id peer.ID, least time.Duration) time.Duration {
+// patience returns how long a peer has to answer: more if its answers take long.
+func (h *Host) patience(id peer.ID, least time.Duration) time.Duration {
 	return least + patientTrips*h.Peerstore().LatencyEWMA(id)
 }
 
 // CloseDead pings a peer over each of its connections, and closes those on which it
-// does not answer before ctx ends. It reports whether any is left. Any answer counts,
-// even that it does not speak ping.
+// does not answer in time, unless ctx ends before. It reports whether any is left. Any
+// answer counts, even that it does not speak ping. The peer has more time if its
+// answers take long, or if this machine is too busy to take them.
 //
 // If a direct connection was dead and only new relayed ones are left, it closes those
 // too: upstream punches no hole while it believes in a direct connection, and not
 // later either. The caller is to dial again.
-func (h *Host) CloseDead(ctx context.Context, id peer.ID) (alive bool) {
+func (h *Host) CloseDead(ctx context.Context, id peer.ID, least time.Duration) (alive bool) {
 	if !h.checks.begin(id) {
 		return true
 	}
 	defer h.checks.end(id)
+	patience := h.patience(id, least)
 	var wg sync.WaitGroup
 	var lost atomic.Bool // a direct one
 	for _, c := range h.swarm.ConnsToPeer(id) {
 		wg.Go(func() {
-			err := pingOver(ctx, c)
-			switch {
-			case err == nil:
+			switch answers, silent := asked(ctx, c, patience, keepsUp); {
+			case answers:
 				_ = h.Peerstore().Put(id, answered, time.Now()) // if it fails, only Peer.LastSeen is missing
-			case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			case silent:
 				_ = c.Close() // it closes in any case
 				if !addrs.IsCircuit(c.RemoteMultiaddr()) {
 					lost.Store(true)
@@ -114,6 +123,46 @@ func (h *Host) CloseDead(ctx context.Context, id peer.ID) (alive bool) {
 		_ = h.Disconnect(id) // it closes in any case
 	}
 	return h.Connected(id)
+}
+
+// asked reports whether a peer answers over a connection, or is silent for a time. A
+// process that gets too little of a busy machine does not see the answers in time: the
+// peer has another chance then.
+func asked(ctx context.Context, c network.Conn, patience time.Duration, keepsUp func(context.Context) func() bool) (answers, silent bool) {
+	for range chances {
+		bound, cancel := context.WithTimeout(ctx, patience)
+		kept := keepsUp(bound)
+		err := pingOver(bound, c)
+		silent = err != nil && ctx.Err() == nil && errors.Is(bound.Err(), context.DeadlineExceeded)
+		cancel()
+		if on := kept(); on || !silent {
+			return err == nil, silent
+		}
+	}
+	return false, true
+}
+
+// keepsUp watches this process until ctx ends. The function that it returns waits for
+// that, and reports whether the process slept and woke at least half as often as on an
+// idle machine.
+func keepsUp(ctx context.Context) func() bool {
+	done := make(chan bool, 1)
+	go func() {
+		begun, woken := time.Now(), 0
+		tick := time.NewTimer(pace)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				woken++
+				tick.Reset(pace)
+			case <-ctx.Done():
+				done <- 2*time.Duration(woken+1)*pace >= time.Since(begun)
+				return
+			}
+		}
+	}()
+	return func() bool { return <-done }
 }
 
 // pingOver pings over one connection.

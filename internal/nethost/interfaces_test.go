@@ -35,11 +35,9 @@ func TestDeadConnectionsAreClosed(t *testing.T) {
 		if !h.want {
 			timeout = 200 * time.Millisecond
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), timeout)
-		if got := a.CloseDead(ctx, h.id); got != h.want || a.Connected(h.id) != h.want {
+		if got := a.CloseDead(t.Context(), h.id, timeout); got != h.want || a.Connected(h.id) != h.want {
 			t.Errorf("alive: %v, connected: %v, want %v", got, a.Connected(h.id), h.want)
 		}
-		cancel()
 	}
 	// Whoever gives up learns nothing.
 	if err := a.Connect(t.Context(), peer.AddrInfo{ID: silent.ID(), Addrs: silent.Addrs()}); err != nil {
@@ -47,7 +45,7 @@ func TestDeadConnectionsAreClosed(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if !a.CloseDead(ctx, silent.ID()) {
+	if !a.CloseDead(ctx, silent.ID(), time.Minute) {
 		t.Error("closed because the caller gave up")
 	}
 }
