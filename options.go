@@ -594,9 +594,10 @@ func WithDialTimeout(d time.Duration) Option {
 
 // WithLimits sets the limits of libp2p's resource manager, field by field: a
 // zero field of [Limits] keeps its default, or the value of an earlier
-// WithLimits. What a limit refuses is counted in [Status] and by [WithMetrics]
-// and reported by [EventLimitReached]; the first refusal is logged (except by
-// Memory), and the error on this side names the limit. On a network of your
+// WithLimits. What a limit refuses is counted in [Status] and by [WithMetrics],
+// except records of the DHT, and reported by [EventLimitReached]; the first refusal
+// is logged (except by Memory), and the error on this side names the limit. On a
+// network of your
 // own, private and loopback addresses are not limited per IP, because a cluster
 // often shares one.
 func WithLimits(l Limits) Option {
