@@ -355,12 +355,13 @@ func (d *DHT) findPeer(ctx context.Context, id peer.ID, complete bool) (peer.Add
 	defer cancel(nil)
 	var w watch
 	if !complete {
-		enough, named := func() { cancel(errNamed) }, 0
+		enough, named := func() { cancel(errNamed) }, map[peer.ID]bool{}
 		w.each = func(e *routing.QueryEvent) {
-			if !slices.ContainsFunc(e.Responses, func(r *peer.AddrInfo) bool { return r.ID == id && len(r.Addrs) > 0 }) {
+			if named[e.ID] || !slices.ContainsFunc(e.Responses, func(r *peer.AddrInfo) bool { return r.ID == id && len(r.Addrs) > 0 }) {
 				return
 			}
-			switch named++; named {
+			named[e.ID] = true
+			switch len(named) {
 			case 1:
 				timer := time.AfterFunc(patience, enough)
 				context.AfterFunc(lookup, func() { timer.Stop() })

@@ -17,12 +17,17 @@ import (
 type namedBy struct {
 	routing.Routing
 	named []peer.AddrInfo
+	alone bool    // one server names all, as both DHTs may ask it
 	left  peer.ID // was heard of, and is not asked
 }
 
 func (n namedBy) FindPeer(ctx context.Context, _ peer.ID) (peer.AddrInfo, error) {
 	for i := range n.named {
-		routing.PublishQueryEvent(ctx, &routing.QueryEvent{Type: routing.PeerResponse, ID: peer.ID(rune('a' + i)),
+		server := peer.ID(rune('a' + i))
+		if n.alone {
+			server = "a"
+		}
+		routing.PublishQueryEvent(ctx, &routing.QueryEvent{Type: routing.PeerResponse, ID: server,
 			Responses: []*peer.AddrInfo{{ID: n.left}, &n.named[i]}})
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -41,21 +46,23 @@ func TestALookupEndsWhenThePeerIsNamed(t *testing.T) {
 	const never = time.Minute
 	for name, c := range map[string]struct {
 		named    []peer.AddrInfo
+		alone    bool
 		complete bool
 		want     time.Duration
 	}{
-		"by three":          {[]peer.AddrInfo{yes, no, yes, yes, yes}, false, 300 * time.Millisecond},
-		"by one":            {[]peer.AddrInfo{no, yes}, false, 100*time.Millisecond + patience},
-		"by two":            {[]peer.AddrInfo{yes, yes, no}, false, patience},
-		"without addresses": {[]peer.AddrInfo{{ID: wanted}, {ID: wanted}, {ID: wanted}}, false, never},
-		"somebody else":     {[]peer.AddrInfo{no, no, no}, false, never},
-		"complete":          {[]peer.AddrInfo{yes, yes, yes}, true, never},
+		"by three":          {[]peer.AddrInfo{yes, no, yes, yes, yes}, false, false, 300 * time.Millisecond},
+		"by one":            {[]peer.AddrInfo{no, yes}, false, false, 100*time.Millisecond + patience},
+		"by two":            {[]peer.AddrInfo{yes, yes, no}, false, false, patience},
+		"by one, thrice":    {[]peer.AddrInfo{yes, yes, yes, yes}, true, false, patience},
+		"without addresses": {[]peer.AddrInfo{{ID: wanted}, {ID: wanted}, {ID: wanted}}, false, false, never},
+		"somebody else":     {[]peer.AddrInfo{no, no, no}, false, false, never},
+		"complete":          {[]peer.AddrInfo{yes, yes, yes}, false, true, never},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), never)
 				defer cancel()
-				d := &DHT{routing: namedBy{named: c.named, left: "left"}}
+				d := &DHT{routing: namedBy{named: c.named, alone: c.alone, left: "left"}}
 				begun := time.Now()
 				_, answered, err := d.findPeer(ctx, wanted, c.complete)
 				// The servers sleep between their answers.
