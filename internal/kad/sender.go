@@ -210,6 +210,11 @@ func (s *sender) take(ctx context.Context, p peer.ID) (*link, error) {
 			return l, nil
 		case <-l.gone: // take a new one
 		case <-ctx.Done():
+			select {
+			case l.turn <- struct{}{}:
+				s.release(p, l) // it may be a new one, which nobody else ends
+			default:
+			}
 			return nil, ctx.Err()
 		}
 	}
