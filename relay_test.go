@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
@@ -298,5 +299,14 @@ func TestRelayServiceRunsWhateverTheReachability(t *testing.T) {
 		if err := hidden.WaitReady(testContext(t), StageReachable); err != nil {
 			t.Errorf("a relay with reachability %s gives no reservation: %v", r, err)
 		}
+	}
+}
+
+// The application's own options for hole punching replace the node's, which then does
+// not punch again, and closes as any other.
+func TestHolePunchingOfTheApplicationReplacesTheNodes(t *testing.T) {
+	n := newNode(t, WithHolePunching(), WithLibp2pOptions(libp2p.EnableHolePunching()))
+	if err := n.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -61,6 +61,9 @@ type round struct {
 // the addresses of this machine change, the pauses begin anew. It returns when ctx
 // ends, and stops hole punching then, so that no attempt outlives it.
 func (c *Client) PunchAgain(ctx context.Context, h *nethost.Host, moved *signal.Signal) {
+	if c.puncher == nil {
+		return // the application's own libp2p.EnableHolePunching has replaced the options
+	}
 	holes := map[peer.ID]*hole{}
 	ended := make(chan round)
 	running := 0
