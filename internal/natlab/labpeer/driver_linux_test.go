@@ -212,6 +212,11 @@ func opened(id peer.ID, relayed bool) func(Reply) bool {
 	return func(r Reply) bool { return r.Opened && r.Peer == id && (r.Path == "relayed") == relayed }
 }
 
+// closedDirect fits direct connections to a peer that were closed.
+func closedDirect(id peer.ID) func(Reply) bool {
+	return func(r Reply) bool { return r.Closed && r.Peer == id && r.Path != "relayed" }
+}
+
 // addrs returns the addresses of a peer that contain a text.
 func (p *driven) addrs(part string) []string {
 	p.t.Helper()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -144,29 +145,48 @@ func meet(a, b *driven, possible, sure bool) (m meeting, err error) {
 		}
 		possible = possible && punched
 	}
-	if possible {
-		then, err := a.await(isDirect)
-		if err != nil {
-			return m, fmt.Errorf("no direct connection: %w", err)
+	var second Reply
+	for times := 1; ; times++ {
+		if possible {
+			then, err := a.await(nth(times, isDirect))
+			if err != nil {
+				return m, fmt.Errorf("no direct connection: %w", err)
+			}
+			m.then, m.took = then.Path, then.At.Sub(conn.At)
 		}
-		m.then, m.took = then.Path, then.At.Sub(conn.At)
-	}
-	if len(a.find(isDirect)) > 0 != possible {
-		return m, fmt.Errorf("a direct connection: %v, expected %v", !possible, possible)
-	}
-	// The stream goes on, and another one takes the best path.
-	if err := speak(stream.Stream, "after"); err != nil {
-		return m, fmt.Errorf("the first stream, %s: %w", stream.Path, err)
+		if len(a.find(isDirect)) > 0 != possible {
+			return m, fmt.Errorf("a direct connection: %v, expected %v", !possible, possible)
+		}
+		// The stream goes on, and another one takes the best path.
+		if err := speak(stream.Stream, "after"); err != nil {
+			return m, fmt.Errorf("the first stream, %s: %w", stream.Path, err)
+		}
+		if second, err = a.call(Command{Do: "open", Peer: b.id}); err != nil {
+			return m, err
+		}
+		if (second.Path != "relayed") == possible {
+			break
+		}
+		// What only one side takes for a connection ends, and the hole is punched again.
+		if !possible {
+			return m, fmt.Errorf("the second stream is %s", second.Path)
+		}
+		if _, err := a.await(nth(times, closedDirect(b.id))); err != nil {
+			return m, errors.New("the second stream is relayed, beside a direct connection")
+		}
 	}
 	m.kept = possible && stream.Path == "relayed"
-	second, err := a.call(Command{Do: "open", Peer: b.id})
-	if err != nil {
-		return m, err
-	}
-	if (second.Path != "relayed") != possible {
-		return m, fmt.Errorf("the second stream is %s", second.Path)
-	}
 	return m, speak(second.Stream, "second")
+}
+
+// nth fits the nth event that another predicate fits.
+func nth(n int, fits func(Reply) bool) func(Reply) bool {
+	return func(r Reply) bool {
+		if fits(r) {
+			n--
+		}
+		return n == 0
+	}
 }
 
 // givenUp waits until the peer that was dialed through a relay has punched a hole, or
