@@ -33,6 +33,7 @@ var rooms = map[string]map[string]string{
 	"internal/causes":     {},
 	"internal/certs":      {},
 	"internal/lifecycle":  {},
+	"internal/memstore":   {},
 	"internal/occasion":   {},
 	"internal/ring":       {},
 	"internal/signal":     {},
@@ -97,10 +98,11 @@ var rooms = map[string]map[string]string{
 		"internal/signal":  "connections and members that change are told",
 	},
 	"internal/kad": {
-		"internal/nethost": "the DHT runs on the host",
-		"internal/signal":  "a change of the routing table is told",
-		"internal/errs":    "an empty table is ErrNoPeers",
-		"internal/signed":  "the records of applications' own namespaces",
+		"internal/nethost":  "the DHT runs on the host",
+		"internal/signal":   "a change of the routing table is told",
+		"internal/errs":     "an empty table is ErrNoPeers",
+		"internal/memstore": "what is kept without a data directory",
+		"internal/signed":   "the records of applications' own namespaces",
 
 		"internal/backoff":   "announcements that fail are repeated, further and further apart",
 		"internal/lifecycle": "announcing is awaited",
@@ -179,9 +181,10 @@ var rooms = map[string]map[string]string{
 
 	// The products know the root's exported names.
 	"p2ptest": {
-		"":                 "the nodes",
-		"internal/simhost": "the simulated network, which is the one exception among the products",
-		"internal/raced":   "virtual time under the race detector wants one thread",
+		"":                  "the nodes",
+		"internal/simhost":  "the simulated network, an exception among the products",
+		"internal/memstore": "what a node keeps over a restart, without a directory",
+		"internal/raced":    "virtual time under the race detector wants one thread",
 	},
 	"topic":     {"": "the node"},
 	"rpc":       {"": "the node"},

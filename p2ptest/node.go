@@ -2,9 +2,9 @@ package p2ptest
 
 import (
 	"github.com/ipfs/go-datastore"
-	dssync "github.com/ipfs/go-datastore/sync"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/memstore"
 )
 
 //go:generate go run forward.go
@@ -85,7 +85,7 @@ func (m *member) loseData() {
 	}
 }
 
-func newDatastore() datastore.Batching { return dssync.MutexWrap(datastore.NewMapDatastore()) }
+func newDatastore() datastore.Batching { return memstore.New() }
 
 // move moves a node that is not running to another address.
 func (n *Network) move(m *member) {

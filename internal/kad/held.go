@@ -14,7 +14,6 @@ import (
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
-	dssync "github.com/ipfs/go-datastore/sync"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	record "github.com/libp2p/go-libp2p-record"
 	recpb "github.com/libp2p/go-libp2p-record/pb"
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/memstore"
 )
 
 // removeAtOnce is how many values of an earlier run are removed at once.
@@ -85,7 +85,7 @@ func (f *farthest) Pop() any {
 
 func newHeld(store datastore.Batching, self peer.ID, limit int64, full func(uint64)) *held {
 	if store == nil {
-		store = dssync.MutexWrap(datastore.NewMapDatastore())
+		store = memstore.New()
 	}
 	return &held{
 		Batching: store, max: limit, self: binary.BigEndian.Uint64(kb.ConvertPeerID(self)), refused: refusals{tell: full},

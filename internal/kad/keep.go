@@ -11,7 +11,6 @@ import (
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/namespace"
-	dssync "github.com/ipfs/go-datastore/sync"
 	"github.com/ipfs/go-libdht/kad/key/bitstr"
 	sweep "github.com/libp2p/go-libp2p-kad-dht/provider"
 	"github.com/libp2p/go-libp2p-kad-dht/provider/keystore"
@@ -19,6 +18,7 @@ import (
 	"github.com/multiformats/go-multihash"
 
 	"github.com/go-p2pnode/p2pnode/internal/errs"
+	"github.com/go-p2pnode/p2pnode/internal/memstore"
 	"github.com/go-p2pnode/p2pnode/internal/signal"
 )
 
@@ -97,7 +97,7 @@ func (k *keeper) open() error {
 	base := datastore.NewKey("provide").ChildString(cmp.Or(string(k.d.cfg.Prefix), "public"))
 	store, keys, pending := k.d.cfg.Store, newMemory(), newMemory()
 	if store == nil {
-		store = dssync.MutexWrap(datastore.NewMapDatastore())
+		store = memstore.New()
 	} else {
 		var err error
 		if keys, err = keystore.NewKeystore(namespace.Wrap(store, base.ChildString("keys"))); err != nil {

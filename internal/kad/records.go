@@ -13,12 +13,13 @@ import (
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
-	dssync "github.com/ipfs/go-datastore/sync"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	dhtrecords "github.com/libp2p/go-libp2p-kad-dht/records"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/memstore"
 )
 
 const (
@@ -50,7 +51,7 @@ type records struct {
 
 func newRecords(store datastore.Batching, self peer.ID, limit int64, full func(uint64)) *records {
 	if store == nil {
-		store = dssync.MutexWrap(datastore.NewMapDatastore())
+		store = memstore.New()
 	}
 	id := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(self))
 	return &records{Batching: store, max: limit, self: id, refused: refusals{tell: full}, over: make(chan struct{}, 1), by: make(map[string]int64)}
