@@ -11,37 +11,54 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
+	"github.com/go-p2pnode/p2pnode/internal/raced"
 	"github.com/go-p2pnode/p2pnode/p2ptest"
 )
 
-// sentRecords counts the provider records that DHT servers are sent, by key.
+// sentRecords counts the provider records that DHT servers are sent, by key and
+// server.
 type sentRecords struct {
 	mu    sync.Mutex
-	count map[string]int // guarded by mu
+	count map[string]map[peer.ID]int // guarded by mu
 }
 
 // counted is an option of those that are sent records.
 func (s *sentRecords) counted() p2pnode.Option {
-	return p2pnode.WithDHTOptions(dht.OnRequestHook(func(_ context.Context, _ network.Stream, m *pb.Message) {
+	return p2pnode.WithDHTOptions(dht.OnRequestHook(func(_ context.Context, stream network.Stream, m *pb.Message) {
 		if m.GetType() == pb.Message_ADD_PROVIDER {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.count == nil {
-				s.count = make(map[string]int)
+				s.count = make(map[string]map[peer.ID]int)
 			}
-			s.count[string(m.GetKey())]++
+			if s.count[string(m.GetKey())] == nil {
+				s.count[string(m.GetKey())] = make(map[peer.ID]int)
+			}
+			s.count[string(m.GetKey())][stream.Conn().LocalPeer()]++
 		}
 	}))
+}
+
+// all returns what was sent since the last time.
+func (s *sentRecords) all() map[string]map[peer.ID]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := s.count
+	s.count = nil
+	return all
 }
 
 // take returns how many records of how many keys were sent since the last time, and
 // the least and the most of a key.
 func (s *sentRecords) take() (keys, sum, least, most int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range s.count {
+	for _, to := range s.all() {
+		n := 0
+		for _, times := range to {
+			n += times
+		}
 		if keys == 0 || n < least {
 			least = n
 		}
@@ -49,7 +66,6 @@ func (s *sentRecords) take() (keys, sum, least, most int) {
 		sum += n
 		keys++
 	}
-	clear(s.count)
 	return keys, sum, least, most
 }
 
@@ -99,5 +115,51 @@ func TestRecordsAreSentOnceACycle(t *testing.T) {
 		check("after the restart", 0)
 		time.Sleep(interval)
 		check("in the cycle", len(list))
+	})
+}
+
+// The sweeping provider of kad-dht 0.42 sends all records of a region to much the same
+// peers. Here the 20 closest peers to a key get its record, once, and nobody else.
+func TestRecordsAreWithTheClosestPeers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run without -short")
+	}
+	t.Parallel()
+	size, keys, interval := 60, 200, 20*time.Minute
+	if raced.Detector {
+		size, keys = 40, 50
+	}
+	synctest.Test(t, func(t *testing.T) {
+		sim := quiet(t)
+		var sent sentRecords
+		nodes := sim.Nodes(t, size, p2ptest.Use(sent.counted()))
+		provider := sim.Node(t, p2pnode.WithBootstrapPeers(nodes[0].AddrInfo()),
+			p2pnode.WithReprovideInterval(interval), p2pnode.WithRecordLifetime(2*interval))
+		sim.RoutingTable(append(nodes, provider), 20)
+		list := contents(t, keys)
+		check := func(when string) {
+			t.Helper()
+			all, wrong := sent.all(), 0
+			for _, c := range list {
+				closest := byDistance(nodes, c)[:20]
+				to := all[string(c.Hash())]
+				for _, n := range closest {
+					if to[n.ID()] != 1 {
+						wrong++
+					}
+				}
+				wrong += max(0, len(to)-len(closest))
+			}
+			if len(all) != keys || wrong > 0 {
+				t.Errorf("%s: of the records of %d keys, %d are missing, sent twice or with peers that are not the closest", when, len(all), wrong)
+			}
+		}
+		if err := provider.ProvideMany(t.Context(), slices.Values(list)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		check("at first")
+		time.Sleep(interval)
+		check("in the cycle")
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/namespace"
 	"github.com/ipfs/go-libdht/kad/key/bitstr"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 	sweep "github.com/libp2p/go-libp2p-kad-dht/provider"
 	"github.com/libp2p/go-libp2p-kad-dht/provider/keystore"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -71,6 +72,7 @@ type keeper struct {
 	entered map[bitstr.Key]time.Time          // when regions were entered in the history, lately
 	shorts  map[string]int                    // of keys that fewer peers took than should hold them, how many are missing
 	doubts  map[peer.ID]doubted               // peers that did not hold what they had taken
+	spreads map[*dht.IpfsDHT]*spread          // by table, who gets records
 }
 
 func newKeeper(d *DHT) *keeper {
@@ -78,7 +80,18 @@ func newKeeper(d *DHT) *keeper {
 		d: d, changing: make(chan struct{}, 1), proved: make(map[peer.ID]time.Time),
 		calls: make(map[string][]*announcement), waits: make(map[*wait]bool), sent: make(map[peer.ID]sent), entered: make(map[bitstr.Key]time.Time),
 		shorts: make(map[string]int), doubts: make(map[peer.ID]doubted),
+		spreads: make(map[*dht.IpfsDHT]*spread),
 	}
+}
+
+// spreadOf returns what chooses who gets the records of a table.
+func (k *keeper) spreadOf(table *dht.IpfsDHT) *spread {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.spreads[table] == nil {
+		k.spreads[table] = newSpread(table.BucketSize())
+	}
+	return k.spreads[table]
 }
 
 // open opens the stores and begins to announce what is in them.

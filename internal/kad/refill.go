@@ -306,12 +306,20 @@ func (k *keeper) sending(id peer.ID) bool {
 }
 
 // near returns a function that reports whether a peer may be among the closest to a
-// key: fewer servers than hold a record are connected that are closer.
+// key: fewer servers than hold a record are closer that are connected, or were found
+// lately.
 func (k *keeper) near(table *dht.IpfsDHT, id peer.ID) func(multihash.Multihash) bool {
 	self := kb.ConvertPeerID(id)
-	var others []kb.ID
+	there := make(map[peer.ID]bool)
 	for _, other := range table.RoutingTable().ListPeers() {
-		if other != id && k.d.cfg.Host.Connected(other) {
+		there[other] = k.d.cfg.Host.Connected(other)
+	}
+	for _, other := range k.spreadOf(table).lately() {
+		there[other] = true
+	}
+	var others []kb.ID
+	for other, live := range there {
+		if live && other != id {
 			others = append(others, kb.ConvertPeerID(other))
 		}
 	}

@@ -36,12 +36,13 @@ func (k *keeper) sweep() error {
 // sweepOf builds the sweeping provider of a table.
 func (k *keeper) sweepOf(i int) (*sweep.SweepingProvider, error) {
 	table := k.d.tables[i]
+	places := k.spreadOf(table)
 	// Without WithHost: upstream would forget the addresses of peers that fail
 	// once, persistent ones included.
 	return sweep.New(
 		sweep.WithPeerID(k.d.self),
-		sweep.WithRouter(&router{table: table, k: k}),
-		sweep.WithMessageSender(proving{table.MessageSender(), k}),
+		sweep.WithRouter(&router{table: table, spread: places, k: k}),
+		sweep.WithMessageSender(proving{table.MessageSender(), places, k}),
 		sweep.WithSelfAddrs(table.FilteredAddrs),
 		sweep.WithReplicationFactor(table.BucketSize()),
 		sweep.WithKeystore(cycleKeys{k.keys, k}),
@@ -74,8 +75,9 @@ const neverOffline = 10 * 365 * 24 * time.Hour
 
 // router finds the peers for the sweeping providers.
 type router struct {
-	table *dht.IpfsDHT
-	k     *keeper
+	table  *dht.IpfsDHT
+	spread *spread
+	k      *keeper
 }
 
 func (r *router) GetClosestPeers(ctx context.Context, key string) ([]peer.ID, error) {
@@ -84,6 +86,7 @@ func (r *router) GetClosestPeers(ctx context.Context, key string) ([]peer.ID, er
 	}
 	list, err := r.k.d.closest(ctx, r.table, key)
 	if err == nil {
+		r.spread.found(key, list)
 		return list, nil
 	}
 	r.k.mu.Lock()
@@ -141,18 +144,42 @@ func ready(ctx context.Context, s *sweep.SweepingProvider) bool {
 	return err == nil && st.Connectivity.Status == "online" && st.Schedule.AvgPrefixLength >= 0
 }
 
-// proving is the sender of the sweeping providers. A record has no reply: it
-// asks a peer from time to time whether it holds what it has taken.
+// proving is the sender of the sweeping providers: see spread for whom it sends
+// records to. A record has no reply: it asks a peer from time to time whether it
+// holds what it has taken.
 type proving struct {
 	pb.MessageSender
-	k *keeper
+	spread *spread
+	k      *keeper
 }
 
-func (s proving) SendMessage(ctx context.Context, id peer.ID, m *pb.Message) error {
-	if m.Type == pb.Message_ADD_PROVIDER {
-		s.k.sends(id)
+func (s proving) SendMessage(ctx context.Context, id peer.ID, m *pb.Message) (err error) {
+	if m.Type != pb.Message_ADD_PROVIDER {
+		return s.MessageSender.SendMessage(ctx, id, m)
 	}
-	if err := s.MessageSender.SendMessage(ctx, id, m); err != nil || m.Type != pb.Message_ADD_PROVIDER {
+	var failed peer.ID
+	for range spreadTries {
+		to, last := s.spread.to(id, m.Key)
+		if to == "" || to == failed {
+			break
+		}
+		err = s.record(ctx, to, m)
+		if err == nil && last {
+			s.spread.done(m.Key)
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		s.spread.fails(to)
+		failed = to
+	}
+	return err
+}
+
+// record sends a peer a record.
+func (s proving) record(ctx context.Context, id peer.ID, m *pb.Message) error {
+	s.k.sends(id)
+	if err := s.MessageSender.SendMessage(ctx, id, m); err != nil {
 		return err
 	}
 	if err := s.k.proves(ctx, s.MessageSender, id, m.Key); err != nil {
