@@ -3,7 +3,6 @@ package p2pnode_test
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -47,11 +46,17 @@ func (r *requests) counted() p2pnode.Option {
 	}))
 }
 
-// of returns what a node has asked.
-func (r *requests) of(n *p2ptest.Node) map[pb.Message_MessageType]int {
+// of returns what some nodes have asked.
+func (r *requests) of(nodes ...*p2ptest.Node) map[pb.Message_MessageType]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return maps.Clone(r.count[n.ID()])
+	all := make(map[pb.Message_MessageType]int)
+	for _, n := range nodes {
+		for kind, count := range r.count[n.ID()] {
+			all[kind] += count
+		}
+	}
+	return all
 }
 
 // sum returns what all nodes have asked.
@@ -59,9 +64,9 @@ func (r *requests) sum() map[pb.Message_MessageType]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := make(map[pb.Message_MessageType]int)
-	for _, count := range r.count {
-		for kind, n := range count {
-			all[kind] += n
+	for _, asked := range r.count {
+		for kind, count := range asked {
+			all[kind] += count
 		}
 	}
 	return all

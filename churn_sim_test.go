@@ -20,7 +20,8 @@ import (
 // churned is a network in which servers leave and others come.
 type churned struct {
 	sim   *p2ptest.Network
-	nodes p2ptest.Nodes // the first stays
+	nodes p2ptest.Nodes // the first stay
+	stay  int           // how many
 	opts  []p2pnode.Option
 	rng   *rand.Rand
 }
@@ -31,7 +32,7 @@ func newChurned(t *testing.T, size int, hour time.Duration, more ...p2pnode.Opti
 	// The refreshes of the routing tables cost most of the time that these tests take.
 	table := p2pnode.WithDHTOptions(dht.RoutingTableRefreshPeriod(2 * time.Hour))
 	sim := quiet(t, append(more, table, p2pnode.WithReprovideInterval(22*hour), p2pnode.WithRecordLifetime(48*hour))...)
-	c := &churned{sim: sim, nodes: sim.Nodes(t, size), rng: rand.New(rand.NewPCG(1, 2))}
+	c := &churned{sim: sim, stay: 1, nodes: sim.Nodes(t, size, p2ptest.Random(min(3, size-1)), p2ptest.Stagger(20*time.Millisecond)), rng: rand.New(rand.NewPCG(1, 2))}
 	sim.RoutingTable(c.nodes, min(size-1, 20))
 	return c
 }
@@ -46,7 +47,7 @@ func (c *churned) pass(t *testing.T, hours int, hour time.Duration, churn bool) 
 		if !churn {
 			continue
 		}
-		i := 1 + c.rng.IntN(len(c.nodes)-1)
+		i := c.stay + c.rng.IntN(len(c.nodes)-c.stay)
 		c.sim.Crash(c.nodes[i])
 		c.nodes[i] = c.sim.Node(t, append([]p2pnode.Option{p2pnode.WithBootstrapPeers(c.nodes[0].AddrInfo())}, c.opts...)...)
 	}
@@ -101,22 +102,27 @@ func TestProvideOutlivesChurn(t *testing.T) {
 	})
 }
 
-// BenchmarkWatching counts what every node of a network sends that provides 100 CIDs,
-// or 1,000 with -long: in messages an hour, without churn and with that of
+// BenchmarkWatching counts what the nodes of a network send that provide 100 CIDs, or
+// 1,000 with -long: in messages an hour and node, without churn and with that of
 // TestProvideOutlivesChurn, and without the announcing itself, which it ends before
-// and whose cycle comes later.
+// and whose cycle comes later. Of 1,000 nodes 20 provide something, and stay.
 func BenchmarkWatching(b *testing.B) {
 	keys := 100
 	if longRun() {
 		keys = 1000
 	}
-	for _, size := range []int{30, 60} {
-		b.Run(fmt.Sprintf("nodes=%d/keys=%d", size, keys), func(b *testing.B) {
+	for _, of := range []struct{ nodes, providers int }{{30, 30}, {60, 60}, {1000, 20}} {
+		b.Run(fmt.Sprintf("nodes=%d/keys=%d", of.nodes, keys), func(b *testing.B) {
 			for b.Loop() {
 				p2ptest.Run(b.Name(), func(t *testing.T) {
 					var asked requests
-					c := newChurned(t, size, time.Hour, asked.counted())
-					for i, n := range c.nodes {
+					c := newChurned(t, of.nodes, time.Hour, asked.counted())
+					sum := asked.sum
+					if of.providers < of.nodes {
+						c.stay = of.providers
+						sum = func() map[pb.Message_MessageType]int { return asked.of(c.nodes[:of.providers]...) }
+					}
+					for i, n := range c.nodes[:of.providers] {
 						list := make([]cid.Cid, keys)
 						for j := range list {
 							list[j] = cidOf(t, fmt.Sprint(i, " ", j))
@@ -127,16 +133,16 @@ func BenchmarkWatching(b *testing.B) {
 					}
 					time.Sleep(10 * time.Minute)
 					for _, churn := range []bool{false, true} {
-						before := asked.sum()
+						before := sum()
 						hours := 2
 						if churn {
 							hours = 4
 						}
 						c.pass(t, hours, time.Hour, churn)
-						after := asked.sum()
+						after := sum()
 						for _, kind := range []pb.Message_MessageType{pb.Message_FIND_NODE, pb.Message_ADD_PROVIDER, pb.Message_GET_PROVIDERS} {
 							what := map[bool]string{false: "idle-", true: "churn-"}[churn]
-							b.ReportMetric(float64(after[kind]-before[kind])/float64(size*hours), what+kind.String()+"/h")
+							b.ReportMetric(float64(after[kind]-before[kind])/float64(of.providers*hours), what+kind.String()+"/h")
 						}
 					}
 				})

@@ -95,16 +95,17 @@ func warm(t *testing.T, n *p2ptest.Node, c cid.Cid) {
 }
 
 // The first provider comes as soon as the DHT itself has it, also when there are
-// records of peers that are gone.
+// records of peers that are gone. On a large network a search takes one round trip
+// more or less by chance: there it is so on average.
 func TestFirstProviderIsAsFastAsTheDHT(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
 	t.Parallel()
-	size, rounds := 20, 3
+	size, rounds, searches := 20, 3, 1
 	switch {
 	case longRun():
-		size = 200
+		size, searches = 200, 40
 	case raced.Detector:
 		rounds = 1
 	}
@@ -112,37 +113,65 @@ func TestFirstProviderIsAsFastAsTheDHT(t *testing.T) {
 		t.Run(fmt.Sprintf("%d gone", gone), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				_, servers, searchers := searching(t, size, rounds)
+				var all, raw time.Duration
 				for i, n := range searchers {
-					c, provider := cidOf(t, fmt.Sprint(i)), servers[1+i]
-					dead(t, servers, c, gone)
-					hold(t, farthest(servers, c), c, provider.AddrInfo())
-					warm(t, n, c)
-
-					ctx, cancel := context.WithCancel(t.Context())
-					begun := time.Now()
-					for ai := range tableOf(n).FindProvidersAsync(ctx, c, 0) {
-						if ai.ID == provider.ID() {
-							break
+					for j := range searches {
+						c, provider := cidOf(t, fmt.Sprint(i, " ", j)), servers[1+i]
+						dead(t, servers, c, gone)
+						hold(t, farthest(servers, c), c, provider.AddrInfo())
+						warm(t, n, c)
+						took := [2]func() time.Duration{
+							func() time.Duration { return firstOfTheDHT(t, n, c, provider.ID()) },
+							func() time.Duration { return firstFound(t, n, c, provider.ID()) },
+						}
+						if j%2 == 0 {
+							raw += took[0]()
+							all += took[1]()
+						} else {
+							all += took[1]()
+							raw += took[0]()
 						}
 					}
-					raw := time.Since(begun)
-					cancel()
-					synctest.Wait()
-					begun = time.Now()
-					for ai, err := range n.FindProviders(t.Context(), c) {
-						if err != nil || ai.ID != provider.ID() {
-							t.Errorf("found %v, %v", ai, err)
-						}
-						break
-					}
-					t.Logf("of %d servers: the first provider after %v, with the DHT itself after %v; a round trip takes 80ms", size, time.Since(begun), raw)
-					if own := time.Since(begun); raw == 0 || own > raw*103/100 {
-						t.Errorf("the first provider came after %v, the DHT itself has it after %v", own, raw)
-					}
+				}
+				n := time.Duration(rounds * searches)
+				t.Logf("of %d servers: the first provider after %v, with the DHT itself after %v, on average; a round trip takes 80ms", size, all/n, raw/n)
+				if raw == 0 || all > raw*103/100 {
+					t.Errorf("the first provider came after %v, the DHT itself has it after %v", all/n, raw/n)
 				}
 			})
 		})
 	}
+}
+
+// firstOfTheDHT returns when the DHT itself finds a provider.
+func firstOfTheDHT(t *testing.T, n *p2ptest.Node, c cid.Cid, provider peer.ID) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	begun := time.Now()
+	for ai := range tableOf(n).FindProvidersAsync(ctx, c, 0) {
+		if ai.ID == provider {
+			break
+		}
+	}
+	took := time.Since(begun)
+	cancel()
+	synctest.Wait()
+	return took
+}
+
+// firstFound returns when a search finds a provider, which is the only one.
+func firstFound(t *testing.T, n *p2ptest.Node, c cid.Cid, provider peer.ID) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	for ai, err := range n.FindProviders(t.Context(), c) {
+		if err != nil || ai.ID != provider {
+			t.Errorf("found %v, %v", ai, err)
+		}
+		break
+	}
+	took := time.Since(begun)
+	synctest.Wait()
+	return took
 }
 
 // A provider whose address must be looked up comes after two round trips, however
