@@ -3,10 +3,12 @@ package p2pnode_test
 import (
 	"bufio"
 	"context"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -32,12 +34,12 @@ type jsPeer struct {
 	said  chan string // its lines; closed when it ends
 }
 
-// startJS runs peer.js until the test ends.
-func startJS(t *testing.T) *jsPeer {
+// startJS runs peer.js until the test ends, with variables for Node.
+func startJS(t *testing.T, env ...string) *jsPeer {
 	t.Helper()
 	needs.NodeModules(t, "interop")
-	cmd := exec.CommandContext(t.Context(), "node", "peer.js")
-	cmd.Dir, cmd.Stderr = "interop", os.Stderr
+	cmd := exec.CommandContext(t.Context(), "node", "--experimental-websocket", "peer.js") // which Node 22 has by itself
+	cmd.Dir, cmd.Stderr, cmd.Env = "interop", os.Stderr, append(os.Environ(), env...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +194,55 @@ func TestTopicsOutliveTheirStreamsWithJS(t *testing.T) {
 			}
 			if conn.IsClosed() {
 				t.Error("the connection was closed")
+			}
+		})
+	}
+}
+
+// js-libp2p dials a node over WebSocket, as browsers do, also with TLS, where it checks
+// the node's certificate. Both hear each other.
+func TestWebSocketWithJS(t *testing.T) {
+	secure := selfSigned(t)
+	trusted := filepath.Join(t.TempDir(), "cert.pem")
+	if err := os.WriteFile(trusted, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificates[0].Certificate[0]}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		listen string
+		env    []string
+		fails  bool
+	}{
+		{"/ip4/127.0.0.1/tcp/0/ws", nil, false},
+		{"/ip4/127.0.0.1/tcp/0/tls/ws", []string{"NODE_EXTRA_CA_CERTS=" + trusted}, false},
+		{"/ip4/127.0.0.1/tcp/0/tls/ws", nil, true},
+	} {
+		t.Run(fmt.Sprintf("%s, fails %v", c.listen, c.fails), func(t *testing.T) {
+			t.Parallel()
+			js := startJS(t, c.env...)
+			opts := []p2pnode.Option{p2pnode.WithListenAddrs(c.listen)}
+			if strings.Contains(c.listen, "/tls/") {
+				opts = append(opts, p2pnode.WithTLSConfig(secure))
+			}
+			n, err := p2pnode.New(t.Context(), opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := n.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			sub, err := n.Subscribe(t.Context(), "news")
+			if err != nil {
+				t.Fatal(err)
+			}
+			js.tell(t, "dial %s", n.Addrs()[0])
+			said := js.wait(t, "dialed ", jsPatience)
+			if connected := strings.HasPrefix(said, "dialed /"); connected == c.fails || said == "" {
+				t.Fatalf("js-libp2p says %q", said)
+			}
+			if !c.fails {
+				flowsWithJS(t, c.listen, n, sub, js)
 			}
 		})
 	}

@@ -5,7 +5,9 @@ import { gossipsub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
 import { noise } from '@libp2p/noise'
 import { tcp } from '@libp2p/tcp'
+import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
+import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 
 Promise.withResolvers ??= () => { // Node 20 has none
@@ -16,7 +18,7 @@ Promise.withResolvers ??= () => { // Node 20 has none
 
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
-  transports: [tcp()],
+  transports: [tcp(), webSockets()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   services: { identify: identify(), pubsub: gossipsub() }
@@ -35,6 +37,11 @@ for await (const line of createInterface({ input: process.stdin })) {
       // Fails without a peer on the topic. The test publishes until one message
       // arrives.
       await pubsub.publish('news', new TextEncoder().encode(argument)).catch(() => {})
+      break
+    case 'dial': // says the connection's address, or what went wrong
+      await node.dial(multiaddr(argument)).then(
+        connection => console.log('dialed', connection.remoteAddr.toString()),
+        err => console.log('dialed', err.message.replaceAll('\n', ' ')))
       break
     case 'reset': // the pubsub streams of one direction: inbound or outbound
       {
