@@ -142,6 +142,9 @@ func New(cfg Config) (_ *Host, err error) {
 		return nil, err
 	}
 	part := &Host{private: cfg.PSK != nil, transports: ours, sockets: len(theirs.Transports)+len(theirs.QUICReuse) == 0}
+	if cfg.AlsoTCP {
+		ours.ranker = &part.ranker
+	}
 	part.gate = newGate(cfg.Public, part)
 	if !theirs.CustomUDPBlackHoleSuccessCounter {
 		part.blackHoles = append(part.blackHoles, &swarm.BlackHoleSuccessCounter{N: 100, MinSuccesses: 5, Name: udpCounter})
@@ -313,7 +316,7 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 			ours = append(ours, swarm.WithDialTimeout(d), swarm.WithDialTimeoutLocal(d))
 		}
 		if cfg.AlsoTCP {
-			h.ranker.conns = func() []network.Conn { return h.swarm.Conns() } // nothing dials before there is one
+			h.ranker.swarm = func() network.Network { return h.swarm } // nothing dials before there is one
 			ours = append(ours, swarm.WithDialRanker(h.ranker.rank))
 		}
 		c.SwarmOpts = append(ours, theirs.SwarmOpts...)

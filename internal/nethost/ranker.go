@@ -29,7 +29,7 @@ const (
 // connections only over QUIC it does not know where it can be reached over TCP, and
 // no hole can be punched for a peer behind a firewall that drops UDP.
 type ranker struct {
-	conns func() []network.Conn // of the swarm; nil before there is one
+	swarm func() network.Network
 
 	mu    sync.Mutex
 	last  ma.Multiaddr // an address of the last peer dialed; guarded by mu
@@ -70,12 +70,11 @@ func (r *ranker) prefersTCP(list []ma.Multiaddr) bool {
 	if waits {
 		return false
 	}
-	for _, c := range r.conns() {
-		out := c.Stat().Direction == network.DirOutbound
-		if out && onGlobal(c.RemoteMultiaddr(), addrs.TCP) {
-			return false
-		}
-		others = others || out && onGlobal(c.RemoteMultiaddr(), addrs.QUIC)
+	if r.knowsTCP() {
+		return false
+	}
+	for _, c := range r.swarm().Conns() {
+		others = others || c.Stat().Direction == network.DirOutbound && onGlobal(c.RemoteMultiaddr(), addrs.QUIC)
 	}
 	if others {
 		r.mu.Lock()
@@ -83,6 +82,26 @@ func (r *ranker) prefersTCP(list []ma.Multiaddr) bool {
 		r.tried = now
 	}
 	return others
+}
+
+// knowsTCP reports whether a peer on the public network tells the node where it can be
+// reached over TCP: it is connected to a port at which the node listens.
+func (r *ranker) knowsTCP() bool {
+	ports := make(map[string]bool)
+	for _, a := range r.swarm().ListenAddresses() {
+		if port, err := a.ValueForProtocol(ma.P_TCP); err == nil {
+			ports[port] = true
+		}
+	}
+	for _, c := range r.swarm().Conns() {
+		if c.Stat().Direction != network.DirOutbound || !onGlobal(c.RemoteMultiaddr(), addrs.TCP) {
+			continue
+		}
+		if port, err := c.LocalMultiaddr().ValueForProtocol(ma.P_TCP); err == nil && ports[port] {
+			return true
+		}
+	}
+	return false
 }
 
 // onGlobal reports whether an address is of a kind, and of the public network.

@@ -12,20 +12,32 @@ import (
 // conn is a connection that was dialed.
 type conn struct {
 	network.Conn
-	to ma.Multiaddr
+	from, to ma.Multiaddr
 }
 
+func (c conn) LocalMultiaddr() ma.Multiaddr  { return c.from }
 func (c conn) RemoteMultiaddr() ma.Multiaddr { return c.to }
 func (c conn) Stat() network.ConnStats {
 	return network.ConnStats{Stats: network.Stats{Direction: network.DirOutbound}}
 }
 
+// swarmOf is a swarm with connections, which listens.
+type swarmOf struct {
+	network.Network
+	conns   *[]network.Conn
+	listens []ma.Multiaddr
+}
+
+func (s swarmOf) Conns() []network.Conn           { return *s.conns }
+func (s swarmOf) ListenAddresses() []ma.Multiaddr { return s.listens }
+
 // The first of several peers is dialed over QUIC, the second over TCP, and others
-// over QUIC again, until there is no connection over TCP.
+// over QUIC again, until there is no connection over TCP from the listen port.
 func TestOneOfSeveralPeersIsDialedOverTCP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open []network.Conn
-		r := &ranker{conns: func() []network.Conn { return open }}
+		listen, other := ma.StringCast("/ip4/192.168.1.2/tcp/4001"), ma.StringCast("/ip4/192.168.1.2/tcp/40001")
+		r := &ranker{swarm: func() network.Network { return swarmOf{conns: &open, listens: []ma.Multiaddr{listen}} }}
 		peer := func(ip string) (list []ma.Multiaddr) {
 			for _, rest := range []string{"/udp/1/quic-v1", "/tcp/1", "/tcp/2/ws"} {
 				list = append(list, ma.StringCast("/ip4/"+ip+rest))
@@ -55,13 +67,17 @@ func TestOneOfSeveralPeersIsDialedOverTCP(t *testing.T) {
 		expect(three, "quic-v1")
 		time.Sleep(time.Minute)
 		expect(one, "quic-v1") // alone
-		open = []network.Conn{conn{to: peer(one)[0]}}
+		open = []network.Conn{conn{from: listen, to: peer(one)[0]}}
 		time.Sleep(time.Minute)
 		expect(two, "tcp") // besides one over QUIC
 		expect(three, "quic-v1")
-		open = append(open, conn{to: peer(two)[1]})
+		open = append(open, conn{from: listen, to: peer(two)[1]})
 		time.Sleep(time.Minute)
 		expect(three, "quic-v1")
+		open[1] = conn{from: other, to: peer(two)[1]} // nobody else sees that port
+		expect(three, "tcp")
+		open[1] = conn{from: listen, to: peer(two)[1]}
+		time.Sleep(time.Minute)
 		open = open[:1] // the one over TCP is lost
 		expect(three, "tcp")
 		time.Sleep(time.Minute)

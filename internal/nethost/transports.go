@@ -28,7 +28,8 @@ import (
 // application's replace them: the swarm refuses two for one protocol.
 type transports struct {
 	ours    []transport.Transport
-	streams int // that a peer may open; 0 for libp2p's default
+	ranker  *ranker // nil if no holes are punched
+	streams int     // that a peer may open; 0 for libp2p's default
 
 	dial time.Duration // how long a dial may take; 0 for libp2p's defaults
 
@@ -45,7 +46,11 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 				opts = append(opts, tcp.WithConnectionTimeout(t.dial))
 			}
 			made, err := tcp.NewTCPTransport(u, rm, share, opts...)
-			return t.keep(linkTCP{made}, err)
+			if err != nil || t.ranker == nil {
+				return t.keep(linkTCP{made}, err)
+			}
+			fresh, err := tcp.NewTCPTransport(u, rm, nil, append(opts, tcp.DisableReuseport())...)
+			return t.keep(freshTCP{linkTCP{made}, fresh, t.ranker}, err)
 		})
 	case addrs.QUIC:
 		return libp2p.Transport(func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
