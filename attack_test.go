@@ -282,6 +282,9 @@ func (h hungHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 
 // A log handler that hangs stops nothing, and is named by Close.
 func TestAttackALoggerThatHangsStopsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("Close waits for the logger, 5 seconds: run without -short")
+	}
 	t.Parallel()
 	let := make(chan struct{})
 	n, err := New(testContext(t), loopback(), WithLogger(slog.New(hungHandler{slog.DiscardHandler, let})))

@@ -507,6 +507,7 @@ func (l logged) Handle(context.Context, slog.Record) error {
 }
 
 func TestPitfall60DiagnoseAnotherNetworkKey(t *testing.T) {
+	t.Parallel()
 	key := func(b byte) p2pnode.Option {
 		psk := make(pnet.PSK, 32)
 		psk[0] = b

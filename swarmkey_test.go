@@ -83,6 +83,7 @@ func FuzzDecodeSwarmKey(f *testing.F) {
 // A node with another key, or with none, gets no connection; one with the key
 // does. Status names the network by a fingerprint that is not the key.
 func TestPrivateNetworkFingerprint(t *testing.T) {
+	t.Parallel()
 	psk := bytes.Repeat([]byte{7}, pskSize)
 	other := bytes.Repeat([]byte{8}, pskSize)
 	tcp := WithListenAddrs("/ip4/127.0.0.1/tcp/0")
