@@ -15,10 +15,10 @@ import (
 // all peers of a region, 20 to 40 of them, and has the keys there, and compares both
 // bit by bit: keys from their first bit on, but peers from the first one after the
 // region's prefix. So all keys of a region go to much the same 20 peers, and of a
-// key's 20 closest only some get it. spread puts that right. Upstream
-// sends as many messages for a key as there should be records: each of them goes to
-// another one of the closest peers, to the one that upstream has chosen if it is
-// among them. When upstream has chosen well, nothing changes.
+// key's 20 closest only some get it. spread puts that right. Upstream sends as many
+// messages for a key as there should be records: each of them goes to another one of
+// the closest peers, to the one that upstream has chosen if it is among them. When
+// upstream has chosen well, nothing changes.
 
 const (
 	// spreadTries is how many peers are tried for a message when they fail.
@@ -112,7 +112,7 @@ func (s *spread) to(id peer.ID, key []byte) (to peer.ID, last bool) {
 	s.turn()
 	sent := s.sent[at] | s.before[at]
 	delete(s.before, at)
-	chosen, closest, missing, own := -1, 0, 0, placeOf(id)^at
+	chosen, ranked, missing, own := -1, 0, 0, placeOf(id)^at
 	for rank, distance := range distances[:min(len(distances), spreadRanks)] {
 		if s.hasFailed(distance ^ at) {
 			continue
@@ -123,19 +123,19 @@ func (s *spread) to(id peer.ID, key []byte) (to peer.ID, last bool) {
 				chosen = rank
 			}
 		}
-		if closest++; closest == s.size {
+		if ranked++; ranked == s.size {
 			break
 		}
 	}
 	switch {
-	case closest == 0:
+	case ranked == 0:
 		return id, false // upstream is to see that nobody can be reached
 	case missing == 0:
 		delete(s.sent, at)
 		return "", true
 	}
 	s.sent[at] = sent | 1<<chosen
-	return s.at(distances[chosen] ^ at).id, missing == 1
+	return s.peerAt(distances[chosen] ^ at).id, missing == 1
 }
 
 // done notes that all of the closest have been sent a record. The next message is
@@ -195,8 +195,8 @@ func (s *spread) near(at uint64) []candidate {
 	return region
 }
 
-// at returns the peer at a place. It is called with the lock held.
-func (s *spread) at(place uint64) candidate {
+// peerAt returns the peer at a place. It is called with the lock held.
+func (s *spread) peerAt(place uint64) candidate {
 	i, _ := slices.BinarySearchFunc(s.peers, place, candidate.compare)
 	return s.peers[i]
 }
@@ -206,7 +206,7 @@ func (s *spread) hasFailed(place uint64) bool {
 	if len(s.failed) == 0 {
 		return false
 	}
-	_, failed := s.failed[s.at(place).id]
+	_, failed := s.failed[s.peerAt(place).id]
 	return failed
 }
 
