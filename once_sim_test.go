@@ -124,11 +124,9 @@ func TestRecordsAreWithTheClosestPeers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
+	raced.Skip(t)
 	t.Parallel()
-	size, keys, interval := 60, 200, 20*time.Minute
-	if raced.Detector {
-		size, keys = 40, 50
-	}
+	const size, keys, interval = 60, 200, 20 * time.Minute
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)
 		var sent sentRecords
@@ -170,13 +168,12 @@ func TestProvideManyIsFiftyTimesAsFast(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
+	raced.Skip(t)
 	t.Parallel()
-	size, keys, sampled := 60, 1000, 20
-	switch {
-	case longRun():
+	const size = 60
+	keys, sampled := 1000, 20
+	if longRun() {
 		keys, sampled = 10_000, 200
-	case raced.Detector:
-		size, keys = 30, 500
 	}
 	synctest.Test(t, func(t *testing.T) {
 		var asked requests

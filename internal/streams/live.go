@@ -64,6 +64,15 @@ type half struct {
 	deadline time.Time     // zero for none
 }
 
+// returns returns a channel that is closed when the call returns that is in the muxer,
+// nil if there is none. It is called with the lock held.
+func (h *half) returns() <-chan struct{} {
+	if h.busy && h.turn == nil {
+		h.turn = make(chan struct{})
+	}
+	return h.turn
+}
+
 // enter begins a call.
 func (s *live) enter(h *half) error {
 	s.mu.Lock()
@@ -79,10 +88,7 @@ func (s *live) enter(h *half) error {
 			return nil
 		}
 		// A deadline or an end by this side that ends that call also ends this one.
-		if h.turn == nil {
-			h.turn = make(chan struct{})
-		}
-		turn := h.turn
+		turn := h.returns()
 		s.mu.Unlock()
 		<-turn
 		s.mu.Lock()
@@ -180,10 +186,7 @@ func (s *live) shut(read, write bool) (writing <-chan struct{}) {
 		s.write.closed, s.write.ended = true, true
 		if s.write.busy {
 			_ = s.Stream.SetWriteDeadline(past)
-			if s.write.turn == nil {
-				s.write.turn = make(chan struct{})
-			}
-			writing = s.write.turn
+			writing = s.write.returns()
 		}
 	}
 	held := s.releaseLocked()
@@ -192,9 +195,9 @@ func (s *live) shut(read, write bool) (writing <-chan struct{}) {
 	return writing
 }
 
-func wait(writing <-chan struct{}) {
-	if writing != nil {
-		<-writing
+func wait(call <-chan struct{}) {
+	if call != nil {
+		<-call
 	}
 }
 
@@ -222,6 +225,10 @@ func (s *live) Close() error {
 // which it can read what this side wrote, and then answered with a reset.
 func (s *live) linger(ctx context.Context) {
 	_ = s.Stream.CloseWrite()
+	s.mu.Lock()
+	reading := s.read.returns() // Close has ended it; yamux (5.1) does not expect two at a time
+	s.mu.Unlock()
+	wait(reading)
 	_ = s.Stream.SetReadDeadline(time.Now().Add(lingerFor))
 	stop := context.AfterFunc(ctx, func() { _ = s.Stream.SetReadDeadline(past) })
 	defer stop()
