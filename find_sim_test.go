@@ -101,13 +101,12 @@ func TestFirstProviderIsAsFastAsTheDHT(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
+	raced.Skip(t)
 	t.Parallel()
-	size, rounds, searches := 20, 3, 1
-	switch {
-	case longRun():
+	const rounds = 3
+	size, searches := 20, 1
+	if longRun() {
 		size, searches = 200, 40
-	case raced.Detector:
-		rounds = 1
 	}
 	for _, gone := range []int{0, 40} {
 		t.Run(fmt.Sprintf("%d gone", gone), func(t *testing.T) {

@@ -75,6 +75,7 @@ func TestRecordsAreSentOnceACycle(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
+	raced.Skip(t)
 	t.Parallel()
 	const size, keys, single, interval = 23, 100, 3, 20 * time.Minute
 	dir := t.TempDir()
