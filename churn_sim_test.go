@@ -114,7 +114,7 @@ func BenchmarkWatching(b *testing.B) {
 	for _, of := range []struct{ nodes, providers int }{{30, 30}, {60, 60}, {1000, 20}} {
 		b.Run(fmt.Sprintf("nodes=%d/keys=%d", of.nodes, keys), func(b *testing.B) {
 			if of.nodes > 100 && !longRun() {
-				b.Skip("takes hours and 12 GB: run it with -long")
+				b.Skip("takes more than an hour of processor time and 12 GB: run it with -long")
 			}
 			for b.Loop() {
 				p2ptest.Run(b.Name(), func(t *testing.T) {
