@@ -71,6 +71,25 @@ func startJS(t *testing.T, env ...string) *jsPeer {
 	return js
 }
 
+// onNews starts a node that is subscribed to the topic of peer.js.
+func onNews(t *testing.T, opts ...p2pnode.Option) (*p2pnode.Node, *p2pnode.Subscription) {
+	t.Helper()
+	n, err := p2pnode.New(t.Context(), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	sub, err := n.Subscribe(t.Context(), "news")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, sub
+}
+
 // tell sends peer.js a command.
 func (js *jsPeer) tell(t *testing.T, format string, args ...any) {
 	t.Helper()
@@ -170,19 +189,7 @@ func TestTopicsOutliveTheirStreamsWithJS(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			js := startJS(t)
-			n, err := p2pnode.New(t.Context(), p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := n.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-			sub, err := n.Subscribe(t.Context(), "news")
-			if err != nil {
-				t.Fatal(err)
-			}
+			n, sub := onNews(t, p2pnode.WithListenAddrs("/ip4/127.0.0.1/tcp/0"))
 			if err := n.Connect(t.Context(), js.AddrInfo); err != nil {
 				t.Fatal(err)
 			}
@@ -223,19 +230,7 @@ func TestWebSocketWithJS(t *testing.T) {
 			if strings.Contains(c.listen, "/tls/") {
 				opts = append(opts, p2pnode.WithTLSConfig(secure))
 			}
-			n, err := p2pnode.New(t.Context(), opts...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := n.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-			sub, err := n.Subscribe(t.Context(), "news")
-			if err != nil {
-				t.Fatal(err)
-			}
+			n, sub := onNews(t, opts...)
 			js.tell(t, "dial %s", n.Addrs()[0])
 			said := js.wait(t, "dialed ", jsPatience)
 			if connected := strings.HasPrefix(said, "dialed /"); connected == c.fails || said == "" {
