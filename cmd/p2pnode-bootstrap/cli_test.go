@@ -18,19 +18,27 @@ import (
 // The tests of internal/cli.
 
 func TestExitCodes(t *testing.T) {
+	running := t.Context()
+	interrupted, interrupt := context.WithCancel(running)
+	interrupt()
+	_, starting := p2pnode.New(interrupted, p2pnode.WithoutListening())
 	for _, row := range []struct {
+		ctx  context.Context
 		err  error
 		code int
 		says string
 	}{
-		{nil, 0, ""},
-		{flag.ErrHelp, 0, ""},
-		{cli.Usagef("bad\nflag"), 2, "bad; flag\n"},
-		{fmt.Errorf("wrapped: %w", cli.Usagef("x")), 2, "wrapped: x\n"},
-		{errors.New("broken"), 1, "broken\n"},
+		{running, nil, 0, ""},
+		{running, flag.ErrHelp, 0, ""},
+		{running, cli.Usagef("bad\nflag"), 2, "bad; flag\n"},
+		{running, fmt.Errorf("wrapped: %w", cli.Usagef("x")), 2, "wrapped: x\n"},
+		{running, errors.New("broken"), 1, "broken\n"},
+		{running, context.Canceled, 1, "context canceled\n"},
+		{interrupted, starting, 0, ""},
+		{interrupted, errors.New("broken"), 1, "broken\n"},
 	} {
 		var stderr bytes.Buffer
-		if got := cli.ExitCode(row.err, &stderr); got != row.code || stderr.String() != row.says {
+		if got := cli.ExitCode(row.ctx, row.err, &stderr); got != row.code || stderr.String() != row.says {
 			t.Errorf("%v: exit %d and %q", row.err, got, stderr.String())
 		}
 	}

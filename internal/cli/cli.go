@@ -195,24 +195,28 @@ func Join(fs *flag.FlagSet, network, ticket string) []p2pnode.Option {
 }
 
 // Main runs a program until it ends or is interrupted, and exits: with 0 if run
-// returned nil or printed help, with 2 for invalid arguments, with 1 for
-// anything else. A second interrupt ends the program at once.
+// returned nil, printed help or was interrupted, with 2 for invalid arguments, with 1
+// for anything else. A second interrupt ends the program at once.
 func Main(run func(ctx context.Context, args []string, out io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Stdout)
+	exit := ExitCode(ctx, err, os.Stderr)
 	stop()
-	exit := ExitCode(err, os.Stderr)
 	if !ended() {
 		exit = 3
 	}
 	os.Exit(exit)
 }
 
-// ExitCode prints an error in one line, and returns the exit code for it.
-func ExitCode(err error, stderr io.Writer) int {
+// ExitCode prints the error of a program in one line, and returns the exit code for
+// it. That the end of ctx, which is an interrupt, cut something short is no error: a
+// program may be interrupted while it starts.
+func ExitCode(ctx context.Context, err error, stderr io.Writer) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return 0
 	case errors.Is(err, ErrUsage):
 		fmt.Fprintln(stderr, err)
