@@ -8,18 +8,14 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/go-p2pnode/p2pnode/internal/clitest"
@@ -36,46 +32,16 @@ func TestMain(m *testing.M) {
 	})
 }
 
-var dir string // of the programs, once there are any
-
-// build builds all programs. With the tag leakcheck, those that use internal/cli
-// exit with code 3 if they leave a goroutine behind.
-var build = sync.OnceValue(func() error {
-	var err error
-	if dir, err = os.MkdirTemp("", "p2pnode-examples-"); err != nil {
-		return err
-	}
-	args := []string{"build", "-tags=leakcheck", "-buildvcs=false", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
-	if raced.Detector {
-		args = append(args, "-race")
-	}
-	if out, err := exec.Command("go", append(args, "./...")...).CombinedOutput(); err != nil {
-		return fmt.Errorf("go %q: %w\n%s", args, err, out)
-	}
-	// The results of a test are cached until a file or directory changes that it
-	// has read. What the compiler reads does not count, so that this looks at every
-	// directory of the module.
-	return filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		if d != nil && d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules") {
-			return fs.SkipDir
-		}
-		return err
-	})
-})
-
 // program returns one of the programs.
 func program(t *testing.T, name string) clitest.Process {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("linking ten programs takes long: run it without -short")
+		t.Skip("compiling and linking the programs takes long: run it without -short")
 	}
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	if runtime.GOOS == "windows" {
-		name += ".exe"
-	}
-	return clitest.Process{File: filepath.Join(dir, name)}
+	return clitest.Process{File: filepath.Join(dir, name+exe())}
 }
 
 func start(t *testing.T, name string, args ...string) *clitest.Program {
@@ -394,6 +360,7 @@ func TestChatByTicket(t *testing.T) {
 func TestChatRoomsDoNotMix(t *testing.T) {
 	bob := enter(t, append(withoutMulticast, "-nick", "bob", "-topic", "kitchen")...)
 	eve := enter(t, append(withoutMulticast, "-nick", "eve", "-topic", "cellar", "-bootstrap", bob.address())...)
+	eve.Line("* you are eve")
 	ada := enter(t, append(withoutMulticast, "-nick", "ada", "-topic", "kitchen", "-bootstrap", bob.address())...)
 	ada.Line("* bob", "is here")
 	ada.says("soup?")
