@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -282,25 +283,30 @@ func (h hungHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 
 // A log handler that hangs stops nothing, and is named by Close.
 func TestAttackALoggerThatHangsStopsNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("Close waits for the logger, 5 seconds: run without -short")
-	}
 	t.Parallel()
-	let := make(chan struct{})
-	n, err := New(testContext(t), loopback(), WithLogger(slog.New(hungHandler{slog.DiscardHandler, let})))
-	mustNot(t, err)
-	other := newNode(t)
-	sub := subscribe(t, other, "news")
-	mustNot(t, n.Connect(testContext(t), other.AddrInfo()))
-	mustNot(t, n.Publish(testContext(t), "news", []byte("x")))
-	if _, err := sub.Next(testContext(t)); err != nil {
-		t.Error(err)
-	}
-	for range 2000 {
-		n.log.Warn("a line")
-	}
-	if err := n.Close(); err == nil || !strings.Contains(err.Error(), "logger") {
-		t.Errorf("Close = %v", err)
-	}
-	close(let)
+	synctest.Test(t, func(t *testing.T) {
+		sim := simNet(t)
+		other, _ := simNode(t, sim)
+		m, let := sim.NewMachine(), make(chan struct{})
+		n, err := New(t.Context(), WithTransports(TransportQUIC), WithListenAddrs(m.ListenAddr()), WithLibp2pOptions(m.QUIC()...),
+			WithLogger(slog.New(hungHandler{slog.DiscardHandler, let})))
+		mustNot(t, err)
+		sub := subscribe(t, other, "news")
+		mustNot(t, n.Connect(t.Context(), other.AddrInfo()))
+		mustNot(t, n.Publish(t.Context(), "news", []byte("x")))
+		if _, err := sub.Next(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for range 2000 {
+			n.log.Warn("a line")
+		}
+		begun := time.Now()
+		if err := n.Close(); err == nil || !strings.Contains(err.Error(), "logger") {
+			t.Errorf("Close = %v", err)
+		}
+		if took := time.Since(begun); took > 2*closeBudget {
+			t.Errorf("Close took %v", took)
+		}
+		close(let)
+	})
 }

@@ -82,6 +82,7 @@ func TestDeadlineKeepsTheReasons(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
+	t.Parallel()
 	silent, closed := silentAndClosed(t)
 	p := hollow(t, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", silent), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", closed), "/dns4/nobody.test/tcp/1")
 	parts := []string{p.Addrs[0].String() + ": ", p.Addrs[1].String() + ": connection refused", "the name nobody.test does not resolve"}

@@ -83,7 +83,8 @@ func TestProvidedKeysSurviveKills(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
-	rounds := 6
+	t.Parallel()
+	rounds := 4
 	if *long {
 		rounds = 100
 	}

@@ -127,7 +127,11 @@ func TestRecordsAreWithTheClosestPeers(t *testing.T) {
 	}
 	raced.Skip(t)
 	t.Parallel()
-	const size, keys, interval = 60, 200, 20 * time.Minute
+	const interval = 20 * time.Minute
+	size, keys := 42, 100
+	if longRun() {
+		size, keys = 60, 200
+	}
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)
 		var sent sentRecords
@@ -166,16 +170,11 @@ func TestRecordsAreWithTheClosestPeers(t *testing.T) {
 // Many CIDs are announced at least 50 times faster, each, than by the DHT itself, with at
 // most 21 requests, and all are found: on a network of 60 nodes with links of 40 ms.
 func TestProvideManyIsFiftyTimesAsFast(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds: run without -short")
+	if !longRun() {
+		t.Skip("takes many seconds: run it with -long")
 	}
-	raced.Skip(t)
 	t.Parallel()
-	const size = 60
-	keys, sampled := 1000, 20
-	if longRun() {
-		keys, sampled = 10_000, 200
-	}
+	const size, keys, sampled = 60, 10_000, 200
 	synctest.Test(t, func(t *testing.T) {
 		var asked requests
 		sim := quiet40(t)

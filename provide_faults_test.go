@@ -146,32 +146,31 @@ func TestAttackProvideWithAHangingDatastore(t *testing.T) {
 
 // Close ends while the datastore hangs, and so does a call that waits for it.
 func TestAttackCloseWithAHangingDatastore(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds: run without -short")
-	}
 	t.Parallel()
-	store := newFaulty()
-	n, err := p2pnode.New(t.Context(), p2pnode.WithoutListening(), p2pnode.WithDatastore(store))
-	if err != nil {
-		t.Fatal(err)
-	}
-	hung, release := make(chan struct{}, 100), make(chan struct{})
-	hang := func() error {
-		hung <- struct{}{}
-		<-release
-		return nil
-	}
-	store.fault.Store(&hang)
-	waiting := make(chan error, 1)
-	go func() { waiting <- n.Provide(t.Context(), cidOf(t, "x")) }()
-	<-hung
-	if err := n.Close(); err == nil || !strings.Contains(err.Error(), "still closing") {
-		t.Errorf("Close = %v", err)
-	}
-	if err := <-waiting; !errors.Is(err, p2pnode.ErrClosed) {
-		t.Errorf("Provide = %v", err)
-	}
-	close(release)
+	synctest.Test(t, func(t *testing.T) {
+		store := newFaulty()
+		n, err := p2pnode.New(t.Context(), p2pnode.WithoutListening(), p2pnode.WithDatastore(store))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hung, release := make(chan struct{}, 100), make(chan struct{})
+		hang := func() error {
+			hung <- struct{}{}
+			<-release
+			return nil
+		}
+		store.fault.Store(&hang)
+		waiting := make(chan error, 1)
+		go func() { waiting <- n.Provide(t.Context(), cidOf(t, "x")) }()
+		<-hung
+		if err := n.Close(); err == nil || !strings.Contains(err.Error(), "still closing") {
+			t.Errorf("Close = %v", err)
+		}
+		if err := <-waiting; !errors.Is(err, p2pnode.ErrClosed) {
+			t.Errorf("Provide = %v", err)
+		}
+		close(release)
+	})
 }
 
 // StopProviding ends calls that wait for peers.
