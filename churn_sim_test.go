@@ -26,12 +26,14 @@ type churned struct {
 	rng   *rand.Rand
 }
 
+// seldomRefreshed is for simulations of hours: the refreshes of the routing tables
+// would cost most of the time that they take.
+var seldomRefreshed = p2pnode.WithDHTOptions(dht.RoutingTableRefreshPeriod(2 * time.Hour))
+
 // newChurned starts a network in which an hour takes as long as hour.
 func newChurned(t *testing.T, size int, hour time.Duration, more ...p2pnode.Option) *churned {
 	t.Helper()
-	// The refreshes of the routing tables cost most of the time that these tests take.
-	table := p2pnode.WithDHTOptions(dht.RoutingTableRefreshPeriod(2 * time.Hour))
-	sim := quiet(t, append(more, table, p2pnode.WithReprovideInterval(22*hour), p2pnode.WithRecordLifetime(48*hour))...)
+	sim := quiet(t, append(more, seldomRefreshed, p2pnode.WithReprovideInterval(22*hour), p2pnode.WithRecordLifetime(48*hour))...)
 	c := &churned{sim: sim, stay: 1, nodes: sim.Nodes(t, size, p2ptest.Random(min(3, size-1)), p2ptest.Stagger(20*time.Millisecond)), rng: rand.New(rand.NewPCG(1, 2))}
 	sim.RoutingTable(c.nodes, min(size-1, 20))
 	return c

@@ -80,7 +80,7 @@ func TestRecordsAreSentOnceACycle(t *testing.T) {
 	const size, keys, single, interval = 23, 100, 3, 20 * time.Minute
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		sim := quiet(t)
+		sim := quiet(t, seldomRefreshed)
 		var sent sentRecords
 		nodes := sim.Nodes(t, size, p2ptest.Use(sent.counted()))
 		opts := []p2pnode.Option{p2pnode.WithBootstrapPeers(nodes[0].AddrInfo()), p2pnode.WithDataDir(dir),
@@ -133,7 +133,7 @@ func TestRecordsAreWithTheClosestPeers(t *testing.T) {
 		size, keys = 60, 200
 	}
 	synctest.Test(t, func(t *testing.T) {
-		sim := quiet(t)
+		sim := quiet(t, seldomRefreshed)
 		var sent sentRecords
 		nodes := sim.Nodes(t, size, p2ptest.Use(sent.counted()))
 		provider := sim.Node(t, p2pnode.WithBootstrapPeers(nodes[0].AddrInfo()),

@@ -76,7 +76,7 @@ func TestKilledProcess(t *testing.T) {
 // directory that opens, with the old or the new content, and a whole key.
 func TestKill(t *testing.T) {
 	path := t.TempDir()
-	rounds, writes := 200, 0
+	rounds, writes := 100, 0
 	if testing.Short() {
 		rounds = 40
 	}
