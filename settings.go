@@ -2,6 +2,7 @@ package p2pnode
 
 import (
 	"cmp"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -259,4 +260,35 @@ func (c *config) settings() Settings {
 		s.MaxMessageSize, s.RelayedPubSub, s.PubSubTrace = c.maxMessageSize, c.relayedPubSub, c.pubsubTrace != nil
 	}
 	return s
+}
+
+// ValidateOptions reports what [New] would reject in the options, without
+// starting anything: all problems at once, joined, each an [*OptionError].
+// [OptionErrors] takes the joined error apart. It looks at no files or ports.
+func ValidateOptions(opts ...Option) error {
+	_, err := newConfig(opts)
+	return err
+}
+
+// newConfig applies the options in order and checks the result. It returns all
+// problems at once: those of single options first, in the order given, then
+// those between options, in the order of the tables in validate.go.
+func newConfig(opts []Option) (*config, error) {
+	cfg := defaultConfig()
+	var errs []error
+	for _, opt := range opts {
+		if opt == nil {
+			continue
+		}
+		if err := opt.apply(cfg); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := cfg.applyProfile(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(append(errs, cfg.validate()...)...); err != nil {
+		return nil, err
+	}
+	return cfg, nil
 }
