@@ -431,6 +431,11 @@ func TestFaceHasNoCircles(t *testing.T) {
 	if len(named["new.go"]) < 5 {
 		t.Fatalf("new.go uses %v: the files were not understood", named["new.go"])
 	}
+	total := 0
+	for _, to := range named {
+		total += len(to)
+	}
+	t.Logf("%d uses of one file by another", total)
 	// Remove files that use none of the rest, or that none of the rest uses, until
 	// only circles remain, and files between two circles.
 	left := map[string]bool{}
