@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"path"
 
 	"github.com/ipfs/go-datastore/query"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/go-p2pnode/p2pnode/internal/ordered"
 )
 
 // A query reads this much at a time.
@@ -27,70 +28,33 @@ func (s *Store) Query(ctx context.Context, q query.Query) (query.Results, error)
 	if err := s.begin(ctx); err != nil {
 		return nil, err
 	}
-	prefix := path.Clean("/" + q.Prefix)
-	if prefix != "/" {
-		prefix += "/"
-	}
-	c := &cursor{s: s, ctx: ctx, prefix: []byte(prefix), keysOnly: q.KeysOnly}
-	c.from = c.prefix
-	rest := q
-	rest.Prefix = "" // done
-	if len(q.Orders) > 0 {
-		switch q.Orders[0].(type) {
-		case query.OrderByKey, *query.OrderByKey:
-			rest.Orders = nil // done; no two keys are equal
-		}
-	}
-	return query.NaiveQueryApply(rest, query.ResultsFromIterator(q, query.Iterator{Next: c.next})), nil
+	return ordered.Query(q, func(prefix, from string) (entries []query.Entry, next string, err error) {
+		err = s.view(ctx, func(b *bolt.Bucket) error {
+			entries, next, err = s.load(b, prefix, from, q.KeysOnly)
+			return err
+		})
+		return entries, next, err
+	}), nil
 }
 
-// cursor is where a query is.
-type cursor struct {
-	s        *Store
-	ctx      context.Context // go-datastore gives it only to Query
-	prefix   []byte
-	keysOnly bool
-
-	from []byte // the next key to read; nil at the end
-	read []query.Entry
-}
-
-func (c *cursor) next() (query.Result, bool) {
-	if len(c.read) == 0 && c.from != nil {
-		if err := c.s.view(c.ctx, c.load); err != nil {
-			c.from, c.read = nil, nil
-			return query.Result{Error: err}, true
-		}
-	}
-	if len(c.read) == 0 {
-		return query.Result{}, false
-	}
-	e := c.read[0]
-	c.read[0] = query.Entry{} // its value can be freed
-	c.read = c.read[1:]
-	return query.Result{Entry: e}, true
-}
-
-// load reads the next entries.
-func (c *cursor) load(b *bolt.Bucket) error {
+// load reads the next entries of a query.
+func (s *Store) load(b *bolt.Bucket, prefix, from string, keysOnly bool) (entries []query.Entry, next string, err error) {
 	cur, size := b.Cursor(), 0
-	for k, stored := cur.Seek(c.from); k != nil && bytes.HasPrefix(k, c.prefix); k, stored = cur.Next() {
-		if len(c.read) == chunkEntries || size > chunkBytes {
-			c.from = bytes.Clone(k)
-			return nil
+	for k, stored := cur.Seek([]byte(from)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, stored = cur.Next() {
+		if len(entries) == chunkEntries || size > chunkBytes {
+			return entries, string(k), nil
 		}
 		value, ok := decode(k, stored)
 		if !ok {
-			return fmt.Errorf("file %q: the value of %q is damaged", c.s.path, k)
+			return nil, "", fmt.Errorf("file %q: the value of %q is damaged", s.path, k)
 		}
 		e := query.Entry{Key: string(k), Size: len(value)}
 		size += len(k)
-		if !c.keysOnly {
+		if !keysOnly {
 			e.Value = bytes.Clone(value)
 			size += len(value)
 		}
-		c.read = append(c.read, e)
+		entries = append(entries, e)
 	}
-	c.from = nil
-	return nil
+	return entries, "", nil
 }

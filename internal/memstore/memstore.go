@@ -9,13 +9,14 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 	"sync"
 
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
 	"github.com/tidwall/btree"
+
+	"github.com/go-p2pnode/p2pnode/internal/ordered"
 )
 
 // ErrClosed is returned by every method after Close. It matches fs.ErrClosed.
@@ -134,72 +135,32 @@ func (s *Store) Query(ctx context.Context, q query.Query) (query.Results, error)
 	if err != nil {
 		return nil, err
 	}
-	prefix := path.Clean("/" + q.Prefix)
-	if prefix != "/" {
-		prefix += "/"
-	}
-	c := &cursor{s: s, ctx: ctx, prefix: prefix, from: prefix, keysOnly: q.KeysOnly}
-	rest := q
-	rest.Prefix = "" // done
-	if len(q.Orders) > 0 {
-		switch q.Orders[0].(type) {
-		case query.OrderByKey, *query.OrderByKey:
-			rest.Orders = nil // done; no two keys are equal
-		}
-	}
-	return query.NaiveQueryApply(rest, query.ResultsFromIterator(q, query.Iterator{Next: c.next})), nil
+	return ordered.Query(q, func(prefix, from string) ([]query.Entry, string, error) {
+		return s.load(ctx, prefix, from, q.KeysOnly)
+	}), nil
 }
 
-// cursor is where a query is.
-type cursor struct {
-	s        *Store
-	ctx      context.Context // go-datastore gives it only to Query
-	prefix   string
-	keysOnly bool
-
-	from string // the next key to read; "" at the end
-	read []query.Entry
-}
-
-func (c *cursor) next() (query.Result, bool) {
-	if len(c.read) == 0 && c.from != "" {
-		if err := c.load(); err != nil {
-			c.from, c.read = "", nil
-			return query.Result{Error: err}, true
-		}
+// load reads the next entries of a query.
+func (s *Store) load(ctx context.Context, prefix, from string, keysOnly bool) (entries []query.Entry, next string, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.check(ctx); err != nil {
+		return nil, "", err
 	}
-	if len(c.read) == 0 {
-		return query.Result{}, false
-	}
-	e := c.read[0]
-	c.read[0] = query.Entry{} // its value can be freed
-	c.read = c.read[1:]
-	return query.Result{Entry: e}, true
-}
-
-// load reads the next entries.
-func (c *cursor) load() error {
-	c.s.mu.RLock()
-	defer c.s.mu.RUnlock()
-	if err := c.s.check(c.ctx); err != nil {
-		return err
-	}
-	from := c.from
-	c.from = ""
-	c.s.values.Ascend(from, func(key string, value []byte) bool {
+	s.values.Ascend(from, func(key string, value []byte) bool {
 		switch {
-		case !strings.HasPrefix(key, c.prefix):
+		case !strings.HasPrefix(key, prefix):
 			return false
-		case len(c.read) == chunk:
-			c.from = key
+		case len(entries) == chunk:
+			next = key
 			return false
 		}
 		e := query.Entry{Key: key, Size: len(value)}
-		if !c.keysOnly {
+		if !keysOnly {
 			e.Value = bytes.Clone(value)
 		}
-		c.read = append(c.read, e)
+		entries = append(entries, e)
 		return true
 	})
-	return nil
+	return entries, next, nil
 }
