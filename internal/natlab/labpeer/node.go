@@ -60,7 +60,7 @@ func (s *server) startNode(ctx context.Context, o Options) (node, error) {
 	if err != nil {
 		return nil, err
 	}
-	events := n.Events(context.Background()) // until Close
+	events := n.Events(context.Background(), p2pnode.EventsWithState()) // until Close; New has made some already
 	go func() {
 		for ev := range events {
 			text, err := json.Marshal(ev)

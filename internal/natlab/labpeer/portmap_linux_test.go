@@ -35,7 +35,7 @@ func mapper(t *testing.T, lab *natlab.Lab, kind natlab.Kind, cfg natlab.PortMapp
 		}
 		if t.Failed() {
 			text, _ := os.ReadFile(m.Log())
-			text = text[max(0, len(text)-2000):]
+			text = text[max(0, len(text)-8000):]
 			t.Logf("miniupnpd: %s", text)
 		}
 	})
