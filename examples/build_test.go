@@ -54,7 +54,7 @@ var build = sync.OnceValue(func() error {
 })
 
 var (
-	packageMain = regexp.MustCompile(`(?m)^package main$`)
+	packageMain = regexp.MustCompile(`(?m)^package main\r?$`)
 	funcMain    = regexp.MustCompile(`(?m)^func main\(\)`)
 )
 
