@@ -36,6 +36,7 @@ func TestExitCodes(t *testing.T) {
 		{running, context.Canceled, 1, "context canceled\n"},
 		{interrupted, starting, 0, ""},
 		{interrupted, errors.New("broken"), 1, "broken\n"},
+		{interrupted, errors.Join(context.Canceled, errors.New("broken")), 1, "context canceled\nbroken\n"},
 	} {
 		var stderr bytes.Buffer
 		if got := cli.ExitCode(row.ctx, row.err, &stderr); got != row.code || stderr.String() != row.says {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -216,7 +217,7 @@ func ExitCode(ctx context.Context, err error, stderr io.Writer) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case ctx.Err() != nil && !slices.ContainsFunc(split(err), func(e error) bool { return !errors.Is(e, context.Canceled) }):
 		return 0
 	case errors.Is(err, ErrUsage):
 		fmt.Fprintln(stderr, err)
