@@ -33,7 +33,7 @@ func killRounds() int {
 	case testing.Short():
 		return 8
 	default:
-		return 40
+		return 20
 	}
 }
 

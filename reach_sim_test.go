@@ -225,8 +225,9 @@ func TestALiarAmongFourServersChangesNoVerdict(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithAutoNAT()))
+				sim := p2ptest.NewNetwork(t, p2ptest.WithNodeOptions(p2pnode.WithAutoNAT(), seldomRefreshed))
 				servers := sim.Nodes(t, 4)
 				time.Sleep(time.Second)
 				var asked atomic.Int32

@@ -712,7 +712,7 @@ func TestSimulateSameSeedSameReport(t *testing.T) {
 }
 
 func TestSimulateLossAndChurn(t *testing.T) {
-	_, r := simulated(t, "-n", "20", "-loss", "0.02", "-churn", "12", "-messages", "6", "-lookups", "6")
+	_, r := simulated(t, "-n", "12", "-loss", "0.02", "-churn", "12", "-messages", "6", "-lookups", "6")
 	x := r.Results[0]
 	if x.Crashes == 0 || x.FoundShare < 0.5 || x.ReachedShare < 0.8 {
 		t.Errorf("%+v", x)
@@ -744,8 +744,8 @@ func TestSimulateInterrupted(t *testing.T) {
 	p := clitest.Start(t, func(ctx context.Context, args []string, out io.Writer) error {
 		simulate.Stderr = out
 		return simulate.Run(ctx, args, out)
-	}, "-n", "300")
-	p.Line("300 nodes: ") // the progress, on standard error
+	}, "-n", "100")
+	p.Line("100 nodes: ") // the progress, on standard error
 	err := p.Stop()
 	var exit *clitest.Exit
 	if !errors.As(err, &exit) || exit.Code != 1 || !strings.Contains(p.Text(), "interrupted") {

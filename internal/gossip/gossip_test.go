@@ -674,7 +674,7 @@ func TestMessagesThatWaitForValidationHoldFewBytes(t *testing.T) {
 			other := newRouter(t, newHost(t), nil)
 			connect(t, flooder.cfg.Host, r.cfg.Host)
 			connect(t, other.cfg.Host, r.cfg.Host)
-			const count = 100
+			const count = 30
 			for range count {
 				must(t, flooder.Publish(within(t), "t", make([]byte, size), waiting))
 			}
