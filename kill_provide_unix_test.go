@@ -84,7 +84,7 @@ func TestProvidedKeysSurviveKills(t *testing.T) {
 		t.Skip("takes seconds: run without -short")
 	}
 	t.Parallel()
-	rounds := 4
+	rounds := 2
 	if *long {
 		rounds = 100
 	}
