@@ -272,7 +272,7 @@ func ValidateOptions(opts ...Option) error {
 
 // newConfig applies the options in order and checks the result. It returns all
 // problems at once: those of single options first, in the order given, then
-// those between options, in the order of the tables in validate.go.
+// those between options, in the order of the tables in conflicts.go and validate.go.
 func newConfig(opts []Option) (*config, error) {
 	cfg := defaultConfig()
 	var errs []error
