@@ -426,7 +426,7 @@ func TestStreamsAtOnce(t *testing.T) {
 			{4000, []Option{WithLimits(Limits{StreamsPerPeer: 4096})}},
 		} {
 			// WebSocket has the same multiplexer as TCP.
-			if c.clients > 1000 && (testing.Short() || r.name == "websocket") {
+			if c.clients > 1000 && (testing.Short() || r.name == "websocket" && !*long) {
 				continue
 			}
 			t.Run(fmt.Sprint(r.name, c.clients), func(t *testing.T) {
@@ -443,21 +443,24 @@ func TestStreamsAtOnce(t *testing.T) {
 	}
 }
 
-// A thousand clients send three requests each.
+// A thousand clients send three requests each, and ten with -long.
 func TestManyRequests(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds: run without -short")
 	}
-	clients := 1000
-	if raced.Detector {
+	clients, each := 1000, 3
+	switch {
+	case raced.Detector:
 		clients = 200
+	case *long:
+		each = 10
 	}
 	for _, r := range routes()[:2] {
 		t.Run(r.name, func(t *testing.T) {
 			a, b := r.pair(t, WithLimits(Limits{StreamsPerPeer: 4096}))
 			serveEcho(b)
-			if failed, err := requests(testContext(t), a, b, echoID, clients, 3); failed > 0 {
-				t.Errorf("%d of %d failed: %v", failed, 3*clients, err)
+			if failed, err := requests(testContext(t), a, b, echoID, clients, each); failed > 0 {
+				t.Errorf("%d of %d failed: %v", failed, each*clients, err)
 			}
 		})
 	}

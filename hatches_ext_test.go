@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"context"
 	"errors"
 	"math/big"
 	"net"
@@ -127,7 +128,9 @@ func TestRelaysAddedAndRemoved(t *testing.T) {
 	}
 	first, second := start(p2pnode.WithRelayService()), start(p2pnode.WithRelayService())
 	n := start(p2pnode.WithAutoRelay(first.AddrInfo()))
-	events := n.Events(t.Context(), p2pnode.EventsWithState()) // the first reservation may be made already
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	events := n.Events(ctx, p2pnode.EventsWithState()) // the first reservation may be made already
 	if err := n.AddRelays(second.AddrInfo()); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +146,10 @@ func TestRelaysAddedAndRemoved(t *testing.T) {
 			break
 		}
 	}
-	events = n.Events(t.Context())
+	if ctx.Err() != nil {
+		t.Fatalf("there are reservations at %v only", held)
+	}
+	events = n.Events(ctx)
 	if err := n.RemoveRelays(first.ID()); err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +157,9 @@ func TestRelaysAddedAndRemoved(t *testing.T) {
 		if lost, ok := ev.(p2pnode.EventRelayLost); ok && lost.ID == first.ID() {
 			break
 		}
+	}
+	if ctx.Err() != nil {
+		t.Fatal("the reservation at the removed relay stays")
 	}
 	if list := n.Status().Relays; len(list) != 1 || list[0].ID != second.ID() || !list[0].Reserved {
 		t.Errorf("%+v", list)

@@ -86,7 +86,7 @@ func TestProvidedKeysSurviveKills(t *testing.T) {
 	t.Parallel()
 	rounds := 2
 	if *long {
-		rounds = 100
+		rounds = 20
 	}
 	other := newNode(t, WithoutPubSub())
 	dir := filepath.Join(t.TempDir(), "data")

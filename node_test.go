@@ -312,7 +312,7 @@ func blockedCallsClosed(t *testing.T, n *Node) map[string]func() error {
 }
 
 // Fifty nodes, opened and closed, leave no goroutine (pitfall 35). There are
-// fifty with -long alone: their 1,225 connections take five seconds of processor time,
+// fifty with -long alone: their 1,225 connections take seconds of processor time,
 // and a minute under the race detector, where there are ten. Otherwise there are twenty.
 func TestPitfall35FiftyNodesLeaveNothing(t *testing.T) {
 	others := 49

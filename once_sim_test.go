@@ -130,7 +130,7 @@ func TestRecordsAreWithTheClosestPeers(t *testing.T) {
 	t.Parallel()
 	const interval = 20 * time.Minute
 	// Upstream is wrong where it divides the keys into regions, each with 20 peers or
-	// more: always on the larger network, and with this seed on the smaller one.
+	// more: nearly always on the larger network, and with this seed on the smaller one.
 	size, keys, seed := 42, 20, uint64(1)
 	if longRun() {
 		size, keys, seed = 60, 200, rand.Uint64()
