@@ -1,12 +1,12 @@
 package p2pnode_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"context"
 	"errors"
 	"math/big"
 	"net"
