@@ -187,14 +187,15 @@ func (r *Router) changing(id peer.ID, n int) int {
 	return r.accountLocked(id).topics.take(n, topicRate, topicBurst)
 }
 
-// overran counts a message that was dropped unvalidated.
+// overran counts a message that was dropped unvalidated: in the topic first, so that
+// whoever sees the total finds it there too.
 func (r *Router) overran(topic string, from peer.ID) {
-	total := r.overrun.Add(1)
 	r.mu.Lock()
 	if t := r.topics[topic]; t != nil {
 		t.counts.Overrun++
 		t.counts.LastOverrun = time.Now()
 	}
+	total := r.overrun.Add(1)
 	r.mu.Unlock()
 	if r.overrunLog.Now() {
 		r.cfg.Log.Warn("dropped incoming messages: too many at once", "topic", topic, "from", from, "total", total)
