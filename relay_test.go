@@ -32,7 +32,7 @@ func reachable(tb testing.TB, n *Node, want bool) {
 			return
 		}
 	}
-	tb.Fatalf("announces %v; relayed should be %v", n.Addrs(), want)
+	tb.Fatalf("announces %v; relayed should be %v; relays: %+v", n.Addrs(), want, n.Status().Relays)
 }
 
 func hiddenNode(tb testing.TB, relays ...*Node) *Node {

@@ -116,6 +116,8 @@ type Host struct {
 	private    bool                                 // it has the key of a private network
 	sharesTCP  bool                                 // TCP and WebSocket share ports
 	announces  atomic.Bool                          // Listen has come to its last address
+
+	identifyTimeout time.Duration // 0 for libp2p's
 }
 
 // New builds a host that does not listen yet: the parts on top of it register
@@ -194,6 +196,7 @@ func New(cfg Config) (_ *Host, err error) {
 	}
 	if cfg.DialTimeout > 0 {
 		identifyWithin(h, cfg.DialTimeout)
+		part.identifyTimeout = cfg.DialTimeout
 	}
 	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		part.gate.reached(c.RemotePeer())

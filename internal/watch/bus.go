@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -40,6 +41,7 @@ type Config struct {
 // stall libp2p.
 type Bus struct {
 	cfg   Config
+	order order                    // of the goroutine
 	paths map[peer.ID]ma.Multiaddr // of the peers that Connected was called with; of the goroutine
 	reach atomic.Int32
 
@@ -51,7 +53,7 @@ type Bus struct {
 // Follow subscribes at once, before anything can happen on the host, and drains
 // the bus in a goroutine of group.
 func Follow(group *lifecycle.Group, cfg Config) (*Bus, error) {
-	b := &Bus{cfg: cfg, paths: make(map[peer.ID]ma.Multiaddr), wake: make(chan struct{}, 1), touched: make(map[peer.ID]struct{})}
+	b := &Bus{cfg: cfg, order: newOrder(), paths: make(map[peer.ID]ma.Multiaddr), wake: make(chan struct{}, 1), touched: make(map[peer.ID]struct{})}
 	sub, err := cfg.Host.EventBus().Subscribe([]any{
 		new(event.EvtPeerConnectednessChanged),
 		new(event.EvtPeerIdentificationCompleted),
@@ -71,12 +73,18 @@ func Follow(group *lifecycle.Group, cfg Config) (*Bus, error) {
 	group.Go(func(ctx context.Context) {
 		defer sub.Close()
 		defer cfg.Host.Network().StopNotify(notified)
+		defer b.order.timer.Stop()
+		asking := make(chan struct{}, maxAsking)
 		for {
 			select {
 			case ev := <-sub.Out():
 				b.handle(ev)
 			case <-b.wake:
 				b.reroute()
+			case <-b.order.timer.C:
+				for _, id := range b.order.ripe(time.Now()) {
+					group.Go(func(ctx context.Context) { b.ask(ctx, asking, id) })
+				}
 			case <-ctx.Done():
 				return
 			}
@@ -92,6 +100,7 @@ func (b *Bus) handle(ev any) {
 	switch ev := ev.(type) {
 	case event.EvtPeerConnectednessChanged:
 		if ev.Connectedness == network.NotConnected {
+			b.order.forget(ev.Peer)
 			b.gone(ev.Peer)
 		}
 	case event.EvtPeerIdentificationCompleted:
@@ -99,6 +108,9 @@ func (b *Bus) handle(ev any) {
 			b.cfg.Another(ev.Peer)
 		}
 		b.here(ev.Peer)
+		if b.cfg.Host.Network().Connectedness(ev.Peer) != network.NotConnected {
+			b.order.heard(ev, time.Now())
+		}
 	case event.EvtPeerIdentificationFailed:
 		b.here(ev.Peer)
 	case event.EvtLocalAddressesUpdated:

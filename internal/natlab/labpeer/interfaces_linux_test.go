@@ -167,6 +167,9 @@ link set tun0far up
 			}
 		}
 	}
+	for _, public := range publics { // it is announced until it is judged
+		public.must(Command{Do: "forgets", Peer: p.id, Text: "5.240.0.1"})
+	}
 	for _, public := range publics {
 		learned := public.must(Command{Do: "known", Peer: p.id}).Addrs
 		learned = append(learned, public.must(Command{Do: "findpeer", Peer: p.id}).Addrs...)

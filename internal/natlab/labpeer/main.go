@@ -11,9 +11,12 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -155,6 +158,25 @@ func (s *server) answer(c Command) {
 	s.emit(r)
 }
 
+func forgets(ctx context.Context, h host.Host, id peer.ID, text string) error {
+	sub, err := h.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	for {
+		all := h.Peerstore().Addrs(id)
+		if !slices.ContainsFunc(all, func(a ma.Multiaddr) bool { return strings.Contains(a.String(), text) }) {
+			return nil
+		}
+		select {
+		case <-sub.Out():
+		case <-ctx.Done():
+			return fmt.Errorf("it knows %v: %w", all, ctx.Err())
+		}
+	}
+}
+
 func (s *server) do(c Command) (r Reply, err error) {
 	timeout := time.Minute
 	if c.Timeout > 0 {
@@ -188,6 +210,8 @@ func (s *server) do(c Command) (r Reply, err error) {
 			r.Addrs = append(r.Addrs, a.String())
 		}
 		return r, nil
+	case "forgets": // waits until no address of another peer has the text in it
+		return r, forgets(ctx, s.node.Host(), c.Peer, c.Text)
 	case "connect":
 		to := peer.AddrInfo{ID: c.Peer}
 		for _, a := range c.Addrs {
