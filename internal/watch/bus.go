@@ -74,7 +74,7 @@ func Follow(group *lifecycle.Group, cfg Config) (*Bus, error) {
 		defer sub.Close()
 		defer cfg.Host.Network().StopNotify(notified)
 		defer b.order.timer.Stop()
-		asking := make(chan struct{}, maxAsking)
+		room, ended := make(chan struct{}, maxAsking), make(chan peer.ID)
 		for {
 			select {
 			case ev := <-sub.Out():
@@ -83,8 +83,10 @@ func Follow(group *lifecycle.Group, cfg Config) (*Bus, error) {
 				b.reroute()
 			case <-b.order.timer.C:
 				for _, id := range b.order.ripe(time.Now()) {
-					group.Go(func(ctx context.Context) { b.ask(ctx, asking, id) })
+					group.Go(func(ctx context.Context) { b.ask(ctx, room, ended, id) })
 				}
+			case id := <-ended:
+				b.order.answered(id)
 			case <-ctx.Done():
 				return
 			}

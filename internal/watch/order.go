@@ -30,10 +30,11 @@ const (
 // the DHT is in no routing table. Messages that come close together and differ
 // therefore lead to a question, whose answer is the present state.
 type order struct {
-	seed  maphash.Seed
-	last  map[peer.ID]message
-	due   map[peer.ID]time.Time // when a peer is to be asked again
-	timer *time.Timer
+	seed   maphash.Seed
+	last   map[peer.ID]message
+	due    map[peer.ID]time.Time // when a peer is to be asked again
+	asking map[peer.ID]bool      // asked, without an answer so far
+	timer  *time.Timer
 }
 
 // message is the last identify message of a connected peer.
@@ -43,7 +44,10 @@ type message struct {
 }
 
 func newOrder() order {
-	o := order{seed: maphash.MakeSeed(), last: make(map[peer.ID]message), due: make(map[peer.ID]time.Time), timer: time.NewTimer(settle)}
+	o := order{
+		seed: maphash.MakeSeed(), last: make(map[peer.ID]message), due: make(map[peer.ID]time.Time), asking: make(map[peer.ID]bool),
+		timer: time.NewTimer(settle),
+	}
 	o.timer.Stop()
 	return o
 }
@@ -86,7 +90,8 @@ func (o *order) forget(id peer.ID) {
 	delete(o.due, id)
 }
 
-// ripe returns the peers that are to be asked now.
+// ripe returns the peers that are to be asked now. One that has not answered the last
+// question waits: peers that push and never answer would make the questions grow.
 func (o *order) ripe(now time.Time) []peer.ID {
 	var list []peer.ID
 	next := settle
@@ -95,7 +100,12 @@ func (o *order) ripe(now time.Time) []peer.ID {
 			next = min(next, wait)
 			continue
 		}
+		if o.asking[id] {
+			o.due[id] = now.Add(settle)
+			continue
+		}
 		delete(o.due, id)
+		o.asking[id] = true
 		list = append(list, id)
 	}
 	if len(o.due) > 0 {
@@ -104,14 +114,23 @@ func (o *order) ripe(now time.Time) []peer.ID {
 	return list
 }
 
-// ask asks a peer again, once there is room.
-func (b *Bus) ask(ctx context.Context, room chan struct{}, id peer.ID) {
+// answered notes that a question has ended, with or without an answer.
+func (o *order) answered(id peer.ID) { delete(o.asking, id) }
+
+// ask asks a peer again, once there is room, and says when that has ended.
+func (b *Bus) ask(ctx context.Context, room chan struct{}, ended chan<- peer.ID, id peer.ID) {
 	select {
 	case room <- struct{}{}:
 	case <-ctx.Done():
 		return
 	}
-	defer func() { <-room }()
+	defer func() {
+		<-room
+		select {
+		case ended <- id:
+		case <-ctx.Done():
+		}
+	}()
 	if err := b.cfg.Host.IdentifyAgain(ctx, id); err != nil {
 		b.cfg.Log.Warn("asking a peer for its protocols again", "peer", id, "err", err)
 	}
