@@ -63,7 +63,9 @@ func (e *emptyTableError) Unwrap() error { return e.err }
 
 // FindPeer returns the addresses of a peer: those of a connected peer at once,
 // otherwise those the DHT knows, once three servers have named some, or one has and
-// 2 seconds have passed. If the error is nil, there is at least one address. It returns [ErrNotFound] when the DHT does not know the peer,
+// 2 seconds have passed. They are not tried out: the peer is dialed only if it is one
+// of the servers in the routing table. If the error is nil, there is at least one
+// address. It returns [ErrNotFound] when the DHT does not know the peer,
 // [ErrNoPeers] when there was nobody to ask or nobody answered, [ErrDisabled]
 // without a DHT, and [ErrClosed] after Close.
 func (n *Node) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
@@ -265,7 +266,7 @@ func (d *DHT) addresses(ctx context.Context, id peer.ID) peer.AddrInfo {
 	if ai := d.cfg.Host.Peerstore().PeerInfo(id); d.cfg.Host.Connected(id) && len(ai.Addrs) > 0 {
 		return ai
 	}
-	ctx, enough := context.WithCancel(ctx)
+	ctx, enough := context.WithCancel(d.seeking(ctx, id))
 	defer enough()
 	found := make(chan []ma.Multiaddr, len(d.tables))
 	var lookups sync.WaitGroup
@@ -351,7 +352,7 @@ var errNamed = errors.New("servers have named the peer")
 // findPeer looks a peer up. Unless the lookup is to be complete, it ends with errNamed
 // when enough servers have named addresses.
 func (d *DHT) findPeer(ctx context.Context, id peer.ID, complete bool) (peer.AddrInfo, bool, error) {
-	lookup, cancel := context.WithCancelCause(ctx)
+	lookup, cancel := context.WithCancelCause(d.seeking(ctx, id))
 	defer cancel(nil)
 	var w watch
 	if !complete {
@@ -375,6 +376,17 @@ func (d *DHT) findPeer(ctx context.Context, id peer.ID, complete bool) (peer.Add
 		err = errNamed
 	}
 	return ai, answered, err
+}
+
+// seeking returns a context for lookups of a peer. Upstream would dial the peer as if it
+// were a server, and give that up when the lookup ends. A dial through a relay goes on
+// nevertheless, and meanwhile all others to the peer fail. So the peer is dialed only if
+// it is one of the servers in a routing table, which upstream would forget otherwise.
+func (d *DHT) seeking(ctx context.Context, id peer.ID) context.Context {
+	if slices.ContainsFunc(d.tables, func(t *dht.IpfsDHT) bool { return t.RoutingTable().Find(id) != "" }) {
+		return ctx
+	}
+	return context.WithValue(ctx, sought{}, id)
 }
 
 // ClosestPeers returns the servers of the DHTs that are closest to a key, at most

@@ -10,6 +10,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/go-p2pnode/p2pnode/internal/nethost"
+	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
 )
 
 // namedBy is a lookup in which servers, one after the other, name somebody, and others
@@ -72,5 +75,38 @@ func TestALookupEndsWhenThePeerIsNamed(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The lookup of a peer does not dial it: a dial through a relay that the lookup gives up
+// as it ends makes those of the caller fail. A server in the routing table is dialed,
+// which stays there.
+func TestALookupDoesNotDialWhomItIsFor(t *testing.T) {
+	wanted, server := newHost(t), names(t, nil)
+	d := newDHT(t)
+	meet(t, d, names(t, nil, hosttest.Info(wanted)))
+	meet(t, d, server)
+	for _, c := range []struct {
+		host  *nethost.Host
+		dials bool
+	}{{wanted, false}, {server, true}} {
+		for name, lookup := range map[string]func(){
+			"complete":    func() { _, _, _ = d.findPeer(testContext(t), c.host.ID(), true) },
+			"until named": func() { _, _, _ = d.findPeer(testContext(t), c.host.ID(), false) },
+			"a provider":  func() { d.addresses(testContext(t), c.host.ID()) },
+		} {
+			must(t, d.cfg.Host.Network().ClosePeer(server.ID())) // lookups of others dial it, too
+			lookup()
+			if dialed := d.cfg.Host.Connected(c.host.ID()); dialed != c.dials {
+				t.Errorf("%s: dialed: %v, want %v", name, dialed, c.dials)
+			}
+		}
+		ai, err := d.FindPeer(testContext(t), c.host.ID())
+		if err != nil || len(ai.Addrs) == 0 {
+			t.Errorf("%v, %v", ai, err)
+		}
+	}
+	if d.tables[0].RoutingTable().Find(server.ID()) == "" {
+		t.Error("the server is no longer in the routing table")
 	}
 }

@@ -3,6 +3,7 @@ package kad
 import (
 	"context"
 	"encoding/base32"
+	"errors"
 	"maps"
 	"math"
 	"reflect"
@@ -245,6 +246,19 @@ type bookHost struct {
 }
 
 func (h bookHost) Peerstore() peerstore.Peerstore { return book{h.Host.Peerstore(), h.shows} }
+
+// sought is the key of the peer that a lookup is for, and does not dial ([DHT.seeking]).
+type sought struct{}
+
+var errSought = errors.New("the lookup is for its addresses")
+
+// Connect implements host.Host.
+func (h bookHost) Connect(ctx context.Context, ai peer.AddrInfo) error {
+	if ctx.Value(sought{}) == ai.ID {
+		return errSought
+	}
+	return h.Host.Connect(ctx, ai)
+}
 
 type book struct {
 	peerstore.Peerstore

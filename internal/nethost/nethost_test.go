@@ -78,8 +78,8 @@ func TestPitfall66BackoffOfAnotherDialHidesNothing(t *testing.T) {
 	}
 }
 
-// A dial through relays is not refused because a lookup that has just ended was dialing
-// the same peer through them; and it is not tried forever.
+// A dial through relays is not refused because one that was given up was dialing the
+// same peer through them; and it is not tried forever.
 func TestADialThatAnotherOvertakesIsMadeAgain(t *testing.T) {
 	a, b := hosttest.New(t, loopback), hosttest.New(t, loopback)
 	circuit := ma.StringCast("/ip4/127.0.0.1/tcp/1/p2p/" + a.ID().String() + "/p2p-circuit")
@@ -101,6 +101,12 @@ func TestADialThatAnotherOvertakesIsMadeAgain(t *testing.T) {
 			t.Errorf("%v, at first %v: %v after %d dials", c.errs, c.left, err, via.dials)
 		}
 		must(t, a.Disconnect(b.ID()))
+	}
+	// If the other one has connected them, that is what was wanted.
+	must(t, a.Connect(t.Context(), hosttest.Info(b)))
+	via := &backingOff{Host: a, left: 1000, addrs: []swarm.TransportError{overtaken}}
+	if err := dialer(a, via).Connect(t.Context(), hosttest.Info(b)); err != nil || via.dials != 1 {
+		t.Errorf("connected meanwhile: %v after %d dials", err, via.dials)
 	}
 }
 
