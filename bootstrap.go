@@ -159,6 +159,7 @@ func startKeeper(n *Node) error {
 		New: func(p peer.AddrInfo, source string) {
 			n.watch.emit(EventPeerFound{ID: p.ID, Addrs: p.Addrs, Source: source})
 		},
+		Forgotten: func(id peer.ID) { n.watch.hub.Drop(statePart{"found", string(id)}) },
 		Report: func(r keeper.Round) {
 			n.rounds.Add(1)
 			n.watch.emit(EventBootstrapRound{Round: *newBootstrapRound(&r)})

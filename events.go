@@ -293,8 +293,9 @@ type eventsOption func(*eventsConfig)
 func (o eventsOption) applyEvents(c *eventsConfig) { o(c) }
 
 // EventsWithState makes the stream begin with the events that make up the
-// current state, with the times at which they happened: [EventPeerConnected],
-// the last [EventPathChanged] of each connected peer, [EventAddrsChanged],
+// current state, with the times at which they happened: [EventPeerFound] of each peer
+// of the LAN that the node remembers, [EventPeerConnected], the last
+// [EventPathChanged] of each connected peer, [EventAddrsChanged],
 // [EventReachabilityChanged], [EventAddrReachabilityChanged], [EventPortMapped],
 // [EventDHTModeChanged], [EventRelayReserved] and [EventTopicPeerJoined]. Between
 // them and the events that follow, nothing is missing or repeated.
@@ -358,6 +359,11 @@ type statePart struct{ what, id string }
 // that part is now present or gone.
 func stateOf(ev Event) (key any, present bool) {
 	switch ev := ev.(type) {
+	case EventPeerFound:
+		if ev.Source != "mdns" {
+			return nil, false
+		}
+		return statePart{"found", string(ev.ID)}, true
 	case EventPeerConnected:
 		return statePart{"peer", string(ev.Peer.ID)}, true
 	case EventPathChanged:

@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
@@ -78,6 +81,41 @@ func TestPitfall59SlowConsumer(t *testing.T) {
 		t.Error("an event after the end of the context")
 	}
 	mustNot(t, waitFor(t, func() bool { return n.watch.hub.Subscribers() == 1 }))
+}
+
+// Multicast DNS finds peers while New still runs, too: EventsWithState tells of those that
+// the node remembers, and of no more, however many somebody makes up.
+func TestPeersOfTheLANAreState(t *testing.T) {
+	n, marker := newNode(t), mustKeyID(t)
+	last := peer.AddrInfo{ID: mustKeyID(t), Addrs: []ma.Multiaddr{ma4("/ip4/127.0.0.1/tcp/1")}}
+	for i := range 599 {
+		n.keeper.Found(peer.AddrInfo{ID: peer.ID(fmt.Sprint("made up ", i)), Addrs: last.Addrs}, "mdns")
+	}
+	mustNot(t, waitFor(t, func() bool { // one of them makes room as soon as it has failed
+		n.keeper.Found(last, "mdns")
+		found := map[peer.ID]bool{}
+		events := n.Events(testContext(t), EventsWithState())
+		mustNot(t, n.BanPeer(marker, time.Time{}, "")) // the first event after the state
+		mustNot(t, n.UnbanPeer(marker))
+		for ev := range events {
+			switch ev := ev.(type) {
+			case EventPeerFound:
+				if found[ev.ID] || ev.Source != "mdns" || ev.At.IsZero() {
+					t.Errorf("%+v", ev)
+				}
+				found[ev.ID] = true
+				continue
+			case EventBanned:
+			default:
+				continue
+			}
+			break
+		}
+		if len(found) > 512 {
+			t.Errorf("%d peers are told of", len(found))
+		}
+		return found[last.ID] && len(found) == 512
+	}))
 }
 
 func TestWaitReady(t *testing.T) {

@@ -12,10 +12,13 @@ import (
 )
 
 // discovering returns a keeper of a node that knows no peers.
-func discovering(t *testing.T, self peer.ID) (*Keeper, *fakeNet) {
+func discovering(t *testing.T, self peer.ID, change ...func(*Config)) (*Keeper, *fakeNet) {
 	f := newNet()
 	cfg := f.config()
 	cfg.Self = self
+	for _, c := range change {
+		c(&cfg)
+	}
 	k := New(t.Context(), cfg)
 	k.Start()
 	t.Cleanup(func() {
@@ -180,6 +183,60 @@ func TestAttackMadeUpPeersShutNobodyOut(t *testing.T) {
 		if len(n.timesOf("honest")) == 0 {
 			t.Errorf("it is not dialed within %v", time.Since(begun))
 		}
+	})
+}
+
+// New and Forgotten tell which discovered peers are remembered, and Forgotten comes last.
+func TestTellsWhomItRemembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		remembered := map[peer.ID]bool{} // guarded by the keeper's lock
+		k, n := discovering(t, "\x00", func(c *Config) {
+			c.New = func(ai peer.AddrInfo, source string) {
+				if remembered[ai.ID] || source != "test" {
+					t.Errorf("%s by %s is new again", ai.ID, source)
+				}
+				remembered[ai.ID] = true
+			}
+			c.Forgotten = func(id peer.ID) {
+				if !remembered[id] {
+					t.Errorf("%s is forgotten, and was not known", id)
+				}
+				delete(remembered, id)
+			}
+		})
+		n.slow = firstDial // nobody is there
+		var wg sync.WaitGroup
+		for half := range 2 {
+			wg.Go(func() {
+				for i := range 2 * maxDiscovered {
+					k.Found(info(peer.ID(fmt.Sprintf("peer%d%04d", half, i)), 1), "test")
+					if i%100 == 0 {
+						time.Sleep(firstDial) // some have failed, and make room
+					}
+				}
+			})
+		}
+		wg.Wait()
+		check := func(what string, want int) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			count := 0
+			for id, e := range k.peers {
+				if e.duties[Discovered].on != remembered[id] {
+					t.Errorf("%s: %s is remembered: %v", what, id, !remembered[id])
+				}
+				if e.duties[Discovered].on {
+					count++
+				}
+			}
+			if count != want || len(remembered) != want {
+				t.Errorf("%s: %d are remembered, told are %d, want %d", what, count, len(remembered), want)
+			}
+		}
+		check("full", maxDiscovered)
+		time.Sleep(2 * policies[Discovered].forget)
+		synctest.Wait()
+		check("not heard of", 0)
 	})
 }
 

@@ -53,7 +53,8 @@ type Store interface {
 	Write([]byte) error
 }
 
-// Config configures a [Keeper]. Its functions are called without locks held.
+// Config configures a [Keeper]. Its functions are called without locks held, but for
+// New and Forgotten, which must not call back.
 type Config struct {
 	Self  peer.ID
 	Conns Conns
@@ -73,19 +74,24 @@ type Config struct {
 	Dials func(peer.ID, ma.Multiaddr) bool
 	// Given is called for peers that may be dialed wherever they are: the application
 	// named them, or they have been connected from near. It may be nil.
-	Given   func(...peer.AddrInfo)
-	Allowed func(peer.ID) bool                    // reports whether a saved peer may be dialed
-	BanEnds func() time.Time                      // when the next ban ends; zero for never
-	Enough  func() bool                           // reports whether the node has the peers it wants
-	Room    func() bool                           // reports whether there is room for more than it needs
-	Content bool                                  // dial no peers beyond Enough
-	Refresh func()                                // called when there are peers to ask for more
-	Report  func(Round)                           // called after each round
-	New     func(ai peer.AddrInfo, source string) // called for each peer that is discovered for the first time, or was saved and has been reached for the first time; may be nil
-	Store   Store                                 // of the saved peers; nil for none
-	Change  *signal.Signal                        // connections, or what Enough goes by, may have changed
-	Moved   *signal.Signal                        // the network may have changed: dial without waiting
-	Log     *slog.Logger
+	Given func(...peer.AddrInfo)
+	// New is called for each peer that is discovered for the first time, or was saved
+	// and has been reached for the first time; it may be nil.
+	New func(ai peer.AddrInfo, source string)
+	// Forgotten is called when a peer that Found has brought is remembered no more: New
+	// may be called for it again. It may be nil.
+	Forgotten func(peer.ID)
+	Allowed   func(peer.ID) bool // reports whether a saved peer may be dialed
+	BanEnds   func() time.Time   // when the next ban ends; zero for never
+	Enough    func() bool        // reports whether the node has the peers it wants
+	Room      func() bool        // reports whether there is room for more than it needs
+	Content   bool               // dial no peers beyond Enough
+	Refresh   func()             // called when there are peers to ask for more
+	Report    func(Round)        // called after each round
+	Store     Store              // of the saved peers; nil for none
+	Change    *signal.Signal     // connections, or what Enough goes by, may have changed
+	Moved     *signal.Signal     // the network may have changed: dial without waiting
+	Log       *slog.Logger
 	// Longest is the longest pause between rounds; 0 means RoundMax.
 	Longest time.Duration
 	Rand    func() float64 // of the pauses; nil means math/rand/v2
@@ -120,6 +126,9 @@ type Keeper struct {
 func New(parent context.Context, cfg Config) *Keeper {
 	if cfg.New == nil {
 		cfg.New = func(peer.AddrInfo, string) {}
+	}
+	if cfg.Forgotten == nil {
+		cfg.Forgotten = func(peer.ID) {}
 	}
 	if cfg.Given == nil {
 		cfg.Given = func(...peer.AddrInfo) {}
@@ -242,13 +251,15 @@ func (k *Keeper) Found(ai peer.AddrInfo, by string) {
 	d.addrs = addrs.Merge(ai, peer.AddrInfo{ID: ai.ID, Addrs: d.addrs})[0].Addrs // the newest first
 	d.addrs = d.addrs[:min(len(d.addrs), maxAddrs)]
 	ignored := k.ignored
+	if !known {
+		k.cfg.New(ai, by) // before it can be forgotten
+	}
 	k.mu.Unlock()
 	if ignored > before {
 		k.tellIgnored(ignored, by)
 	}
 	if !known {
 		k.cfg.Log.Debug("peer discovered", "peer", ai.ID, "source", by)
-		k.cfg.New(ai, by)
 		k.wake.Notify()
 	}
 }
@@ -294,8 +305,14 @@ func (k *Keeper) makeRoomLocked(now time.Time) bool {
 	if !idle.up {
 		k.ignored++
 	}
-	idle.duties[Discovered] = duty{} // the next step forgets the entry
+	k.undiscoverLocked(idle)
 	return true
+}
+
+// undiscoverLocked forgets that a peer was discovered. The next step forgets the entry.
+func (k *Keeper) undiscoverLocked(e *entry) {
+	e.duties[Discovered] = duty{}
+	k.cfg.Forgotten(e.id)
 }
 
 // Release makes the keeper leave a peer alone, unless it is persistent, until

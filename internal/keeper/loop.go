@@ -396,7 +396,7 @@ func (k *Keeper) pursueLocked(e *entry, v view, p *plan) {
 		return
 	}
 	if d := e.duties[Discovered]; d.on && v.now.Sub(e.heard) > policies[Discovered].forget {
-		e.duties[Discovered] = duty{} // the next step forgets the entry
+		k.undiscoverLocked(e)
 	}
 	var due []Source
 	slot, free := numSources, false

@@ -83,7 +83,7 @@ func start(t testing.TB, h *natlab.Host, o Options) *driven {
 	}()
 	t.Cleanup(func() {
 		in.Close() // it ends at the end of its input
-		kill := time.AfterFunc(10*time.Second, func() {
+		kill := time.AfterFunc(patience, func() {
 			t.Errorf("%s does not end", p.name)
 			process.Kill()
 		})
