@@ -94,9 +94,12 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 	}
 	// The relay client (v0.51) fails a dial while another one to the same peer is under
 	// way, whatever becomes of that: its dialer may have given up.
-	for i := 0; i < maxOvertaken && overtaken(err); i++ {
+	for i := 0; overtaken(err); i++ {
 		if d.Host.Connected(p.ID) {
 			return nil
+		}
+		if i == maxOvertaken {
+			break
 		}
 		d.Host.Forgive(p.ID)
 		err = d.Via.Connect(ctx, p)
