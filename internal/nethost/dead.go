@@ -2,9 +2,7 @@ package nethost
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multistream"
+	"github.com/quic-go/quic-go"
 
 	"github.com/go-p2pnode/p2pnode/internal/addrs"
 )
@@ -27,13 +26,13 @@ const settled = time.Second
 // an older one may have streams from before.
 const relayedNew = 20 * time.Second
 
-// patientTrips is how many round trips patience adds: opening a stream and a ping take
-// two, and what is lost on the way is sent again.
+// patientTrips is how many round trips patience adds: what is lost on the way is sent
+// again.
 const patientTrips = 6
 
 const (
 	// chances is how often a peer is asked that does not answer, while this machine is
-	// busy.
+	// busy or the peer seems to be.
 	chances = 3
 	// pace is how long a process sleeps that is watched whether it keeps up.
 	pace = 25 * time.Millisecond
@@ -87,10 +86,10 @@ func (h *Host) patience(id peer.ID, least time.Duration) time.Duration {
 	return least + patientTrips*h.Peerstore().LatencyEWMA(id)
 }
 
-// CloseDead pings a peer over each of its connections, and closes those on which it
-// does not answer in time, unless ctx ends before. It reports whether any is left. Any
-// answer counts, even that it does not speak ping. The peer has more time if its
-// answers take long, or if this machine is too busy to take them.
+// CloseDead asks a peer over each of its connections, and closes those on which it does
+// not answer in time, unless ctx ends before. It reports whether any is left. The peer
+// has more time if its answers take long, if this machine is too busy to take them, or
+// if the peer's machine is so busy that only its QUIC answers.
 //
 // If a direct connection was dead and only new relayed ones are left, it closes those
 // too: upstream punches no hole while it believes in a direct connection, and not
@@ -105,7 +104,7 @@ func (h *Host) CloseDead(ctx context.Context, id peer.ID, least time.Duration) (
 	var lost atomic.Bool // a direct one
 	for _, c := range h.swarm.ConnsToPeer(id) {
 		wg.Go(func() {
-			switch answers, silent := asked(ctx, c, patience, keepsUp); {
+			switch answers, silent := asked(ctx, c, patience, keepsUp, packets); {
 			case answers:
 				_ = h.Peerstore().Put(id, answered, time.Now()) // if it fails, only Peer.LastSeen is missing
 			case silent:
@@ -125,21 +124,31 @@ func (h *Host) CloseDead(ctx context.Context, id peer.ID, least time.Duration) (
 	return h.Connected(id)
 }
 
-// asked reports whether a peer answers over a connection, or is silent for a time. A
-// process that gets too little of a busy machine does not see the answers in time: the
-// peer has another chance then.
-func asked(ctx context.Context, c network.Conn, patience time.Duration, keepsUp func(context.Context) func() bool) (answers, silent bool) {
+// asked reports whether a peer answers over a connection, or is silent for a time. It
+// has another chance if this process gets too little of a busy machine to see answers in
+// time, or if packets came from the peer, whose own process may be slow.
+func asked(ctx context.Context, c network.Conn, patience time.Duration, keepsUp func(context.Context) func() bool, packets func(network.Conn) uint64) (answers, silent bool) {
 	for range chances {
+		before := packets(c)
 		bound, cancel := context.WithTimeout(ctx, patience)
 		kept := keepsUp(bound)
-		err := pingOver(bound, c)
+		err := ask(bound, c)
 		silent = err != nil && ctx.Err() == nil && errors.Is(bound.Err(), context.DeadlineExceeded)
 		cancel()
-		if on := kept(); on || !silent {
+		if on := kept(); !silent || on && packets(c) == before {
 			return err == nil, silent
 		}
 	}
 	return false, true
+}
+
+// packets returns how many packets came over a QUIC connection, and 0 for others.
+func packets(c network.Conn) uint64 {
+	var q *quic.Conn
+	if !c.As(&q) {
+		return 0
+	}
+	return q.ConnectionStats().PacketsReceived
 }
 
 // keepsUp watches this process until ctx ends. The function that it returns waits for
@@ -165,9 +174,10 @@ func keepsUp(ctx context.Context) func() bool {
 	return func() bool { return <-done }
 }
 
-// pingOver pings over one connection.
-func pingOver(ctx context.Context, c network.Conn) error {
-	s, err := c.NewStream(network.WithAllowLimitedConn(ctx, "p2pnode: ping"))
+// ask asks a peer over one connection whether it speaks ping. Any answer will do, and a
+// peer that is busy gives this one sooner than that to a ping.
+func ask(ctx context.Context, c network.Conn) error {
+	s, err := c.NewStream(network.WithAllowLimitedConn(ctx, "p2pnode: ask"))
 	if err != nil {
 		return err
 	}
@@ -182,14 +192,5 @@ func pingOver(ctx context.Context, c network.Conn) error {
 	if _, unsupported := errors.AsType[multistream.ErrNotSupported[protocol.ID]](err); unsupported {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	var b [ping.PingSize]byte
-	_, _ = rand.Read(b[:]) // it never fails
-	if _, err := s.Write(b[:]); err != nil {
-		return err
-	}
-	_, err = io.ReadFull(s, b[:])
 	return err
 }
