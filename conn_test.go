@@ -202,7 +202,8 @@ func TestConnErrors(t *testing.T) {
 		},
 		"its own close": func(t *testing.T, dial func() (halfCloser, halfCloser)) {
 			near, _ := dial()
-			ended := make(chan error, 4)
+			const some = 2 // the windows take more
+			ended, written := make(chan error, 4), make(chan struct{}, some)
 			for range 2 { // muxers wake one
 				go func() {
 					_, err := near.Read(make([]byte, 1))
@@ -212,17 +213,22 @@ func TestConnErrors(t *testing.T) {
 					var err error
 					for err == nil { // until the windows are full
 						_, err = near.Write(make([]byte, 1<<16))
+						select {
+						case written <- struct{}{}:
+						default:
+						}
 					}
 					ended <- err
 				}()
 			}
-			_, err := near.Write([]byte("x")) // they have had a turn
-			mustNot(t, err)
+			for range some {
+				<-written
+			}
 			mustNot(t, near.Close())
 			for range 4 {
 				want(t, "a call that waits", <-ended, net.ErrClosed, network.ErrReset)
 			}
-			_, err = near.Read(make([]byte, 1))
+			_, err := near.Read(make([]byte, 1))
 			want(t, "read", err, ErrClosed)
 			_, err = near.Write([]byte("x"))
 			want(t, "write", err, ErrClosed)
