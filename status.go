@@ -233,7 +233,8 @@ type Peer struct {
 	// Since is when the best connection was opened.
 	Since time.Time `json:"since"`
 	// LastSeen is when the best connection was opened, or when the peer last
-	// answered a ping of [WithKeepAlive] or [Node.Ping], whichever is later.
+	// answered [Node.Ping], [WithKeepAlive] or another check of its connections,
+	// whichever is later.
 	LastSeen time.Time `json:"lastSeen"`
 	// Agent is the peer's user agent.
 	Agent string `json:"agent,omitempty"`

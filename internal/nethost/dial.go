@@ -230,7 +230,8 @@ func (h *Host) Ping(ctx context.Context, id peer.ID) (time.Duration, error) {
 	return r.RTT, r.Error
 }
 
-// answered is the key under which the peerstore has when a peer answered a ping.
+// answered is the key under which the peerstore has when a peer
+// last answered Ping or CloseDead.
 const answered = "p2pnode: answered"
 
 // ClearBackoff lets the next dial of a peer happen, whatever failed before.

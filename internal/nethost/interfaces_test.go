@@ -51,8 +51,8 @@ func TestDeadConnectionsAreClosed(t *testing.T) {
 // unanswered reads a stream and never answers.
 func unanswered(s network.Stream) { _, _ = io.Copy(io.Discard, s) }
 
-// A peer whose machine is so busy that only its QUIC answers is not dead: streams ended
-// because it answered after 3 seconds.
+// A peer whose machine is so busy that only its QUIC answers is not dead: its
+// connections were closed, because it answered after 3 seconds.
 func TestAPeerWhoseQUICAnswersIsNotDead(t *testing.T) {
 	any := ma.StringCast("/ip4/127.0.0.1/udp/0/quic-v1")
 	a, slow := hosttest.New(t, any), hosttest.New(t, any)

@@ -28,7 +28,7 @@ type Peer struct {
 	Direction network.Direction
 	Latency   time.Duration
 	Since     time.Time
-	LastSeen  time.Time // when the connection opened, or the last ping was answered
+	LastSeen  time.Time // when the connection opened, or the peer last answered
 	Agent     string
 	Protocols []protocol.ID
 }
