@@ -2,6 +2,7 @@ package p2pnode_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +14,9 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	dssync "github.com/ipfs/go-datastore/sync"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/needs"
@@ -318,27 +322,68 @@ func TestProvideOutlivesTheRestartOfEveryHolder(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		sim := quiet(t)
-		order := sim.Nodes(t, size)
-		// A DHT client: nobody asks the provider itself.
-		provider := sim.Node(t, p2pnode.WithBootstrapPeers(order[0].AddrInfo()), p2pnode.WithDHTMode(p2pnode.DHTModeClient))
-		sim.Ready()
-		list := contents(t, keys)
-		if err := provider.ProvideMany(t.Context(), slices.Values(list)); err != nil {
+		restartsOfEveryHolder(t, sim, sim.Nodes(t, size), keys)
+	})
+}
+
+// In a small network the IDs of all servers may begin with the same bit. That is no
+// region of its own: they hold the keys that begin with the other bit too.
+func TestProvideOutlivesRestartsWhereIDsBeginAlike(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := quiet(t)
+		var order p2ptest.Nodes
+		for range 3 {
+			opts := []p2pnode.Option{p2pnode.WithIdentity(keyThatBegins(t, 0))}
+			if len(order) > 0 {
+				opts = append(opts, p2pnode.WithBootstrapPeers(order[0].AddrInfo()))
+			}
+			order = append(order, sim.Node(t, opts...))
+		}
+		restartsOfEveryHolder(t, sim, order, 5)
+	})
+}
+
+// keyThatBegins returns the key of an ID that begins with a bit where the DHT keeps it.
+func keyThatBegins(t *testing.T, bit byte) crypto.PrivKey {
+	t.Helper()
+	for {
+		key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+		if err != nil {
 			t.Fatal(err)
 		}
-		lost := 0
-		for i, n := range append(order, order[0]) {
-			sim.Restart(n, p2ptest.LoseData())
-			time.Sleep(time.Hour / time.Duration(size))
-			searcher := order[(i+len(order)/2)%len(order)]
-			for _, c := range list {
-				if !findsProvider(t, searcher, provider, c) {
-					lost++
-				}
+		id, err := peer.IDFromPrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kb.ConvertPeerID(id)[0]>>7 == bit {
+			return key
+		}
+	}
+}
+
+// restartsOfEveryHolder provides keys, and restarts the servers one by one.
+func restartsOfEveryHolder(t *testing.T, sim *p2ptest.Network, order p2ptest.Nodes, keys int) {
+	t.Helper()
+	// A DHT client: nobody asks the provider itself.
+	provider := sim.Node(t, p2pnode.WithBootstrapPeers(order[0].AddrInfo()), p2pnode.WithDHTMode(p2pnode.DHTModeClient))
+	sim.Ready()
+	list := contents(t, keys)
+	if err := provider.ProvideMany(t.Context(), slices.Values(list)); err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for i, n := range append(order, order[0]) {
+		sim.Restart(n, p2ptest.LoseData())
+		time.Sleep(time.Hour / time.Duration(len(order)))
+		searcher := order[(i+len(order)/2)%len(order)]
+		for _, c := range list {
+			if !findsProvider(t, searcher, provider, c) {
+				lost++
 			}
 		}
-		if lost > 0 {
-			t.Errorf("%d of %d searches found nobody", lost, (size+1)*keys)
-		}
-	})
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d searches found nobody", lost, (len(order)+1)*keys)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-libdht/kad/key/bitstr"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	sweep "github.com/libp2p/go-libp2p-kad-dht/provider"
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -210,14 +211,17 @@ func (k *keeper) refillPeer(ctx context.Context, id peer.ID) bool {
 	if table == nil || !k.d.cfg.Host.Connected(id) {
 		return true
 	}
-	length, known := k.regionBits(ctx)
-	if !known || k.sending(id) {
-		// Without the length it would get everything, and what it is being sent it
-		// will hold.
-		n, err := k.keys.Size(ctx)
-		return err != nil || n == 0
+	if n, err := k.keys.Size(ctx); err != nil || n == 0 {
+		return true
 	}
-	region, near := prefixOf(kb.ConvertPeerID(id), length), k.near(table, id)
+	if k.sending(id) {
+		return false // what it is being sent it will hold
+	}
+	region, known := k.regionOf(ctx, table, id)
+	if !known {
+		return false // it would get everything
+	}
+	near := k.near(table, id)
 	key := k.shortest(near)
 	if key == nil {
 		var err error
@@ -431,14 +435,61 @@ func (k *keeper) pick(ctx context.Context, region bitstr.Key, near func(multihas
 }
 
 // regionBits returns how long the prefixes are that the closest peers to a key
-// have in common with it, if that is known.
+// have in common with it, at most, if that is known.
 func (k *keeper) regionBits(ctx context.Context) (length int, known bool) {
 	for _, s := range k.running() {
-		if st, err := s.Stats(ctx); err == nil && !st.Closed && st.Schedule.AvgPrefixLength >= 0 {
-			length, known = max(length, int(st.Schedule.AvgPrefixLength)), true
+		if n, ok := prefixBits(ctx, s); ok {
+			length, known = max(length, n), true
 		}
 	}
 	return length, known
+}
+
+// prefixBits returns how long the prefixes of a sweeping provider's regions are, if
+// it knows.
+func prefixBits(ctx context.Context, s *sweep.SweepingProvider) (length int, known bool) {
+	st, err := s.Stats(ctx)
+	if err != nil || st.Closed || st.Schedule.AvgPrefixLength < 0 {
+		return 0, false
+	}
+	return int(st.Schedule.AvgPrefixLength), true
+}
+
+// regionOf returns the region around a server, if it is known: the server is one of
+// the closest to keys of that region alone. When there are fewer servers than hold a
+// record, that is the whole key space. Upstream (v0.42) has a region with whatever
+// prefix their IDs happen to have in common then, and half of the keys, or more, in
+// none with a server.
+func (k *keeper) regionOf(ctx context.Context, table *dht.IpfsDHT, id peer.ID) (region bitstr.Key, known bool) {
+	sweeps, i := k.running(), slices.Index(k.d.tables, table)
+	if i >= len(sweeps) {
+		return "", false
+	}
+	length, known := prefixBits(ctx, sweeps[i])
+	if !known || length == 0 {
+		return "", known
+	}
+	few, known := k.spreadOf(table).few()
+	if !known {
+		list, err := k.lookUp(ctx, table, string(id))
+		if err != nil {
+			return "", false
+		}
+		few = len(list) < table.BucketSize()
+	}
+	if few {
+		return "", true
+	}
+	return prefixOf(kb.ConvertPeerID(id), length), true
+}
+
+// lookUp returns the closest peers to a key, and notes them.
+func (k *keeper) lookUp(ctx context.Context, table *dht.IpfsDHT, key string) ([]peer.ID, error) {
+	list, err := k.d.closest(ctx, table, key)
+	if err == nil {
+		k.spreadOf(table).found(key, list)
+	}
+	return list, err
 }
 
 // prefixOf returns the first n bits of an ID.
@@ -470,13 +521,12 @@ func (k *keeper) visit(ctx context.Context) {
 
 func (k *keeper) visitRegion(ctx context.Context, prefix bitstr.Key) error {
 	key, err := k.pick(ctx, prefix, nil)
-	length, known := k.regionBits(ctx)
-	if err != nil || key == nil || !known {
+	if err != nil || key == nil {
 		return err
 	}
 	var failed []error
 	for _, table := range k.d.active() {
-		closest, err := k.d.closest(ctx, table, string(key))
+		closest, err := k.lookUp(ctx, table, string(key))
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -490,7 +540,9 @@ func (k *keeper) visitRegion(ctx context.Context, prefix bitstr.Key) error {
 			if !errors.As(k.d.holds(ctx, messenger, id, key), &lost) {
 				continue // it holds the record, or cannot be asked
 			}
-			k.resend(ctx, table, messenger, id, prefixOf(kb.ConvertPeerID(id), length), key)
+			if region, known := k.regionOf(ctx, table, id); known {
+				k.resend(ctx, table, messenger, id, region, key)
+			}
 		}
 	}
 	return errors.Join(failed...)

@@ -46,6 +46,8 @@ type spread struct {
 	before map[uint64]uint64    // those of the time before; guarded by mu
 	begun  time.Time            // when sent was begun; guarded by mu
 	failed map[peer.ID]struct{} // peers that could not be sent a record since they were found; guarded by mu
+	looked time.Time            // when a lookup ended last; guarded by mu
+	last   int                  // how many peers it found; guarded by mu
 }
 
 // candidate is a peer, its place in the key space, which is the first bits of its ID
@@ -78,6 +80,7 @@ func (s *spread) found(key string, list []peer.ID) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.looked, s.last = now, len(list)
 	if len(s.peers) > maxSpread {
 		s.peers = nil
 	}
@@ -167,6 +170,16 @@ func (s *spread) lately() (list []peer.ID) {
 		}
 	}
 	return list
+}
+
+// few reports whether there are fewer peers than should hold a record, if that is
+// known: a lookup finds as many if they are there. In a network that grows it is
+// true for a short time only.
+func (s *spread) few() (few, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	few = s.last < s.size
+	return few, !s.looked.IsZero() && (!few || time.Since(s.looked) < foundFor)
 }
 
 // turn forgets, after a time, whom records were sent to. It is called with the lock held.

@@ -155,3 +155,33 @@ func BenchmarkSpread(b *testing.B) {
 		}
 	}
 }
+
+// A network with few peers is one for as long as a lookup is recent: it may grow.
+func TestSpreadKnowsAFewPeers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		list, _ := spreadPeers(closest)
+		s := newSpread(closest)
+		for _, step := range []struct {
+			found      int // by a lookup; none if negative
+			wait       time.Duration
+			few, known bool
+		}{
+			{-1, 0, true, false},
+			{3, 0, true, true},
+			{-1, foundFor - 1, true, true},
+			{-1, 1, true, false},
+			{closest, 0, false, true},
+			{-1, 24 * time.Hour, false, true},
+			{closest - 1, 0, true, true},
+		} {
+			if step.found >= 0 {
+				s.found("key", list[:step.found])
+			}
+			time.Sleep(step.wait)
+			if few, known := s.few(); few != step.few || known != step.known {
+				t.Errorf("%+v: few %v, known %v", step, few, known)
+			}
+		}
+	})
+}

@@ -41,7 +41,7 @@ func (k *keeper) sweepOf(i int) (*sweep.SweepingProvider, error) {
 	// once, persistent ones included.
 	return sweep.New(
 		sweep.WithPeerID(k.d.self),
-		sweep.WithRouter(&router{table: table, spread: places, k: k}),
+		sweep.WithRouter(&router{table: table, k: k}),
 		sweep.WithMessageSender(proving{table.MessageSender(), places, k}),
 		sweep.WithSelfAddrs(table.FilteredAddrs),
 		sweep.WithReplicationFactor(table.BucketSize()),
@@ -75,18 +75,16 @@ const neverOffline = 10 * 365 * 24 * time.Hour
 
 // router finds the peers for the sweeping providers.
 type router struct {
-	table  *dht.IpfsDHT
-	spread *spread
-	k      *keeper
+	table *dht.IpfsDHT
+	k     *keeper
 }
 
 func (r *router) GetClosestPeers(ctx context.Context, key string) ([]peer.ID, error) {
 	if key == string(r.k.d.self) { // that is how it checks whether there are peers
 		return r.table.GetClosestPeers(ctx, key)
 	}
-	list, err := r.k.d.closest(ctx, r.table, key)
+	list, err := r.k.lookUp(ctx, r.table, key)
 	if err == nil {
-		r.spread.found(key, list)
 		return list, nil
 	}
 	r.k.mu.Lock()
