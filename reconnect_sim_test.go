@@ -81,3 +81,23 @@ func TestAttackPublishRightAfterAReconnect(t *testing.T) {
 		})
 	}
 }
+
+// A connection that a peer has opened over QUIC, and lost at once, is closed when the
+// peer opens another one: streams to the peer would get no answer on it, until QUIC
+// gives it up after half a minute.
+func TestAConnectionThatDiedYoungIsClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := p2ptest.NewNetwork(t)
+		a := sim.Node(t)
+		b := sim.Node(t, p2pnode.WithBootstrapPeers(a.AddrInfo()))
+		sim.Ready()
+		sim.Crash(b)
+		sim.Restart(b, p2ptest.NewAddress())
+		sim.Ready()
+		time.Sleep(4 * time.Second)
+		if list := a.Host().Network().ConnsToPeer(b.ID()); len(list) != 1 {
+			t.Errorf("%d connections are left", len(list))
+		}
+	})
+}

@@ -19,7 +19,7 @@ import (
 )
 
 // settled is how old a connection is when another one to the same peer is a reason to
-// check it: those of simultaneous dials and of hole punching are younger.
+// check it, whoever dialed: those of simultaneous dials and of hole punching are younger.
 const settled = time.Second
 
 // relayedNew is how old a relayed connection may be that is closed to get a direct one:
@@ -66,19 +66,21 @@ func (c *checks) end(id peer.ID) {
 
 // Doubtful reports whether a peer has a connection that another one makes doubtful:
 // a peer that moved, or whose router forgot about the old one, dials again, while this
-// side would use the old one for half a minute. A relayed one is not: it ends when the
-// relay's connection to the peer does.
+// side would use the old one for half a minute. And a QUIC dial that the peer has
+// canceled may have left a connection here that it knows nothing of (see givenUp). A
+// relayed one is not: it ends when the relay's connection to the peer does.
 func (h *Host) Doubtful(id peer.ID) bool {
 	list := h.swarm.ConnsToPeer(id)
 	if len(list) < 2 {
 		return false
 	}
-	for _, c := range list {
-		if time.Since(c.Stat().Opened) >= settled && !addrs.IsCircuit(c.RemoteMultiaddr()) {
-			return true
+	return slices.ContainsFunc(list, func(c network.Conn) bool {
+		if addrs.IsCircuit(c.RemoteMultiaddr()) {
+			return false
 		}
-	}
-	return false
+		dialed := c.Stat().Direction == network.DirInbound && c.As(new(*quic.Conn))
+		return dialed || time.Since(c.Stat().Opened) >= settled
+	})
 }
 
 // patience returns how long a peer has to answer: more if its answers take long.
