@@ -109,10 +109,10 @@ func addPeers(name string, peers []peer.AddrInfo, list func(*config) *[]peer.Add
 
 // WithKeepAlive pings each connected peer at an interval of at least a second,
 // and closes the connections of peers that do not answer within 5 seconds and
-// some round trips, or in up to three times that while this machine is busy or,
-// over QUIC, the peer's is.
-// [Peer].LastSeen includes the last answer. By default the node pings peers only
-// after it has woken from sleep or its addresses have changed.
+// some round trips, or within up to three times that while this machine is busy
+// or, over QUIC, the peer's is. [Peer].LastSeen includes the last answer. By
+// default the node pings peers only after it has woken from sleep or its
+// addresses have changed.
 //
 // Use it to notice dead peers sooner. Without it, TCP notices a crashed process
 // immediately, because the peer's system closes the connection, but QUIC only
