@@ -53,7 +53,7 @@ const doubtTimeout = 3 * time.Second
 
 // check closes a peer's dead connections.
 func check(ctx context.Context, n *Node, id peer.ID) {
-	if !n.base.CloseDead(ctx, id, doubtTimeout) {
+	if !n.base.CloseDoubtful(ctx, id, doubtTimeout) {
 		bound, cancel := context.WithTimeout(ctx, againTimeout)
 		defer cancel()
 		dialAgain(bound, n, id)

@@ -69,17 +69,21 @@ func (c *checks) end(id peer.ID) {
 // side would use the old one for half a minute. And a QUIC dial that the peer has
 // canceled may have left a connection here that it knows nothing of (see givenUp). A
 // relayed one is not: it ends when the relay's connection to the peer does.
-func (h *Host) Doubtful(id peer.ID) bool {
-	list := h.swarm.ConnsToPeer(id)
+func (h *Host) Doubtful(id peer.ID) bool { return len(doubtful(h.swarm.ConnsToPeer(id))) > 0 }
+
+// doubtful returns which of a peer's connections are to be checked: all if one of them
+// is settled, otherwise those that the peer has dialed over QUIC.
+func doubtful(list []network.Conn) []network.Conn {
 	if len(list) < 2 {
-		return false
+		return nil
 	}
-	return slices.ContainsFunc(list, func(c network.Conn) bool {
-		if addrs.IsCircuit(c.RemoteMultiaddr()) {
-			return false
-		}
-		dialed := c.Stat().Direction == network.DirInbound && c.As(new(*quic.Conn))
-		return dialed || time.Since(c.Stat().Opened) >= settled
+	if slices.ContainsFunc(list, func(c network.Conn) bool {
+		return time.Since(c.Stat().Opened) >= settled && !addrs.IsCircuit(c.RemoteMultiaddr())
+	}) {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(c network.Conn) bool {
+		return c.Stat().Direction != network.DirInbound || !c.As(new(*quic.Conn))
 	})
 }
 
@@ -97,6 +101,15 @@ func (h *Host) patience(id peer.ID, least time.Duration) time.Duration {
 // too: upstream punches no hole while it believes in a direct connection, and not
 // later either. The caller is to dial again.
 func (h *Host) CloseDead(ctx context.Context, id peer.ID, least time.Duration) (alive bool) {
+	return h.closeDead(ctx, id, least, func(list []network.Conn) []network.Conn { return list })
+}
+
+// CloseDoubtful is CloseDead for the connections for which a peer is [Host.Doubtful].
+func (h *Host) CloseDoubtful(ctx context.Context, id peer.ID, least time.Duration) (alive bool) {
+	return h.closeDead(ctx, id, least, doubtful)
+}
+
+func (h *Host) closeDead(ctx context.Context, id peer.ID, least time.Duration, which func([]network.Conn) []network.Conn) (alive bool) {
 	if !h.checks.begin(id) {
 		return true
 	}
@@ -104,7 +117,7 @@ func (h *Host) CloseDead(ctx context.Context, id peer.ID, least time.Duration) (
 	patience := h.patience(id, least)
 	var wg sync.WaitGroup
 	var lost atomic.Bool // a direct one
-	for _, c := range h.swarm.ConnsToPeer(id) {
+	for _, c := range which(h.swarm.ConnsToPeer(id)) {
 		wg.Go(func() {
 			switch answers, silent := asked(ctx, c, patience, keepsUp, packets); {
 			case answers:

@@ -187,7 +187,10 @@ var errNotIdentified = errors.New("it is connected, but does not answer identify
 // CheckIdentified waits until a connected peer is identified, and returns an error if
 // that has failed.
 func (d Dialer) CheckIdentified(ctx context.Context, id peer.ID) error {
-	d.Host.AwaitIdentify(ctx, id)
+	open := d.Host.awaitIdentify(ctx, id)
+	for !open && d.Host.Connected(id) && ctx.Err() == nil { // the peer has closed one, and another one came later
+		open = d.Host.awaitIdentify(ctx, id)
+	}
 	var err error
 	switch {
 	case len(d.Host.Protocols(id)) > 0:

@@ -126,6 +126,13 @@ func TestAYoungQUICConnectionIsDoubtful(t *testing.T) {
 			if got := one.Doubtful(a.ID()); got != c.want {
 				t.Errorf("doubtful: %v", got)
 			}
+			// Only the one over QUIC is asked.
+			a.Network().SetStreamHandler(unanswered)
+			b.Network().SetStreamHandler(unanswered)
+			one.CloseDoubtful(t.Context(), a.ID(), 200*time.Millisecond)
+			if left := one.Conns(a.ID()); !c.want && len(left) < 2 || c.want && (len(left) != 1 || left[0].Addr.Protocols()[1].Code != ma.P_TCP) {
+				t.Errorf("left: %v", left)
+			}
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
@@ -20,6 +21,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
 	libp2pconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
@@ -324,5 +326,71 @@ func TestNamesForWebSocketWithTLS(t *testing.T) {
 		if len(failed) != 1 || !strings.Contains(failed[0].Error(), name+" at /ip4/127.0.0.1/tcp/1/tls/sni/boot.test/ws: ") {
 			t.Errorf("%s: %v", name, failed)
 		}
+	}
+}
+
+// asking is a host that tells of which connection somebody waits to be identified.
+type asking struct {
+	host.Host
+	service identifying
+}
+
+type identifying struct {
+	identify.IDService
+	asked func(network.Conn)
+}
+
+func (a asking) IDService() identify.IDService { return a.service }
+
+func (s identifying) IdentifyWait(c network.Conn) <-chan struct{} {
+	s.asked(c)
+	return s.IDService.IdentifyWait(c)
+}
+
+// A peer is identified by the connection that stays, if another one, which was there
+// earlier, ends before it is identified.
+func TestAPeerIsIdentifiedByTheConnectionThatStays(t *testing.T) {
+	one, cfg := hosttest.New(t, loopback), hosttest.Config(t)
+	var two [2]*nethost.Host // processes with one identity
+	answer := make(chan struct{})
+	for i := range two {
+		h, err := nethost.New(cfg)
+		must(t, err)
+		t.Cleanup(func() { _ = h.Close() })
+		hosttest.Listen(t, h, loopback)
+		h.Peerstore().AddAddrs(one.ID(), one.Addrs(), time.Hour)
+		h.Network().SetStreamHandler(func(s network.Stream) {
+			<-answer
+			if proto, handle, err := h.Mux().Negotiate(s); err == nil && s.SetProtocol(proto) == nil {
+				_ = handle(proto, s)
+			}
+		})
+		two[i] = h
+	}
+	came, went := make(chan network.Conn, 2), make(chan network.Conn, 2)
+	watch := &network.NotifyBundle{
+		ConnectedF:    func(_ network.Network, c network.Conn) { came <- c },
+		DisconnectedF: func(_ network.Network, c network.Conn) { went <- c },
+	}
+	one.Network().Notify(watch)
+	defer one.Network().StopNotify(watch)
+	dial := func(from *nethost.Host) network.Conn {
+		_, err := from.Network().DialPeer(t.Context(), one.ID())
+		must(t, err)
+		return <-came
+	}
+	first := dial(two[0])
+	service := one.Host.(interface{ IDService() identify.IDService }).IDService()
+	one.Host = asking{one.Host, identifying{service, func(c network.Conn) {
+		if c != first {
+			close(answer)
+			return
+		}
+		dial(two[1])
+		must(t, two[0].Network().ClosePeer(one.ID()))
+		<-went
+	}}}
+	if err := dialer(one, one).CheckIdentified(t.Context(), first.RemotePeer()); err != nil {
+		t.Error(err)
 	}
 }
