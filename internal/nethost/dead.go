@@ -67,8 +67,10 @@ func (c *checks) end(id peer.ID) {
 // Doubtful reports whether a peer has a connection that another one makes doubtful:
 // a peer that moved, or whose router forgot about the old one, dials again, while this
 // side would use the old one for half a minute. And a QUIC dial that the peer has
-// canceled may have left a connection here that it knows nothing of (see givenUp). A
-// relayed one is not: it ends when the relay's connection to the peer does.
+// canceled, as the swarm does when it has dialed two addresses and one has connected,
+// may have left a connection here that the peer knows nothing of: quic-go (v0.64) does
+// not tell this side. A relayed one is not doubtful: it ends when the relay's connection
+// to the peer does.
 func (h *Host) Doubtful(id peer.ID) bool { return len(doubtful(h.swarm.ConnsToPeer(id))) > 0 }
 
 // doubtful returns which of a peer's connections are to be checked: all if one of them

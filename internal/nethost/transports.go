@@ -55,7 +55,7 @@ func (t *transports) option(kind addrs.Kind) libp2p.Option {
 	case addrs.QUIC:
 		return libp2p.Transport(func(key crypto.PrivKey, conns *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rm network.ResourceManager) (transport.Transport, error) {
 			tune(conns, t.streams, t.dial)
-			return t.keep(newQUIC(quic.NewTransport(key, conns, psk, gater, rm)))
+			return t.keep(quic.NewTransport(key, conns, psk, gater, rm))
 		})
 	case addrs.WebSocket:
 		return libp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, share *tcpreuse.ConnMgr) (transport.Transport, error) {

@@ -35,7 +35,7 @@ func newWebTransport(key crypto.PrivKey, psk pnet.PSK, conns *quicreuse.ConnMana
 	if !ok {
 		return nil, fmt.Errorf("a %T is not the WebTransport that this is made for", t)
 	}
-	return wtTransport{inner, newGivenUp()}, nil
+	return wtTransport{inner}, nil
 }
 
 // wtTransportMethods are the methods that libp2p looks for in the transport.
@@ -46,24 +46,14 @@ type wtTransportMethods interface {
 	AddCertHashes(ma.Multiaddr) (ma.Multiaddr, bool)
 }
 
-type wtTransport struct {
-	wtTransportMethods
-	givenUp givenUp
-}
+type wtTransport struct{ wtTransportMethods }
 
 func (t wtTransport) Dial(ctx context.Context, addr ma.Multiaddr, p peer.ID) (transport.CapableConn, error) {
-	c, err := t.givenUp.dial(ctx, func(ctx context.Context) (transport.CapableConn, error) {
-		return t.wtTransportMethods.Dial(ctx, addr, p)
-	})
+	c, err := t.wtTransportMethods.Dial(ctx, addr, p)
 	if err != nil {
 		return nil, err
 	}
 	return wtConn{c}, nil
-}
-
-// Close ends canceled dials too.
-func (t wtTransport) Close() error {
-	return errors.Join(t.givenUp.group.Close(), t.wtTransportMethods.Close())
 }
 
 func (t wtTransport) Listen(addr ma.Multiaddr) (transport.Listener, error) {
