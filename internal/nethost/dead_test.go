@@ -3,11 +3,13 @@ package nethost
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // askedConn is a connection on which nobody answers, or which is broken.
@@ -66,6 +68,51 @@ func TestABusyMachineDoesNotTakePeersForDead(t *testing.T) {
 				}
 				if took := time.Since(begun); c.silent && took != time.Duration(c.times)*5*time.Second {
 					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// openConn is a connection that was opened some time ago.
+type openConn struct {
+	network.Conn
+	quic bool
+	from network.Direction
+	at   string
+	age  time.Duration
+}
+
+func (c openConn) As(any) bool                   { return c.quic }
+func (c openConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast(c.at) }
+func (c openConn) Stat() network.ConnStats {
+	return network.ConnStats{Stats: network.Stats{Direction: c.from, Opened: time.Now().Add(-c.age)}}
+}
+
+// Another connection makes a young one doubtful only if the peer has dialed it over
+// QUIC, as it may have canceled that dial; it makes all doubtful if one is older.
+func TestAYoungQUICConnectionIsDoubtful(t *testing.T) {
+	const in, out, direct, relayed = network.DirInbound, network.DirOutbound, "/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/tcp/1/p2p-circuit"
+	for name, c := range map[string]struct {
+		list []network.Conn
+		want []int
+	}{
+		"alone":             {[]network.Conn{openConn{quic: true, from: in, at: direct}}, nil},
+		"young QUIC":        {[]network.Conn{openConn{quic: true, from: in, at: direct}, openConn{from: in, at: direct}}, []int{0}},
+		"young TCP":         {[]network.Conn{openConn{from: in, at: direct}, openConn{from: in, at: direct}}, nil},
+		"QUIC from here":    {[]network.Conn{openConn{quic: true, from: out, at: direct}, openConn{from: in, at: direct}}, nil},
+		"old TCP":           {[]network.Conn{openConn{from: out, at: direct, age: settled}, openConn{from: in, at: direct}}, []int{0, 1}},
+		"old, but relayed":  {[]network.Conn{openConn{from: in, at: relayed, age: settled}, openConn{from: in, at: direct}}, nil},
+		"relayed and young": {[]network.Conn{openConn{from: in, at: relayed, age: settled}, openConn{quic: true, from: in, at: direct}}, []int{1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var want []network.Conn
+				for _, i := range c.want {
+					want = append(want, c.list[i])
+				}
+				if got := doubtful(c.list); !slices.Equal(got, want) {
+					t.Errorf("doubtful: %v", got)
 				}
 			})
 		})

@@ -3,7 +3,6 @@ package nethost_test
 import (
 	"context"
 	"io"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/go-p2pnode/p2pnode/internal/nethost"
 	"github.com/go-p2pnode/p2pnode/internal/nethost/hosttest"
 )
 
@@ -74,65 +72,5 @@ func TestAPeerWhoseQUICAnswersIsNotDead(t *testing.T) {
 	}
 	if n := asked.Load(); n < 2 {
 		t.Errorf("asked %d times", n)
-	}
-}
-
-// Another connection makes a young one doubtful only if the peer has dialed it over
-// QUIC: it may have canceled that dial.
-func TestAYoungQUICConnectionIsDoubtful(t *testing.T) {
-	tcp, quic := ma.StringCast("/ip4/127.0.0.1/tcp/0"), ma.StringCast("/ip4/127.0.0.1/udp/0/quic-v1")
-	for _, c := range []struct {
-		name          string
-		first, second ma.Multiaddr
-		fromHere      bool // the first one
-		want          bool
-	}{
-		{"QUIC", quic, tcp, false, true},
-		{"TCP", tcp, tcp, false, false},
-		{"QUIC from here", quic, tcp, true, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			cfg := hosttest.Config(t)
-			one := hosttest.New(t, c.first, c.second)
-			other := func() *nethost.Host { // a process with the one identity
-				h, err := nethost.New(cfg)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() {
-					if err := h.Close(); err != nil {
-						t.Error(err)
-					}
-				})
-				hosttest.Listen(t, h, c.first)
-				return h
-			}
-			dial := func(from, to *nethost.Host, at ma.Multiaddr) {
-				addrs := slices.DeleteFunc(to.Addrs(), func(a ma.Multiaddr) bool { return len(a) != len(at) })
-				if err := from.Connect(t.Context(), peer.AddrInfo{ID: to.ID(), Addrs: addrs}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			a, b := other(), other()
-			if c.fromHere {
-				dial(one, a, c.first)
-			} else {
-				dial(a, one, c.first)
-			}
-			if one.Doubtful(a.ID()) {
-				t.Error("doubtful alone")
-			}
-			dial(b, one, c.second)
-			if got := one.Doubtful(a.ID()); got != c.want {
-				t.Errorf("doubtful: %v", got)
-			}
-			// Only the one over QUIC is asked.
-			a.Network().SetStreamHandler(unanswered)
-			b.Network().SetStreamHandler(unanswered)
-			one.CloseDoubtful(t.Context(), a.ID(), 200*time.Millisecond)
-			if left := one.Conns(a.ID()); !c.want && len(left) < 2 || c.want && (len(left) != 1 || left[0].Addr.Protocols()[1].Code != ma.P_TCP) {
-				t.Errorf("left: %v", left)
-			}
-		})
 	}
 }
