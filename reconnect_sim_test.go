@@ -2,10 +2,14 @@ package p2pnode_test
 
 import (
 	"context"
+	"io"
 	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/needs"
@@ -100,4 +104,71 @@ func TestAConnectionThatDiedYoungIsClosed(t *testing.T) {
 			t.Errorf("%d connections are left", len(list))
 		}
 	})
+}
+
+// The swarm of a peer that dials two addresses cancels one dial, which may leave a
+// connection here on which nobody answers. Messages and streams take the other one.
+func TestAConnectionThatNobodyAnswersIsNotUsed(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]bool{"the older one": true, "the newer one": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sim := p2ptest.NewNetwork(t)
+				a := sim.Node(t)
+				b := sim.Node(t)
+				ok := func(err error) {
+					t.Helper()
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				ok(b.Handle("/echo/1.0.0", func(_ context.Context, s network.Stream) error {
+					_, err := io.Copy(s, s)
+					return err
+				}))
+				sub, err := b.Subscribe(t.Context(), "news")
+				ok(err)
+				abandon := func() {
+					at := a.AddrInfo().Addrs[0]
+					c, err := b.Host().Network().(*swarm.Swarm).TransportForDialing(at).Dial(t.Context(), at, a.ID())
+					ok(err)
+					t.Cleanup(func() { ok(c.Close()) })
+					for range 10 { // the swarm prefers a connection with many streams
+						s, err := c.OpenStream(t.Context())
+						ok(err)
+						_, err = s.Write([]byte{1}) // the length of a name that does not come
+						ok(err)
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				begun := time.Now()
+				if first {
+					abandon()
+				}
+				ok(b.Connect(ctx, a.AddrInfo()))
+				if !first {
+					abandon()
+				}
+				ok(a.Publish(ctx, "news", []byte("the first")))
+				_, err = sub.Next(ctx)
+				ok(err)
+				s, err := a.OpenStream(ctx, b.ID(), "/echo/1.0.0")
+				ok(err)
+				_, err = s.Write([]byte("hello"))
+				ok(err)
+				_, err = io.ReadFull(s, make([]byte, len("hello")))
+				ok(err)
+				_, err = a.Ping(ctx, b.ID())
+				ok(err)
+				if took := time.Since(begun); took > time.Second {
+					t.Errorf("it took %v", took)
+				}
+				if list := a.Host().Network().ConnsToPeer(b.ID()); len(list) != 2 {
+					t.Errorf("%d connections", len(list))
+				}
+				ok(s.Close())
+			})
+		})
+	}
 }

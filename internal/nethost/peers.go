@@ -199,26 +199,14 @@ func (h *Host) Identified(c network.Conn) <-chan struct{} {
 	return ids.IDService().IdentifyWait(c)
 }
 
-// AwaitIdentify waits until the connections to a peer are identified: before
-// that its addresses and protocols are not known.
+// AwaitIdentify waits until a connected peer is identified: before that its addresses
+// and protocols are not known.
 func (h *Host) AwaitIdentify(ctx context.Context, id peer.ID) { h.awaitIdentify(ctx, id) }
 
-// awaitIdentify reports whether one of the connections is still open, or nobody knows:
-// otherwise there may be others by now.
+// awaitIdentify reports whether one of the connections is still open: otherwise there
+// may be others by now.
 func (h *Host) awaitIdentify(ctx context.Context, id peer.ID) (open bool) {
-	list := h.swarm.ConnsToPeer(id)
-	for _, c := range list {
-		known := h.Identified(c)
-		if known == nil {
-			return true
-		}
-		select {
-		case <-known:
-		case <-ctx.Done():
-			return true
-		}
-	}
-	return slices.ContainsFunc(list, func(c network.Conn) bool { return !c.IsClosed() })
+	return h.identified(ctx, h.swarm.ConnsToPeer(id)) != nil
 }
 
 // Protocols returns what a peer says that it speaks, sorted; nil before it has.

@@ -183,7 +183,7 @@ func (s *Server) openRaw(ctx context.Context, id peer.ID, now bool) (network.Str
 		defer cancel()
 	}
 	ctx = network.WithNoDial(network.WithAllowLimitedConn(ctx, "p2pnode"), "p2pnode")
-	return s.host.Network().NewStream(ctx, id)
+	return s.raw(ctx, id)
 }
 
 // negotiate agrees with the peer on a protocol, starting with one that it is known

@@ -47,6 +47,9 @@ type Config struct {
 	Host host.Host
 	// Connect connects to a peer unless it is connected.
 	Connect func(context.Context, peer.ID) error
+	// Raw opens a stream to a connected peer without a protocol. The default is that of
+	// the host's network.
+	Raw func(context.Context, peer.ID) (network.Stream, error)
 	// Identified returns a channel that is closed once a connection is identified.
 	// It may be nil.
 	Identified func(network.Conn) <-chan struct{}
@@ -69,6 +72,7 @@ type Server struct {
 	holds   holds
 
 	connect    func(context.Context, peer.ID) error
+	raw        func(context.Context, peer.ID) (network.Stream, error)
 	identified func(network.Conn) <-chan struct{}
 
 	backlog int // of listeners
@@ -93,7 +97,7 @@ type service struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		host: cfg.Host, log: cfg.Log, idBytes: cfg.ProtocolBytes, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
-		connect: cfg.Connect, identified: cfg.Identified,
+		connect: cfg.Connect, raw: cfg.Raw, identified: cfg.Identified,
 		backlog: defaultBacklog, served: make(map[protocol.ID]*service), running: make(map[*stream]struct{}),
 	}
 	s.holds = holds{
@@ -105,6 +109,9 @@ func New(ctx context.Context, cfg Config) *Server {
 				cfg.Host.ConnManager().Unprotect(id, tag)
 			}
 		},
+	}
+	if s.raw == nil {
+		s.raw = cfg.Host.Network().NewStream
 	}
 	if s.identified == nil {
 		known := make(chan struct{})
