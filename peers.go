@@ -36,10 +36,7 @@ func (n *Node) Connect(ctx context.Context, p peer.AddrInfo) error {
 	n.base.Asked(p)
 	ctx, done := n.bind(ctx)
 	defer done()
-	if err := n.dialer.ConnectAnyway(ctx, p); err != nil {
-		return n.fail(err)
-	}
-	if err := n.dialer.CheckIdentified(ctx, p.ID); err != nil {
+	if err := n.dialer.ConnectAndIdentify(ctx, p); err != nil {
 		return n.fail(err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -69,7 +70,78 @@ func LookedUp(ctx context.Context, id peer.ID) bool {
 	return again
 }
 
+// connect is Connect without the explanation of an error.
 func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
+	return d.persist(ctx, p.ID, func() error {
+		err := d.dial(ctx, p)
+		// The host returns nil even if identify failed because the other side hung up.
+		if err == nil && !d.Host.Connected(p.ID) {
+			return ErrLostAtOnce
+		}
+		return err
+	})
+}
+
+// maxLost is how often persist connects.
+const maxLost = 2
+
+// persist calls connect, which connects to a peer, and calls it again if it has found a
+// connection that was not its own and was lost. A peer that dials two addresses closes
+// one of its connections when it has the other, which may not be here yet. A peer that
+// hangs up on a dial of this node is not dialed again.
+func (d Dialer) persist(ctx context.Context, id peer.ID, connect func() error) error {
+	w := d.Host.dials.watch(id)
+	defer d.Host.dials.unwatch(w)
+	for i := 1; ; i++ {
+		err := connect()
+		if !errors.Is(err, ErrLostAtOnce) || w.dialed.Load() || i == maxLost || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// dials tells those who connect to a peer whether a dial of this node has.
+type dials struct {
+	mu      sync.Mutex
+	watches map[*dialWatch]bool // guarded by mu
+}
+
+type dialWatch struct {
+	id     peer.ID
+	dialed atomic.Bool
+}
+
+func (d *dials) watch(id peer.ID) *dialWatch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.watches == nil {
+		d.watches = make(map[*dialWatch]bool)
+	}
+	w := &dialWatch{id: id}
+	d.watches[w] = true
+	return w
+}
+
+func (d *dials) unwatch(w *dialWatch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.watches, w)
+}
+
+func (d *dials) connected(c network.Conn) {
+	if c.Stat().Direction != network.DirOutbound {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for w := range d.watches {
+		if w.id == c.RemotePeer() {
+			w.dialed.Store(true)
+		}
+	}
+}
+
+func (d Dialer) dial(ctx context.Context, p peer.AddrInfo) error {
 	ctx = context.WithValue(ctx, lookups{}, new(sync.Map))
 	// After a failed dial the swarm refuses the next ones for 5 seconds to 5
 	// minutes, with an error that hides why. Callers here have a reason to dial,
@@ -104,14 +176,7 @@ func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
 		d.Host.Forgive(p.ID)
 		err = d.Via.Connect(ctx, p)
 	}
-	if err != nil {
-		return err
-	}
-	// The host returns nil even if identify failed because the other side hung up.
-	if !d.Host.Connected(p.ID) {
-		return ErrLostAtOnce
-	}
-	return nil
+	return err
 }
 
 // maxOvertaken is how often a dial is made again that another one has overtaken.
@@ -183,6 +248,17 @@ func (d Dialer) yield(ctx context.Context, id peer.ID) bool {
 // errNotIdentified is returned for a peer that is connected, but of which nothing is
 // known.
 var errNotIdentified = errors.New("it is connected, but does not answer identify (/ipfs/id/1.0.0): its protocols are not known, and nothing will work with it")
+
+// ConnectAndIdentify is ConnectAnyway, and waits until the peer is identified. It is an
+// error if that fails, or if the peer hangs up before.
+func (d Dialer) ConnectAndIdentify(ctx context.Context, p peer.AddrInfo) error {
+	return d.persist(ctx, p.ID, func() error {
+		if err := d.ConnectAnyway(ctx, p); err != nil {
+			return err
+		}
+		return d.CheckIdentified(ctx, p.ID)
+	})
+}
 
 // CheckIdentified waits until a connected peer is identified, and returns an error if
 // that has failed.

@@ -109,6 +109,7 @@ type Host struct {
 	made       *libp2p.Config // how the host was made; nil without AutoNAT
 	observed   observers
 	contacts   contacts
+	dials      dials
 	interfaces interfaces
 	checks     checks
 	nat        atomic.Pointer[basichost.NATManager] // nil without port mapping
@@ -201,6 +202,7 @@ func New(cfg Config) (_ *Host, err error) {
 	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		part.gate.reached(c.RemotePeer())
 		part.contacts.connected(c)
+		part.dials.connected(c)
 		if overUDP(c) {
 			part.udpWorks()
 		}

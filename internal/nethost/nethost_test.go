@@ -347,12 +347,11 @@ func (s identifying) IdentifyWait(c network.Conn) <-chan struct{} {
 	return s.IDService.IdentifyWait(c)
 }
 
-// A peer is identified by the connection that stays, if another one, which was there
-// earlier, ends before it is identified.
-func TestAPeerIsIdentifiedByTheConnectionThatStays(t *testing.T) {
-	one, cfg := hosttest.New(t, loopback), hosttest.Config(t)
-	var two [2]*nethost.Host // processes with one identity
-	answer := make(chan struct{})
+// processes are two with one identity, which know the addresses of a host. Each answers
+// streams once its channel is closed.
+func processes(t *testing.T, one *nethost.Host, answer [2]chan struct{}) (two [2]*nethost.Host) {
+	t.Helper()
+	cfg := hosttest.Config(t)
 	for i := range two {
 		h, err := nethost.New(cfg)
 		must(t, err)
@@ -360,37 +359,145 @@ func TestAPeerIsIdentifiedByTheConnectionThatStays(t *testing.T) {
 		hosttest.Listen(t, h, loopback)
 		h.Peerstore().AddAddrs(one.ID(), one.Addrs(), time.Hour)
 		h.Network().SetStreamHandler(func(s network.Stream) {
-			<-answer
+			select {
+			case <-answer[i]:
+			case <-t.Context().Done():
+				_ = s.Reset()
+				return
+			}
 			if proto, handle, err := h.Mux().Negotiate(s); err == nil && s.SetProtocol(proto) == nil {
 				_ = handle(proto, s)
 			}
 		})
 		two[i] = h
 	}
-	came, went := make(chan network.Conn, 2), make(chan network.Conn, 2)
-	watch := &network.NotifyBundle{
-		ConnectedF:    func(_ network.Network, c network.Conn) { came <- c },
-		DisconnectedF: func(_ network.Network, c network.Conn) { went <- c },
-	}
-	one.Network().Notify(watch)
-	defer one.Network().StopNotify(watch)
-	dial := func(from *nethost.Host) network.Conn {
-		_, err := from.Network().DialPeer(t.Context(), one.ID())
-		must(t, err)
-		return <-came
-	}
-	first := dial(two[0])
-	service := one.Host.(interface{ IDService() identify.IDService }).IDService()
-	one.Host = asking{one.Host, identifying{service, func(c network.Conn) {
-		if c != first {
+	return two
+}
+
+// Streams take the connection on which the peer answers identify, whichever is newer,
+// and wait for it.
+func TestStreamsTakeTheConnectionThatIsAnswered(t *testing.T) {
+	for _, silent := range []int{0, 1} {
+		t.Run(fmt.Sprint("silent ", silent), func(t *testing.T) {
+			one := hosttest.New(t, loopback)
+			answer, never := make(chan struct{}), make(chan struct{})
+			order := [2]chan struct{}{answer, answer}
+			order[silent] = never
+			var want network.Conn
+			came := make(chan network.Conn, 2)
+			watch := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) { came <- c }}
+			one.Network().Notify(watch)
+			defer one.Network().StopNotify(watch)
+			for i, h := range processes(t, one, order) {
+				h.SetStreamHandler("/test", func(s network.Stream) { _ = s.Close() })
+				_, err := h.Network().DialPeer(t.Context(), one.ID())
+				must(t, err)
+				if c := <-came; i != silent {
+					want = c
+				}
+			}
+			id := want.RemotePeer()
+			opened := make(chan network.Stream, 2)
+			for _, open := range []func() (network.Stream, error){
+				func() (network.Stream, error) { return one.NewStream(t.Context(), id, "/other", "/test") },
+				func() (network.Stream, error) { return one.RawStream(t.Context(), id) },
+			} {
+				go func() {
+					s, err := open()
+					if err != nil {
+						t.Error(err)
+					}
+					opened <- s
+				}()
+			}
 			close(answer)
-			return
-		}
-		dial(two[1])
-		must(t, two[0].Network().ClosePeer(one.ID()))
-		<-went
-	}}}
-	if err := dialer(one, one).CheckIdentified(t.Context(), first.RemotePeer()); err != nil {
-		t.Error(err)
+			for range 2 {
+				if s := <-opened; s != nil && s.Conn() != want {
+					t.Error("a stream was opened on the silent connection")
+				}
+			}
+		})
+	}
+}
+
+// A peer is identified by the connection that stays, if another one, which was there
+// earlier, ends before it is identified: by one that the peer opens, or by a dial.
+func TestAPeerIsIdentifiedByTheConnectionThatStays(t *testing.T) {
+	for name, dials := range map[string]bool{"the peer dials": true, "this node dials": false} {
+		t.Run(name, func(t *testing.T) {
+			one, answer := hosttest.New(t, loopback), make(chan struct{})
+			two := processes(t, one, [2]chan struct{}{answer, answer})
+			came, went := make(chan network.Conn, 2), make(chan network.Conn, 2)
+			watch := &network.NotifyBundle{
+				ConnectedF:    func(_ network.Network, c network.Conn) { came <- c },
+				DisconnectedF: func(_ network.Network, c network.Conn) { went <- c },
+			}
+			one.Network().Notify(watch)
+			defer one.Network().StopNotify(watch)
+			dial := func(from *nethost.Host) network.Conn {
+				_, err := from.Network().DialPeer(t.Context(), one.ID())
+				must(t, err)
+				return <-came
+			}
+			first := dial(two[0])
+			service := one.Host.(interface{ IDService() identify.IDService }).IDService()
+			one.Host = asking{one.Host, identifying{service, func(c network.Conn) {
+				if dials && c == first {
+					dial(two[1])
+				}
+				if c == first {
+					must(t, two[0].Network().ClosePeer(one.ID()))
+					<-went
+				}
+				if dials != (c == first) {
+					close(answer)
+				}
+			}}}
+			if err := dialer(one, one).ConnectAndIdentify(t.Context(), hosttest.Info(two[1])); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// losing is a host whose first dials find a connection that is lost at once, or open one
+// on which the peer hangs up.
+type losing struct {
+	*nethost.Host
+	left, dials int
+	hangsUp     bool
+}
+
+func (l *losing) Connect(ctx context.Context, p peer.AddrInfo) error {
+	l.dials++
+	if l.left--; l.left >= 0 && !l.hangsUp {
+		return nil
+	}
+	if err := l.Host.Connect(ctx, p); err != nil || l.left < 0 {
+		return err
+	}
+	return l.Disconnect(p.ID)
+}
+
+// A connection that was found and lost at once is no reason to give up: another one may
+// be on its way, or a dial succeeds. A peer that hangs up is not dialed again.
+func TestAConnectionThatWasFoundAndLostIsReplaced(t *testing.T) {
+	a, b := hosttest.New(t, loopback), hosttest.New(t, loopback)
+	for name, c := range map[string]struct {
+		via   losing
+		dials int
+		want  error
+	}{
+		"found and lost":       {losing{left: 1}, 2, nil},
+		"found and lost twice": {losing{left: 1000}, 2, nethost.ErrLostAtOnce},
+		"the peer hangs up":    {losing{left: 1, hangsUp: true}, 1, nethost.ErrLostAtOnce},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.via.Host = a
+			if err := dialer(a, &c.via).Connect(t.Context(), hosttest.Info(b)); !errors.Is(err, c.want) || c.via.dials != c.dials {
+				t.Errorf("%v after %d dials, want %v after %d", err, c.via.dials, c.want, c.dials)
+			}
+			must(t, a.Disconnect(b.ID()))
+		})
 	}
 }
