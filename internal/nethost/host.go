@@ -103,7 +103,7 @@ type Host struct {
 	udpGivenUp atomic.Bool // by the swarm before forgive, and no connection over UDP since
 	gate       *gate
 	failures   failures // of dials, and of names
-	ranker     ranker   // with AlsoTCP
+	ranker     ranker
 	names      resolver
 	transports *transports
 	made       *libp2p.Config // how the host was made; nil without AutoNAT
@@ -320,10 +320,11 @@ func (cfg Config) compose(theirs *config.Config, h *Host) libp2p.Option {
 		if d := cfg.DialTimeout; d > 0 {
 			ours = append(ours, swarm.WithDialTimeout(d), swarm.WithDialTimeoutLocal(d))
 		}
+		h.ranker.networks = h.networks
 		if cfg.AlsoTCP {
 			h.ranker.swarm = func() network.Network { return h.swarm } // nothing dials before there is one
-			ours = append(ours, swarm.WithDialRanker(h.ranker.rank))
 		}
+		ours = append(ours, swarm.WithDialRanker(h.ranker.rank))
 		c.SwarmOpts = append(ours, theirs.SwarmOpts...)
 		return nil
 	}

@@ -79,6 +79,24 @@ func netAddrs() (map[netAddr]bool, error) {
 	return all, nil
 }
 
+// networks returns those that the machine is in, and none if the host's transports have
+// nothing to do with the interfaces.
+func (h *Host) networks() (list []*net.IPNet) {
+	if !h.sockets {
+		return nil
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range own {
+		if n, ok := a.(*net.IPNet); ok {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
 // WatchInterfaces calls moved when the addresses of the machine's interfaces have
 // changed, once the host's own parts know, with when that began, until ctx ends. While
 // the machine has no address at all, it waits: the network may come back as it was. A

@@ -1,6 +1,8 @@
 package nethost
 
 import (
+	"cmp"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -22,14 +24,18 @@ const (
 	together = 5 * time.Second
 )
 
-// ranker orders the addresses of a peer that is dialed as the swarm does, QUIC
-// before TCP, but makes sure that one of several peers is connected over TCP.
+// ranker orders the addresses of a peer that is dialed as the swarm does, QUIC before
+// TCP, but for two things. The addresses of networks that this machine is in come first:
+// the swarm dials private and public ones at the same time, and a peer nearby would get
+// a connection for each of both.
 //
-// A node behind a NAT knows its outer addresses from what its peers see. With
-// connections only over QUIC it does not know where it can be reached over TCP, and
-// no hole can be punched for a peer behind a firewall that drops UDP.
+// And where holes are to be punched, one of several peers is connected over TCP. A node
+// behind a NAT knows its outer addresses from what its peers see. With connections only
+// over QUIC it does not know where it can be reached over TCP, and no hole can be
+// punched for a peer behind a firewall that drops UDP.
 type ranker struct {
-	swarm func() network.Network
+	networks func() []*net.IPNet    // those that this machine is in
+	swarm    func() network.Network // nil if no holes are punched
 
 	mu    sync.Mutex
 	last  ma.Multiaddr // an address of the last peer dialed; guarded by mu
@@ -39,8 +45,8 @@ type ranker struct {
 
 // rank implements network.DialRanker.
 func (r *ranker) rank(list []ma.Multiaddr) []network.AddrDelay {
-	ranked := swarm.DefaultDialRanker(list)
-	if !r.prefersTCP(list) {
+	ranked := r.nearFirst(list)
+	if r.swarm == nil || !r.prefersTCP(list) {
 		return ranked
 	}
 	for i, a := range ranked {
@@ -50,8 +56,52 @@ func (r *ranker) rank(list []ma.Multiaddr) []network.AddrDelay {
 			ranked[i].Delay += tcpFirst
 		}
 	}
-	slices.SortStableFunc(ranked, func(a, b network.AddrDelay) int { return int(a.Delay - b.Delay) })
+	return byDelay(ranked)
+}
+
+func byDelay(ranked []network.AddrDelay) []network.AddrDelay {
+	slices.SortStableFunc(ranked, func(a, b network.AddrDelay) int { return cmp.Compare(a.Delay, b.Delay) })
 	return ranked
+}
+
+// nearFirst ranks addresses as the swarm does, but lets others wait for those nearby, if
+// there are any, as a second private one waits for the first. A handshake with a peer
+// there takes a few milliseconds.
+func (r *ranker) nearFirst(list []ma.Multiaddr) []network.AddrDelay {
+	networks := sync.OnceValue(r.networks)
+	var near, rest []ma.Multiaddr
+	for _, a := range list {
+		if isNear(a, networks) {
+			near = append(near, a)
+		} else {
+			rest = append(rest, a)
+		}
+	}
+	ranked := swarm.DefaultDialRanker(near)
+	for _, a := range swarm.DefaultDialRanker(rest) {
+		if len(near) > 0 {
+			a.Delay += swarm.PrivateQUICDelay
+		}
+		ranked = append(ranked, a)
+	}
+	return byDelay(ranked)
+}
+
+// isNear reports whether an address is this machine's own, or a private one of a network
+// that it is in.
+func isNear(a ma.Multiaddr, networks func() []*net.IPNet) bool {
+	if addrs.IsCircuit(a) {
+		return false
+	}
+	switch addrs.ReachOf(a) {
+	case addrs.Loopback:
+		return true
+	case addrs.Private, addrs.LinkLocal:
+		ip := net.IP(ipOf(a).AsSlice())
+		return slices.ContainsFunc(networks(), func(n *net.IPNet) bool { return n.Contains(ip) })
+	default:
+		return false
+	}
 }
 
 // prefersTCP reports whether the peer with these addresses is to be dialed over TCP
