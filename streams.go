@@ -242,7 +242,7 @@ func (n *Node) Listen(p protocol.ID) (net.Listener, error) {
 func startStreams(n *Node) error {
 	n.streams = streams.New(n.ctx, streams.Config{
 		Host: n.base, Own: n.cfg.dhtProtocols(), Log: n.log, ProtocolBytes: protocolBytes(n),
-		Raw: n.base.RawStream, Identified: n.base.Identified,
+		Choose: n.base.Answering, Identified: n.base.Identified,
 		Connect: func(ctx context.Context, id peer.ID) error {
 			if n.base.Connected(id) {
 				return nil

@@ -62,8 +62,7 @@ type Host interface {
 	host.Host
 	// Connected reports whether there is a connection to a peer.
 	Connected(peer.ID) bool
-	// AwaitIdentify returns when the connections to a peer are identified, or
-	// ctx ends.
+	// AwaitIdentify returns when a connected peer is identified, or ctx ends.
 	AwaitIdentify(context.Context, peer.ID)
 	// Learned returns which addresses of a peer may be dialed on the word of
 	// another, whose connection it is given.

@@ -70,37 +70,26 @@ func LookedUp(ctx context.Context, id peer.ID) bool {
 	return again
 }
 
-// connect is Connect without the explanation of an error.
-func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
-	return d.persist(ctx, p.ID, func() error {
-		err := d.dial(ctx, p)
-		// The host returns nil even if identify failed because the other side hung up.
-		if err == nil && !d.Host.Connected(p.ID) {
-			return ErrLostAtOnce
-		}
-		return err
-	})
-}
-
-// maxLost is how often persist connects.
-const maxLost = 2
-
-// persist calls connect, which connects to a peer, and calls it again if it has found a
-// connection that was not its own and was lost. A peer that dials two addresses closes
+// connect dials a peer, again if it has found a connection that was lost at once and
+// that no dial of this node has opened meanwhile. A peer that dials two addresses closes
 // one of its connections when it has the other, which may not be here yet. A peer that
 // hangs up on a dial of this node is not dialed again.
-func (d Dialer) persist(ctx context.Context, id peer.ID, connect func() error) error {
-	w := d.Host.dials.watch(id)
+func (d Dialer) connect(ctx context.Context, p peer.AddrInfo) error {
+	w := d.Host.dials.watch(p.ID)
 	defer d.Host.dials.unwatch(w)
-	for i := 1; ; i++ {
-		err := connect()
-		if !errors.Is(err, ErrLostAtOnce) || w.dialed.Load() || i == maxLost || ctx.Err() != nil {
+	for again := false; ; again = true {
+		// The host returns nil even if identify failed because the other side hung up.
+		if err := d.dial(ctx, p); err != nil || d.Host.Connected(p.ID) {
 			return err
+		}
+		if again || w.dialed.Load() || ctx.Err() != nil {
+			return ErrLostAtOnce
 		}
 	}
 }
 
-// dials tells those who connect to a peer whether a dial of this node has.
+// dials tells those who connect to a peer whether a dial of this node has opened a
+// connection to it meanwhile.
 type dials struct {
 	mu      sync.Mutex
 	watches map[*dialWatch]bool // guarded by mu
@@ -250,14 +239,20 @@ func (d Dialer) yield(ctx context.Context, id peer.ID) bool {
 var errNotIdentified = errors.New("it is connected, but does not answer identify (/ipfs/id/1.0.0): its protocols are not known, and nothing will work with it")
 
 // ConnectAndIdentify is ConnectAnyway, and waits until the peer is identified. It is an
-// error if that fails, or if the peer hangs up before.
+// error if that fails, or if the peer hangs up before. If the connection is lost that
+// ConnectAnyway has found, it connects again.
 func (d Dialer) ConnectAndIdentify(ctx context.Context, p peer.AddrInfo) error {
-	return d.persist(ctx, p.ID, func() error {
+	w := d.Host.dials.watch(p.ID)
+	defer d.Host.dials.unwatch(w)
+	for again := false; ; again = true {
 		if err := d.ConnectAnyway(ctx, p); err != nil {
 			return err
 		}
-		return d.CheckIdentified(ctx, p.ID)
-	})
+		err := d.CheckIdentified(ctx, p.ID)
+		if !errors.Is(err, ErrLostAtOnce) || again || w.dialed.Load() || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // CheckIdentified waits until a connected peer is identified, and returns an error if

@@ -110,6 +110,7 @@ type Host struct {
 	observed   observers
 	contacts   contacts
 	dials      dials
+	answers    answers
 	interfaces interfaces
 	checks     checks
 	nat        atomic.Pointer[basichost.NATManager] // nil without port mapping
@@ -199,14 +200,17 @@ func New(cfg Config) (_ *Host, err error) {
 		identifyWithin(h, cfg.DialTimeout)
 		part.identifyTimeout = cfg.DialTimeout
 	}
-	sw.Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
-		part.gate.reached(c.RemotePeer())
-		part.contacts.connected(c)
-		part.dials.connected(c)
-		if overUDP(c) {
-			part.udpWorks()
-		}
-	}})
+	sw.Notify(&network.NotifyBundle{
+		ConnectedF: func(_ network.Network, c network.Conn) {
+			part.gate.reached(c.RemotePeer())
+			part.contacts.connected(c)
+			part.dials.connected(c)
+			if overUDP(c) {
+				part.udpWorks()
+			}
+		},
+		DisconnectedF: func(_ network.Network, c network.Conn) { part.answers.forget(c) },
+	})
 	done = true
 	return part, nil
 }

@@ -79,8 +79,8 @@ func netAddrs() (map[netAddr]bool, error) {
 	return all, nil
 }
 
-// networks returns those that the machine is in, and none if the host's transports have
-// nothing to do with the interfaces.
+// networks returns those of the machine's interfaces, and none if the host's transports
+// have nothing to do with these.
 func (h *Host) networks() (list []*net.IPNet) {
 	if !h.sockets {
 		return nil

@@ -400,7 +400,7 @@ func TestStreamsTakeTheConnectionThatIsAnswered(t *testing.T) {
 			opened := make(chan network.Stream, 2)
 			for _, open := range []func() (network.Stream, error){
 				func() (network.Stream, error) { return one.NewStream(t.Context(), id, "/other", "/test") },
-				func() (network.Stream, error) { return one.RawStream(t.Context(), id) },
+				func() (network.Stream, error) { return one.Answering(t.Context(), id).NewStream(t.Context()) },
 			} {
 				go func() {
 					s, err := open()

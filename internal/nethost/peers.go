@@ -204,7 +204,7 @@ func (h *Host) Identified(c network.Conn) <-chan struct{} {
 func (h *Host) AwaitIdentify(ctx context.Context, id peer.ID) { h.awaitIdentify(ctx, id) }
 
 // awaitIdentify reports whether one of the connections is still open: otherwise there
-// may be others by now.
+// may be others by now, or ctx has ended.
 func (h *Host) awaitIdentify(ctx context.Context, id peer.ID) (open bool) {
 	return h.identified(ctx, h.swarm.ConnsToPeer(id)) != nil
 }

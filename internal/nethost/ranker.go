@@ -29,10 +29,11 @@ const (
 // the swarm dials private and public ones at the same time, and a peer nearby would get
 // a connection for each of both.
 //
-// And where holes are to be punched, one of several peers is connected over TCP. A node
-// behind a NAT knows its outer addresses from what its peers see. With connections only
-// over QUIC it does not know where it can be reached over TCP, and no hole can be
-// punched for a peer behind a firewall that drops UDP.
+// And where holes are to be punched, one of several peers is connected over TCP: its
+// public TCP addresses come before all others. A node behind a NAT knows its outer
+// addresses from what its peers see. With connections only over QUIC it does not know
+// where it can be reached over TCP, and no hole can be punched for a peer behind a
+// firewall that drops UDP.
 type ranker struct {
 	networks func() []*net.IPNet    // those that this machine is in
 	swarm    func() network.Network // nil if no holes are punched

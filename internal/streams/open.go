@@ -177,13 +177,20 @@ func refused(err error) (*live, failure, error) {
 
 // openRaw opens a stream without negotiating a protocol.
 func (s *Server) openRaw(ctx context.Context, id peer.ID, now bool) (network.Stream, error) {
+	chosen := s.choose(ctx, id) // it may wait for identify, as negotiate does
 	if now {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, nowPatience)
 		defer cancel()
 	}
+	if chosen != nil {
+		raw, err := chosen.NewStream(ctx)
+		if err == nil || !chosen.IsClosed() {
+			return raw, err
+		}
+	}
 	ctx = network.WithNoDial(network.WithAllowLimitedConn(ctx, "p2pnode"), "p2pnode")
-	return s.raw(ctx, id)
+	return s.host.Network().NewStream(ctx, id)
 }
 
 // negotiate agrees with the peer on a protocol, starting with one that it is known

@@ -47,9 +47,9 @@ type Config struct {
 	Host host.Host
 	// Connect connects to a peer unless it is connected.
 	Connect func(context.Context, peer.ID) error
-	// Raw opens a stream to a connected peer without a protocol. The default is that of
-	// the host's network.
-	Raw func(context.Context, peer.ID) (network.Stream, error)
+	// Choose returns the connection to open a stream to a peer on; nil if the host's
+	// network may choose. It may be nil.
+	Choose func(context.Context, peer.ID) network.Conn
 	// Identified returns a channel that is closed once a connection is identified.
 	// It may be nil.
 	Identified func(network.Conn) <-chan struct{}
@@ -72,7 +72,7 @@ type Server struct {
 	holds   holds
 
 	connect    func(context.Context, peer.ID) error
-	raw        func(context.Context, peer.ID) (network.Stream, error)
+	choose     func(context.Context, peer.ID) network.Conn
 	identified func(network.Conn) <-chan struct{}
 
 	backlog int // of listeners
@@ -97,7 +97,7 @@ type service struct {
 func New(ctx context.Context, cfg Config) *Server {
 	s := &Server{
 		host: cfg.Host, log: cfg.Log, idBytes: cfg.ProtocolBytes, group: lifecycle.NewGroup(ctx), own: make(map[protocol.ID]bool),
-		connect: cfg.Connect, raw: cfg.Raw, identified: cfg.Identified,
+		connect: cfg.Connect, choose: cfg.Choose, identified: cfg.Identified,
 		backlog: defaultBacklog, served: make(map[protocol.ID]*service), running: make(map[*stream]struct{}),
 	}
 	s.holds = holds{
@@ -110,8 +110,8 @@ func New(ctx context.Context, cfg Config) *Server {
 			}
 		},
 	}
-	if s.raw == nil {
-		s.raw = cfg.Host.Network().NewStream
+	if s.choose == nil {
+		s.choose = func(context.Context, peer.ID) network.Conn { return nil }
 	}
 	if s.identified == nil {
 		known := make(chan struct{})

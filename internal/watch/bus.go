@@ -106,6 +106,7 @@ func (b *Bus) handle(ev any) {
 			b.gone(ev.Peer)
 		}
 	case event.EvtPeerIdentificationCompleted:
+		b.cfg.Host.Answered(ev.Conn)
 		if b.paths[ev.Peer] != nil {
 			b.cfg.Another(ev.Peer)
 		}
