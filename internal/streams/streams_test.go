@@ -438,3 +438,26 @@ func TestClose(t *testing.T) {
 		t.Errorf("a stream after Close ended with %v", err)
 	}
 }
+
+// gone is a connection that closed after it was chosen.
+type gone struct{ network.Conn }
+
+func (gone) NewStream(context.Context) (network.Stream, error) { return nil, network.ErrReset }
+func (gone) IsClosed() bool                                    { return true }
+
+// A stream is opened on another connection if the chosen one has closed; and choosing,
+// which may wait for identify, does not count as waiting for room.
+func TestTheChosenConnectionMayClose(t *testing.T) {
+	r := newRig(t, overQUIC)
+	r.server.choose = func(ctx context.Context, _ peer.ID) network.Conn {
+		if _, bound := ctx.Deadline(); bound {
+			t.Error("choosing has the deadline of OpenNow")
+		}
+		return gone{}
+	}
+	for _, now := range []bool{false, true} {
+		s, err := r.server.openRaw(t.Context(), r.client.ID(), now)
+		must(t, err)
+		must(t, s.Reset())
+	}
+}
