@@ -22,9 +22,9 @@ type Limits struct {
 	// ConnsPerIP is how many connections one IPv4 address or IPv6 /56 may have;
 	// default 8.
 	ConnsPerIP int `json:"connsPerIP,omitempty"`
-	// ConnRatePerIP is how many connections per second one IPv4 address or IPv6
-	// /56 may open, after a burst of 64 (or four times the rate, if that is
-	// more); default 1.
+	// ConnRatePerIP is how many connections per second may be opened with one IPv4
+	// address or IPv6 /56, from either side and counting dials that fail, after a
+	// burst of 64 (or four times the rate, if that is more); default 1.
 	ConnRatePerIP int `json:"connRatePerIP,omitempty"`
 	// Streams is how many streams there may be in all; at least 128. The default
 	// is at least 4096, or twice StreamsPerPeer. An eighth of them, and at least

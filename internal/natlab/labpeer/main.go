@@ -59,6 +59,9 @@ type Options struct {
 	Log bool `json:"log,omitempty"`
 	// NoAnnounce are prefixes whose addresses are not announced.
 	NoAnnounce []netip.Prefix `json:"noAnnounce,omitempty"`
+	// ConnRate is how many connections per second there may be with one address; 0 for
+	// that of the library.
+	ConnRate int `json:"connRate,omitempty"`
 	// Listen are the addresses to listen on; none: those of the library.
 	Listen []string `json:"listen,omitempty"`
 }

@@ -56,6 +56,9 @@ func (s *server) startNode(ctx context.Context, o Options) (node, error) {
 	if o.PortMapping {
 		opts = append(opts, p2pnode.WithPortMapping())
 	}
+	if o.ConnRate > 0 {
+		opts = append(opts, p2pnode.WithLimits(p2pnode.Limits{ConnRatePerIP: o.ConnRate}))
+	}
 	n, err := p2pnode.New(ctx, opts...)
 	if err != nil {
 		return nil, err

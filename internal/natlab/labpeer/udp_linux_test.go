@@ -55,11 +55,10 @@ func median(list []time.Duration) time.Duration {
 // second longer at most, and nobody has to know. After a hundred dials UDP is not
 // tried any more, until the machine is on another network.
 func TestUDPBlocked(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it has 7 processes: run without -short")
-	}
+	waits(t)
 	lab := natlab.New(t)
-	servers := startPublic(t, lab, 5, Options{})
+	often := Options{ConnRate: 1000} // the default is less than the dials of a few seconds
+	servers := startPublic(t, lab, 5, often)
 	ids := idsOf(t, servers)
 	addrs := map[peer.ID][]string{}
 	for _, id := range ids {
@@ -71,8 +70,8 @@ func TestUDPBlocked(t *testing.T) {
 	}
 	h := must(must(lab.Site("without UDP", natlab.Network{Kind: natlab.NoUDP}))(t).Host("without UDP"))(t)
 	open := must(lab.Site("with UDP", natlab.Network{Kind: natlab.PortRestricted}))(t)
-	blocked := dialer{start(t, h, Options{}), addrs}
-	free := dialer{start(t, must(open.Host("with UDP"))(t), Options{}), addrs}
+	blocked := dialer{start(t, h, often), addrs}
+	free := dialer{start(t, must(open.Host("with UDP"))(t), often), addrs}
 	for _, d := range []dialer{blocked, free} {
 		// With no connection at all, UDP is tried every time.
 		d.must(Command{Do: "connect", Peer: ids[0], Addrs: addrs[ids[0]]})
