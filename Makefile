@@ -21,6 +21,7 @@ test-short: ## the tests without those that take seconds each
 test-long: ## the tests at full size, in random order, then under the race detector
 	$(GO) test -shuffle=on . -long
 	$(GO) test -shuffle=on ./p2ptest -p2ptest.large -timeout 40m
+	$(GO) test -shuffle=on ./internal/natlab/labpeer -long
 	$(GO) test -race -shuffle=on ./...
 
 .PHONY: stress

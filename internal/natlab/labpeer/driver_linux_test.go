@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,6 +25,17 @@ const patience = 2 * time.Minute
 
 // asPeer in the environment makes the test binary a peer.
 const asPeer = "P2PNODE_LAB_PEER"
+
+var long = flag.Bool("long", os.Getenv("CI") != "", "run the tests that wait for peers and routers; on in CI")
+
+// waits skips a test that takes from 5 seconds to a minute, most of which it waits for
+// peers and routers, unless it is asked for.
+func waits(t *testing.T) {
+	t.Helper()
+	if testing.Short() || !*long {
+		t.Skip("it waits for peers and routers: run with -long")
+	}
+}
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asPeer) != "" {

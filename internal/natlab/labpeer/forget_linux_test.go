@@ -43,9 +43,7 @@ func hears(from, to *driven, topic string) promise {
 // A router that forgets its mappings, and one that gets another address: the node behind
 // it does not notice by its own addresses. Messages flow again, and others reach it.
 func TestForgetfulRouter(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it has 13 processes: run without -short")
-	}
+	waits(t)
 	lab := natlab.New(t)
 	servers := startPublic(t, lab, 4, Options{})
 	o := Options{Bootstrap: servers, Traversal: true}

@@ -53,9 +53,7 @@ func reserved(r Reply) bool { return r.Type == "EventRelayReserved" }
 // Hosts that have IPv6 alone find out that they can be dialed, or that a firewall keeps
 // others out, and connect by ID: directly, or with a hole punched through the firewall.
 func TestIPv6Only(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it waits for peers and routers: run without -short")
-	}
+	waits(t)
 	t.Parallel()
 	lab := natlab.New(t)
 	_, servers := startBoth(t, lab, 3)
@@ -94,9 +92,7 @@ func TestIPv6Only(t *testing.T) {
 
 // A host with both versions of IP, one of which leads nowhere, connects by the other.
 func TestDualStackWithOneFamilyBroken(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it waits for peers and routers: run without -short")
-	}
+	waits(t)
 	t.Parallel()
 	for name, broken := range map[string]natlab.Stack{"IPv4": natlab.IPv4, "IPv6": natlab.IPv6} {
 		t.Run(name, func(t *testing.T) {
@@ -127,9 +123,7 @@ func TestDualStackWithOneFamilyBroken(t *testing.T) {
 // address that looks public and is not, are the addresses that it can dial; a peer on
 // the LAN learns also those of the LAN, and none in the prefixes of WithNoAnnounce.
 func TestAHostWithManyInterfaces(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it waits for peers and routers: run without -short")
-	}
+	waits(t)
 	t.Parallel()
 	lab := natlab.New(t)
 	publics, servers := startBoth(t, lab, 3)

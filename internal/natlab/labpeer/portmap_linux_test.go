@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,8 +13,6 @@ import (
 	"github.com/go-p2pnode/p2pnode"
 	"github.com/go-p2pnode/p2pnode/internal/natlab"
 )
-
-var long = flag.Bool("long", false, "run the tests that wait for renewals, which take minutes")
 
 // mapper adds a home whose router maps ports, with a host in it.
 func mapper(t *testing.T, lab *natlab.Lab, kind natlab.Kind, cfg natlab.PortMapping) (*natlab.Site, *natlab.PortMapper, *natlab.Host) {
@@ -105,9 +102,7 @@ func (p *driven) findings(kind p2pnode.FindingKind) (list []p2pnode.Finding) {
 // is needed; strangers connect there. Close removes it, TCP's and UDP's, though both
 // are for the same port.
 func TestAPortIsMappedAndRemoved(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it waits for peers and routers: run without -short")
-	}
+	waits(t)
 	t.Parallel()
 	for _, tt := range []struct {
 		name string
@@ -170,9 +165,7 @@ func TestAPortIsMappedAndRemoved(t *testing.T) {
 // its own, is found out: peers refute the address, the node no longer announces it,
 // and Diagnose names it.
 func TestAPortMappingThatLiesIsNoticed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it waits for peers and routers: run without -short")
-	}
+	waits(t)
 	t.Parallel()
 	elsewhere := netip.MustParseAddr("5.250.0.9")
 	for _, tt := range []struct {
@@ -224,9 +217,7 @@ func TestAPortMappingThatLiesIsNoticed(t *testing.T) {
 
 // A router that has forgotten the mappings, or was restarted, gets them again.
 func TestAForgottenPortMappingComesBack(t *testing.T) {
-	if !*long {
-		t.Skip("it waits for renewals: run with -long")
-	}
+	waits(t)
 	for _, cfg := range []natlab.PortMapping{{UPnP: true}, {PMP: true}} {
 		for name, forget := range map[string]func(m *natlab.PortMapper) error{
 			"forgets": (*natlab.PortMapper).Forget,

@@ -95,9 +95,7 @@ func idsOf(t testing.TB, list []string) (ids []peer.ID) {
 // address of the old one, is connected to its bootstrap peers, and peers elsewhere
 // reach it by its ID, within 15 seconds.
 func TestRoaming(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it has 13 processes: run without -short")
-	}
+	waits(t)
 	lab := natlab.New(t)
 	servers := startPublic(t, lab, 4, Options{})
 	for _, tt := range []struct {

@@ -218,9 +218,7 @@ func givenUp(b, a *driven) (punched bool, err error) {
 // find out what they are behind and get relays, Connect by ID connects them at once,
 // and soon directly wherever that is possible. Streams go on meanwhile.
 func TestNATByNAT(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it has 20 processes: run without -short")
-	}
+	waits(t)
 	lab := natlab.New(t)
 	servers := startPublic(t, lab, 4, Options{Raw: *raw})
 	kinds := natlab.Kinds()
