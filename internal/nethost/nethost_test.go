@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
 	libp2pconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
@@ -417,6 +418,39 @@ func TestStreamsTakeTheConnectionThatIsAnswered(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A stream is opened on another connection of the peer if the chosen one closes while
+// the protocol is negotiated.
+func TestAStreamMovesWhenTheChosenConnectionCloses(t *testing.T) {
+	one := hosttest.New(t, loopback)
+	answer := [2]chan struct{}{make(chan struct{}), make(chan struct{})}
+	two := processes(t, one, answer)
+	came := make(chan network.Conn, 2)
+	watch := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) { came <- c }}
+	one.Network().Notify(watch)
+	defer one.Network().StopNotify(watch)
+	var conns [2]network.Conn
+	for i, h := range two {
+		_, err := h.Network().DialPeer(t.Context(), one.ID())
+		must(t, err)
+		conns[i] = <-came
+	}
+	two[0].SetStreamHandlerMatch("/test", func(p protocol.ID) bool {
+		if p != "/test" {
+			return false
+		}
+		_ = two[0].Network().ClosePeer(one.ID())
+		close(answer[1])
+		return true
+	}, func(s network.Stream) { _ = s.Reset() })
+	two[1].SetStreamHandler("/test", func(s network.Stream) { _ = s.Close() })
+	close(answer[0])
+	s, err := one.NewStream(t.Context(), two[0].ID(), "/test")
+	must(t, err)
+	if s.Conn() != conns[1] {
+		t.Error("the stream is not on the connection that is open")
 	}
 }
 
