@@ -78,9 +78,9 @@ const (
 	// FindingNATNoRelay ("nat-without-relay"): others cannot dial the node, and
 	// it has no relay.
 	FindingNATNoRelay FindingKind = "nat-without-relay"
-	// FindingNoPlace ("no-reservation"): the node has no reservation at any of
+	// FindingNoReservation ("no-reservation"): the node has no reservation at any of
 	// its relays.
-	FindingNoPlace FindingKind = "no-reservation"
+	FindingNoReservation FindingKind = "no-reservation"
 	// FindingPortMappingFails ("port-mapping-fails"): the router says that it forwards a
 	// port of [WithPortMapping], but others cannot dial it.
 	FindingPortMappingFails FindingKind = "port-mapping-fails"

@@ -253,7 +253,7 @@ func TestDiagnoseNoReservation(t *testing.T) {
 		n := sim.Node(t, p2pnode.WithBootstrapPeers(plain.AddrInfo()), p2pnode.WithAutoRelay(plain.AddrInfo()))
 		sim.Ready(n)
 		time.Sleep(10 * time.Second)
-		names(t, finds(t, n, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace), plain.ID().String(), "WithRelayService")
+		names(t, finds(t, n, p2pnode.FindingDHTClient, p2pnode.FindingNoReservation), plain.ID().String(), "WithRelayService")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		missing := missingStages(n.WaitReady(ctx, p2pnode.StageReachable))
@@ -267,7 +267,7 @@ func TestDiagnoseNoReservation(t *testing.T) {
 		}
 		sim.Crash(plain)
 		time.Sleep(time.Minute)
-		finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingDHTClient, p2pnode.FindingNoPlace)
+		finds(t, n, p2pnode.FindingNoBootstrap, p2pnode.FindingDHTClient, p2pnode.FindingNoReservation)
 	})
 }
 

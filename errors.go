@@ -71,8 +71,8 @@ var (
 	// ErrLimit is returned if a limit is reached: by [Node.Connect] for
 	// connections, by [Node.OpenStream] and [Node.Dial] for streams, also if the
 	// limit is the peer's, by calls on a stream that the peer reset for a limit,
-	// and by [Node.Publish] if too many messages wait for the peers. If the limit is this node's, the error that wraps it names the field
-	// of [Limits].
+	// and by [Node.Publish] if too many messages wait for the peers. If the limit is
+	// this node's, the error that wraps it names the field of [Limits].
 	ErrLimit = errs.ErrLimit
 )
 

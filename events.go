@@ -105,7 +105,7 @@ type EventAddrReachabilityChanged struct {
 	Reachability Reachability `json:"reachability"`
 }
 
-// EventPortMapped reports that the router forwards a port to the node, as it says, see
+// EventPortMapped reports that the router has agreed to forward a port to the node; see
 // [WithPortMapping].
 type EventPortMapped struct {
 	EventTime
@@ -117,8 +117,8 @@ type EventPortMapped struct {
 	External netip.AddrPort `json:"external"`
 }
 
-// EventPortUnmapped reports that the router no longer does, or that the node has left its
-// LAN. The node keeps trying.
+// EventPortUnmapped reports that the router no longer forwards a port to the node, or
+// that the node has left its LAN. The node keeps trying.
 type EventPortUnmapped struct {
 	EventTime
 	// Protocol is "udp" or "tcp".
@@ -129,11 +129,11 @@ type EventPortUnmapped struct {
 	External netip.AddrPort `json:"external"`
 }
 
-// EventDHTModeChanged reports that the node begins to answer the DHT queries of other
-// nodes, or no longer does, see [WithDHTMode].
+// EventDHTModeChanged reports that the node starts or stops answering the DHT queries
+// of other nodes; see [WithDHTMode].
 type EventDHTModeChanged struct {
 	EventTime
-	// Server is true if it does.
+	// Server is true if the node answers them now.
 	Server bool `json:"server"`
 }
 
@@ -234,16 +234,16 @@ type EventPeerDeaf struct {
 }
 
 // EventPeerGraylisted reports that the pubsub score of a peer has fallen below
-// -100: nothing of it is heard, and nothing is sent to it. It stays connected; see
-// [Node.BanPeer]. The score is a second old at most.
+// -100: the node ignores what it sends, and sends it nothing. It stays connected; see
+// [Node.BanPeer]. The score is at most a second old.
 type EventPeerGraylisted struct {
 	EventTime
 	ID    peer.ID `json:"id"`
 	Score float64 `json:"score"`
 }
 
-// EventPeerForgiven reports that a peer of [EventPeerGraylisted] is heard again, or
-// has disconnected.
+// EventPeerForgiven reports that a peer of [EventPeerGraylisted] is no longer ignored,
+// or has disconnected.
 type EventPeerForgiven struct {
 	EventTime
 	ID    peer.ID `json:"id"`

@@ -214,8 +214,8 @@ func WithRelayedPubSub(maxBytes int) Option {
 // signatures, floods of control messages, topics beyond the bounds, malformed and
 // oversized messages, and floods of repetitions, and gain some for messages that
 // they deliver first. A peer with less than 0 leaves the mesh, and one with less
-// than -100 is graylisted: nothing of it is heard, and nothing is sent to it, until
-// its score recovers. See [Status].Scores, [EventPeerGraylisted] and
+// than -100 is graylisted: the node ignores what it sends, and sends it nothing,
+// until its score recovers. See [Status].Scores, [EventPeerGraylisted] and
 // [FindingGraylisted].
 //
 // It conflicts with pubsub.WithPeerScore in [WithPubSubOptions].

@@ -196,7 +196,7 @@ func startPubSub(n *Node) (err error) {
 			n.watch.emit(EventTopicHealth{Topic: topic, Health: TopicHealth(health)})
 		},
 		Graylisted: func(id peer.ID, score float64) {
-			n.log.Warn("peer is graylisted: nothing of it is heard", "peer", id, "score", score)
+			n.log.Warn("peer is graylisted: ignoring what it sends", "peer", id, "score", score)
 			n.watch.emit(EventPeerGraylisted{ID: id, Score: score})
 		},
 		Forgiven: func(id peer.ID, score float64) { n.watch.emit(EventPeerForgiven{ID: id, Score: score}) },

@@ -25,7 +25,7 @@ import (
 	"github.com/go-p2pnode/p2pnode/internal/errs"
 )
 
-// closerPeers is how many peers a DHT server names beside a record.
+// closerPeers is how many peers a DHT server names along with a record.
 const closerPeers = 20
 
 // Validators returns the validators of public keys and IPNS names, which every

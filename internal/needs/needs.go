@@ -41,9 +41,9 @@ func Multicast(t testing.TB) {
 	switch {
 	case loopback && !others:
 	case os.Getenv("CI") != "":
-		t.Fatal("no loopback interface for multicast, or others beside it")
+		t.Fatal("no loopback interface for multicast, or others alongside it")
 	default:
-		t.Skip("no loopback interface for multicast, or others beside it")
+		t.Skip("no loopback interface for multicast, or others alongside it")
 	}
 }
 

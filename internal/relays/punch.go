@@ -58,7 +58,7 @@ type round struct {
 // connected to this node remains relayed. Upstream (v0.51) tries three times when the
 // connection opens, and never again: a dial of the DHT that runs at that moment, a
 // mapping that has expired or a router that has just restarted spoils all three. When
-// the addresses of this machine change, the pauses begin anew. It returns when ctx
+// the addresses of this machine change, the pauses start over. It returns when ctx
 // ends, and stops hole punching then, so that no attempt outlives it.
 func (c *Client) PunchAgain(ctx context.Context, h *nethost.Host, moved *signal.Signal) {
 	if c.puncher == nil {

@@ -32,7 +32,7 @@ const (
 	// MaxKey is the length of the longest key, in bytes.
 	MaxKey = 512
 
-	// maxRecord bounds a record: beside the payload it has the header, a public key
+	// maxRecord bounds a record: next to the payload it has the header, a public key
 	// and a signature, of which those of RSA are the largest.
 	maxRecord = MaxPayload + 4<<10
 

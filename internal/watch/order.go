@@ -26,7 +26,7 @@ const (
 // their own, and libp2p (v0.51) takes what it reads last for the peer's present
 // state, though it may be the older one: two handlers that a peer sets one after
 // another, or one that it sets while somebody connects, may then stay unknown for as
-// long as the connection stands. A relay is not asked for a reservation, a server of
+// long as the connection is open. A relay is not asked for a reservation, a server of
 // the DHT is in no routing table. Messages that come close together and differ
 // therefore lead to a question, whose answer is the present state.
 type order struct {
