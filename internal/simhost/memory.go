@@ -116,14 +116,17 @@ func (t *memTransport) Listen(a ma.Multiaddr) (transport.Listener, error) {
 		return nil, fmt.Errorf("listen udp %s:%d: address already in use", t.m.ip, port)
 	}
 	ap = netip.AddrPortFrom(t.m.ip, port)
+	l := &memListener{t: t, ap: ap, addr: quicMultiaddr(ap), incoming: make(chan *memConn, memBacklog), done: make(chan struct{})}
 	n := t.m.net
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.hubs[ap] != nil {
+	used := n.hubs[ap] != nil
+	if !used {
+		n.hubs[ap] = l
+	}
+	n.mu.Unlock()
+	if used {
 		return nil, fmt.Errorf("listen udp %s: address already in use", ap)
 	}
-	l := &memListener{t: t, ap: ap, addr: quicMultiaddr(ap), incoming: make(chan *memConn, memBacklog), done: make(chan struct{})}
-	n.hubs[ap] = l
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.listener == nil {

@@ -2,6 +2,8 @@ package simhost
 
 import (
 	"net"
+	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,4 +82,32 @@ func TestHolesCanBePunchedAsInTheLaboratory(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A NAT makes mappings while packets arrive that came through it: neither waits for a
+// lock of the other.
+func TestANATMapsWhilePacketsArrive(t *testing.T) {
+	n := newNet(t, 0)
+	nat, to := n.NewNAT(Symmetric), n.NewMachine()
+	inside := listen(t, nat.NewMachine(), Port)
+	const mappings, arrivals = 200, 10_000
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range mappings {
+			if _, err := inside.WriteTo([]byte("out"), &net.UDPAddr{IP: to.IP().AsSlice(), Port: 1 + i}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 4 {
+		wg.Go(func() {
+			for i := range arrivals {
+				n.machineAt(netip.AddrPortFrom(nat.site.ip, uint16(20_001+i%mappings)))
+			}
+		})
+	}
+	wg.Wait()
+	if got := len(nat.endpoints()); got != mappings {
+		t.Errorf("%d mappings, expected %d", got, mappings)
+	}
 }

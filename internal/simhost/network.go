@@ -292,17 +292,18 @@ func (n *Network) drops(from, to *site) bool {
 // machineAt returns the machine that sends from, or listens on, an address.
 func (n *Network) machineAt(ap netip.AddrPort) *Machine {
 	n.mu.RLock()
-	defer n.mu.RUnlock()
-	if ep := n.lan[ap]; ep != nil {
+	ep, m, s := n.lan[ap], n.owners[ap], n.sites[ap.Addr()]
+	n.mu.RUnlock()
+	switch {
+	case ep != nil:
 		return ep.owner
-	}
-	if m := n.owners[ap]; m != nil {
+	case m != nil:
 		return m
+	case s != nil && s.nat != nil:
+		return s.nat.machineAt(ap.Port()) // without n.mu: a NAT takes it while it holds its own lock
+	default:
+		return nil
 	}
-	if s := n.sites[ap.Addr()]; s != nil && s.nat != nil {
-		return s.nat.machineAt(ap.Port())
-	}
-	return nil
 }
 
 // Partition divides the machines into groups that cannot reach each other. The
