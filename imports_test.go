@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -265,6 +266,28 @@ func goFiles(t *testing.T) []goFile {
 		return nil
 	}))
 	return list
+}
+
+// A test file that sees only what a package exports is named x_ext_test.go, x_sim_test.go
+// if it runs in virtual time, or example_test.go; every other one sees all of it.
+func TestNamesOfTestFilesTellWhatTheySee(t *testing.T) {
+	external := regexp.MustCompile(`(^|/)(example|\w+_ext(_linux|_unix)?|(\w+_)?sim)_test\.go$`)
+	black := 0
+	for _, f := range goFiles(t) {
+		sees := !strings.HasSuffix(f.Name.Name, "_test")
+		if !f.test || f.dir == "examples" { // which has nothing but tests
+			continue
+		}
+		if !sees {
+			black++
+		}
+		if sees == external.MatchString(f.name) {
+			t.Errorf("%s is of package %s", f.name, f.Name.Name)
+		}
+	}
+	if black == 0 {
+		t.Error("no file sees only what is exported")
+	}
 }
 
 // imports are the import paths of a file.
